@@ -1,0 +1,69 @@
+"""A thread-safe, connection-pooled client for clusters of beanstalkd servers.
+
+Importing it opens nothing, starts no thread and configures no logging.
+"""
+
+from beanpool.address import DEFAULT_HOST, DEFAULT_PORT
+from beanpool.config import Server
+from beanpool.connection import Connection
+from beanpool.errors import (
+    BeanpoolError,
+    BeanstalkcException,
+    Buried,
+    CommandFailed,
+    CommandTimeout,
+    ConnectionFailed,
+    DeadlineSoon,
+    Draining,
+    JobLost,
+    JobTooBig,
+    NoServerAvailable,
+    NotFound,
+    OutOfMemory,
+    PoolClosed,
+    PoolTimeout,
+    PutAmbiguous,
+    SocketError,
+    UnexpectedResponse,
+)
+from beanpool.job import Job
+from beanpool.job_id import JobId
+from beanpool.manager import PoolManager
+from beanpool.pipeline import Pipeline
+from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
+from beanpool.status import ServerStatus
+from beanpool.tube import Tube
+
+__all__ = [
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "DEFAULT_PRIORITY",
+    "DEFAULT_TTR",
+    "DEFAULT_TUBE_NAME",
+    "BeanpoolError",
+    "BeanstalkcException",
+    "Buried",
+    "CommandFailed",
+    "CommandTimeout",
+    "Connection",
+    "ConnectionFailed",
+    "DeadlineSoon",
+    "Draining",
+    "Job",
+    "JobId",
+    "JobLost",
+    "JobTooBig",
+    "NoServerAvailable",
+    "NotFound",
+    "OutOfMemory",
+    "Pipeline",
+    "PoolClosed",
+    "PoolManager",
+    "PoolTimeout",
+    "PutAmbiguous",
+    "Server",
+    "ServerStatus",
+    "SocketError",
+    "Tube",
+    "UnexpectedResponse",
+]

@@ -1,0 +1,132 @@
+"""Bytes to replies. Any split of the stream parses the same; nothing that comes in is trusted.
+
+The caller says which command a reply must answer, and gets a reply that this command may have, or
+:class:`~beanpool.errors.UnexpectedResponse`. A parser that has raised is of no further use.
+"""
+
+from __future__ import annotations
+
+from beanpool.errors import UnexpectedResponse
+from beanpool.protocol.arguments import MAX_ID, MAX_JOB_SIZE
+from beanpool.protocol.commands import Command
+from beanpool.protocol.replies import BARE_WORD, DOCUMENT_SIZE, JOB_SIZE, MAX_LINE, NUMBER, WORDS, Reply
+
+MAX_DOCUMENT_SIZE = 64 * 1024 * 1024
+"""The largest ``stats`` or ``list`` reply that is read (bytes)."""
+
+
+class Parser:
+    """The receiving side of one connection: a bounded buffer, cut into replies."""
+
+    __slots__ = ("_body_end", "_body_start", "_buffer", "_head", "_position", "_server")
+
+    def __init__(self, server: str = "") -> None:
+        self._server = server
+        self._buffer: bytes | bytearray = b""
+        self._position = 0
+        # The parsed line of a reply whose body has not arrived in full.
+        self._head: Reply | None = None
+        self._body_start = 0
+        self._body_end = 0
+
+    @property
+    def unread(self) -> int:
+        """How many bytes have come in that belong to no reply yet."""
+        return len(self._buffer) - self._position
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the socket gave."""
+        if not self.unread:
+            self._buffer = data
+        elif isinstance(self._buffer, bytearray):
+            self._buffer += data
+            return
+        else:
+            self._buffer = bytearray(self._buffer[self._position :])
+            self._buffer += data
+        if self._head is not None:
+            self._body_start -= self._position
+            self._body_end -= self._position
+        self._position = 0
+
+    def next(self, command: Command) -> Reply | None:
+        """Return the next reply, which must answer `command`; None if it has not arrived in full.
+
+        :raises UnexpectedResponse: if no reply to `command` can begin with these bytes.
+        """
+        if self._head is None:
+            match = command.line.match(self._buffer, self._position)
+            if match is None:
+                self._check_partial_line(command)
+                return None
+            shape = match.lastindex
+            if shape == NUMBER:
+                number = int(match[3])
+                if number > MAX_ID:
+                    raise self._unexpected(command, "a number beyond 2**64 - 1")
+                return self._finish(match.end(), Reply(match[2].decode(), number))
+            if shape == BARE_WORD:
+                return self._finish(match.end(), Reply(match[1].decode()))
+            if shape == JOB_SIZE:
+                number, size = int(match[5]), int(match[6])
+                if number > MAX_ID:
+                    raise self._unexpected(command, "a job id beyond 2**64 - 1")
+                if size > MAX_JOB_SIZE:
+                    raise self._unexpected(command, f"a job of {size} bytes (at most {MAX_JOB_SIZE} are possible)")
+                head = Reply(match[4].decode(), number)
+            elif shape == DOCUMENT_SIZE:
+                size = int(match[8])
+                if size > MAX_DOCUMENT_SIZE:
+                    raise self._unexpected(
+                        command, f"a document of {size} bytes (at most {MAX_DOCUMENT_SIZE} are read)"
+                    )
+                head = Reply(match[7].decode())
+            else:
+                return self._finish(match.end(), Reply(match[9].decode(), tube=match[10].decode()))
+            self._head = head
+            self._body_start = match.end()
+            self._body_end = match.end() + size
+        return self._next_body(command)
+
+    def _next_body(self, command: Command) -> Reply | None:
+        end = self._body_end
+        ending = bytes(self._buffer[end : end + 2])
+        if ending != b"\r\n":
+            if len(ending) < 2 and b"\r\n".startswith(ending):
+                return None
+            raise self._unexpected(command, "a body that does not end with CRLF where its size says")
+        head = self._head
+        if head is None:
+            return None
+        self._head = None
+        return self._finish(end + 2, head._replace(body=bytes(self._buffer[self._body_start : end])))
+
+    def _finish(self, position: int, reply: Reply) -> Reply:
+        if position == len(self._buffer):
+            self._buffer = b""
+            self._position = 0
+        elif position > 65536 and isinstance(self._buffer, bytearray):
+            del self._buffer[:position]
+            self._position = 0
+        else:
+            self._position = position
+        return reply
+
+    def _check_partial_line(self, command: Command) -> None:
+        end = self._buffer.find(b"\r\n", self._position, self._position + MAX_LINE)
+        if end < 0:
+            if self.unread >= MAX_LINE:
+                raise self._unexpected(command, f"a line of more than {MAX_LINE} bytes")
+            return
+        # Only a known word is shown: what stands here may be part of a job's body.
+        word = bytes(self._buffer[self._position : end]).split(b" ", 1)[0].decode("ascii", "replace")
+        if word in WORDS:
+            raise self._unexpected(command, f"{word} in a form or place where the protocol has none")
+        raise self._unexpected(command, f"a line of {end - self._position} bytes that is no reply")
+
+    def _unexpected(self, command: Command, what: str) -> UnexpectedResponse:
+        return UnexpectedResponse(
+            f"{self._server or 'the server'} answered {command.name} with {what}; the connection is closed. "
+            "Is this a beanstalkd?",
+            server=self._server,
+        )

@@ -1,0 +1,73 @@
+"""The replies of the protocol: their words, their shapes, and which command may get which."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+
+class Reply(NamedTuple):
+    """One complete reply of the server."""
+
+    status: str
+    """The first word, such as ``INSERTED``."""
+    number: int = 0
+    """The job id, or the count in ``WATCHING`` and ``KICKED``; 0 where there is none."""
+    body: bytes = b""
+    """The bytes that follow the line, without their CRLF."""
+    tube: str = ""
+    """The tube's name in ``USING``."""
+
+
+MAX_LINE: Final = 512
+"""No reply line is longer (bytes): the longest is ``USING`` with a tube name of 200."""
+
+# The shape of each word's line. A word may have two (BURIED <id> for put, bare for bury and release).
+BARE: Final = "bare"
+ID: Final = "id"
+COUNT: Final = "count"
+JOB: Final = "job"
+DOCUMENT: Final = "document"
+TUBE: Final = "tube"
+
+ERRORS: Final = ("OUT_OF_MEMORY", "INTERNAL_ERROR", "BAD_FORMAT", "UNKNOWN_COMMAND")
+"""Every command may be answered with these."""
+
+WORDS: Final = frozenset(
+    {
+        *ERRORS,
+        *("INSERTED", "BURIED", "EXPECTED_CRLF", "JOB_TOO_BIG", "DRAINING", "USING", "RESERVED"),
+        *("DEADLINE_SOON", "TIMED_OUT", "NOT_FOUND", "DELETED", "RELEASED", "TOUCHED", "WATCHING"),
+        *("NOT_IGNORED", "FOUND", "KICKED", "OK", "PAUSED"),
+    }
+)
+
+_ID = rb"([1-9][0-9]{0,19})"
+_SIZE = rb"(0|[1-9][0-9]{0,9})"
+
+# Group numbers in every pattern; `lastindex` of a match tells the shape.
+BARE_WORD: Final = 1
+NUMBER: Final = 3
+JOB_SIZE: Final = 6
+DOCUMENT_SIZE: Final = 8
+TUBE_NAME: Final = 10
+
+
+def _words(replies: dict[str, str], *shapes: str) -> bytes:
+    words = [word.encode() for word, shape in replies.items() if shape in shapes]
+    return b"(" + (b"|".join(words) or rb"(?!)") + b")"
+
+
+def line_pattern(replies: dict[str, str]) -> re.Pattern[bytes]:
+    """Compile the whole reply lines that `replies` (word to shape) allow, CRLF included."""
+    bare = _words({**replies, **dict.fromkeys(ERRORS, BARE)}, BARE)
+    number = _words(replies, ID, COUNT)
+    digits = _ID if ID in replies.values() else rb"(0|[1-9][0-9]{0,19})"
+    alternatives = (
+        bare,
+        number + b" " + digits,
+        _words(replies, JOB) + b" " + _ID + b" " + _SIZE,
+        _words(replies, DOCUMENT) + b" " + _SIZE,
+        _words(replies, TUBE) + rb" ([A-Za-z0-9+/;.$_()][A-Za-z0-9\-+/;.$_()]{0,199})",
+    )
+    return re.compile(b"(?:" + b"|".join(alternatives) + b")\r\n")

@@ -1,0 +1,472 @@
+"""One socket to one server, and the rule that a reply is only ever given to the command that asked.
+
+A channel is in step with its server only between complete replies. Whatever goes wrong in mid-command
+(a timeout, an interrupt, a reply that the protocol has not) breaks it for good: it is closed, and says
+why to whoever uses it next.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import enum
+import itertools
+import os
+import socket
+import struct
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+
+from beanpool.dialing import describe
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, refusal
+from beanpool.protocol.commands import Command
+from beanpool.protocol.parser import Parser
+from beanpool.protocol.replies import ID, Reply
+
+_READ_SIZE = 4096
+_LARGE_READ_SIZE = 256 * 1024
+# A socket that was idle for longer is looked at before it is used: a server that went away, or sent
+# something unasked, is found out while the command is certainly not sent.
+_TRUSTED_IDLE_SECONDS = 0.01
+# How much of a pipeline may be on its way (bytes). It fits into socket buffers, so sending it never waits for
+# a server that itself waits for its replies to be read.
+_WINDOW = 32 * 1024
+_TIMEOUT_SLACK = 0.05
+_SHORTEST_TIMEOUT = 0.001
+# Windows knows neither MSG_DONTWAIT nor a timeval in SO_RCVTIMEO.
+_HAS_KERNEL_TIMEOUTS = sys.platform != "win32"
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+
+
+_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+class ChannelState(enum.Enum):
+    """Whether a channel may be used."""
+
+    IN_STEP = "in step"
+    IN_COMMAND = "in the middle of a command"
+    CLOSED = "closed"
+
+
+class Channel:
+    """A connected socket, its parser, and the commands whose replies are due."""
+
+    __slots__ = (
+        "__weakref__",
+        "_accepted",
+        "_closed_because",
+        "_due",
+        "_parser",
+        "_receive_timeout",
+        "_send_timeout",
+        "_socket",
+        "in_flight",
+        "server",
+        "state",
+        "used_at",
+    )
+
+    def __init__(self, sock: socket.socket, server: str) -> None:
+        self.server = server
+        self.state = ChannelState.IN_STEP
+        self._socket = sock
+        self._parser = Parser(server)
+        self._due: collections.deque[Command] = collections.deque()
+        self._closed_because = ""
+        self._receive_timeout = 0.0
+        self._send_timeout = 0.0
+        self.used_at = time.monotonic()
+        # How many bytes of the last send the kernel has accepted.
+        self._accepted = 0
+        self.in_flight = 0
+        _channels.add(self)
+
+    def __del__(self) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """The descriptor of the socket, for selectors; -1 when it is closed."""
+        return self._socket.fileno()
+
+    # Blocking use: one command, one reply.
+
+    def exchange(self, command: Command, request: bytes, deadline: float) -> Reply:
+        """Send one command and return its reply.
+
+        :param deadline: when to give up (monotonic seconds).
+        :raises ConnectionFailed: if the connection is or gets broken; `may_have_taken_effect` tells
+            whether all of the command was sent.
+        :raises CommandTimeout: if the deadline passes.
+        :raises UnexpectedResponse: if the reply is none that this command may have.
+        """
+        now = time.monotonic()
+        if self.state is not ChannelState.IN_STEP or now - self.used_at > _TRUSTED_IDLE_SECONDS:
+            self._check_usable(command)
+        remaining = deadline - now
+        if remaining <= 0:
+            raise self._too_late(command, Phase.SENDING)
+        self.used_at = now
+        self.state = ChannelState.IN_COMMAND
+        try:
+            if not 0.5 * remaining <= self._send_timeout <= remaining + _TIMEOUT_SLACK:
+                self._allow_send(command, deadline)
+            if not 0.5 * remaining <= self._receive_timeout <= remaining + _TIMEOUT_SLACK:
+                self._allow_receive(command, deadline)
+            self._send(command, request, deadline)
+            parser = self._parser
+            parser.feed(self._receive(command, deadline, _READ_SIZE))
+            reply = parser.next(command)
+            while reply is None:
+                parser.feed(self._receive(command, deadline, _LARGE_READ_SIZE))
+                reply = parser.next(command)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if parser.unread:
+            self.close("the server sent bytes that answer no command")
+        else:
+            self.state = ChannelState.IN_STEP
+        return reply
+
+    def _check_usable(self, command: Command) -> None:
+        if self.state is ChannelState.IN_COMMAND:
+            self.close("the command before was interrupted in its middle")
+        elif self.state is ChannelState.IN_STEP:
+            self.check_quiet()
+        if self.state is ChannelState.CLOSED:
+            raise ConnectionFailed(
+                f"{self.server}: {command.name} was not sent, the connection is closed: {self._closed_because}",
+                server=self.server,
+                phase=Phase.CLOSED,
+            )
+
+    def check_quiet(self) -> bool:
+        """Look at an idle socket: if the server has closed it, or sent anything unasked, close it too."""
+        if self.state is not ChannelState.IN_STEP:
+            return False
+        try:
+            data = self._receive_now(1, peek=True)
+        except BlockingIOError:
+            self.used_at = time.monotonic()
+            return True
+        except OSError as error:
+            self.close(describe(error))
+            return False
+        self.close("the server sent bytes that answer no command" if data else "the server closed it")
+        return False
+
+    def _send(self, command: Command, request: bytes, deadline: float) -> None:
+        # A counting send, not sendall: what the kernel has not accepted in full is certainly not executed.
+        sent = 0
+        while True:
+            try:
+                sent += self._socket.send(request[sent:] if sent else request)
+                self._accepted = sent
+            except BlockingIOError:
+                self._allow_send(command, deadline)
+                continue
+            except TimeoutError as error:
+                raise self._too_late(command, Phase.SENDING) from error
+            except OSError as error:
+                raise ConnectionFailed(
+                    f"{self.server}: the connection broke while {command.name} was being sent ({describe(error)}); "
+                    "the command was not executed",
+                    server=self.server,
+                    phase=Phase.SENDING,
+                ) from error
+            if sent == len(request):
+                return
+            self._allow_send(command, deadline)
+
+    def _receive(self, command: Command, deadline: float, size: int) -> bytes:
+        while True:
+            try:
+                data = self._socket.recv(size)
+            except BlockingIOError:
+                self._allow_receive(command, deadline)
+                continue
+            except TimeoutError as error:
+                raise self._too_late(command, Phase.WAITING) from error
+            except OSError as error:
+                raise self._broken_in_reply(command, describe(error)) from error
+            if data:
+                if self._parser.unread:
+                    # A trickle of bytes must not outlive the deadline.
+                    self._allow_receive(command, deadline)
+                return data
+            raise self._broken_in_reply(command, "the server closed the connection")
+
+    def _broken_in_reply(self, command: Command, reason: str) -> ConnectionFailed:
+        return ConnectionFailed(
+            f"{self.server}: no reply to {command.name} ({reason}); whether it took effect is not known",
+            server=self.server,
+            phase=Phase.WAITING,
+            may_have_taken_effect=True,
+        )
+
+    def _too_late(self, command: Command, phase: Phase) -> CommandTimeout:
+        waiting = phase is Phase.WAITING
+        return CommandTimeout(
+            f"{self.server}: the time for {command.name} ran out while {phase.value}; "
+            + ("whether it took effect is not known" if waiting else "it was not executed"),
+            server=self.server,
+            phase=phase,
+            may_have_taken_effect=waiting,
+        )
+
+    def _allow_send(self, command: Command, deadline: float) -> None:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise self._too_late(command, Phase.SENDING)
+        self._send_timeout = self._set_timeout(socket.SO_SNDTIMEO, remaining)
+
+    def _allow_receive(self, command: Command, deadline: float) -> None:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise self._too_late(command, Phase.WAITING)
+        self._receive_timeout = self._set_timeout(socket.SO_RCVTIMEO, remaining)
+
+    def _set_timeout(self, option: int, seconds: float) -> float:
+        # The kernel's own timeouts cost nothing per call; settimeout() would poll before every send and recv.
+        if not _HAS_KERNEL_TIMEOUTS:
+            self._socket.settimeout(seconds)
+            return seconds
+        seconds = max(seconds, _SHORTEST_TIMEOUT)
+        whole = int(seconds)
+        self._socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1_000_000)))
+        return seconds
+
+    # Pipelined use: many commands, replies in order.
+
+    def exchange_many(self, requests: Iterable[tuple[Command, bytes]], timeout: float) -> Iterator[Reply]:
+        """Send many commands in few round trips and yield their replies in order.
+
+        What is in flight is bounded, so any number of commands is safe: beanstalkd stops reading from a
+        client that does not read its replies.
+
+        :param timeout: the longest wait for any progress (seconds).
+        :raises ConnectionFailed: and the other errors of :meth:`exchange`; :attr:`in_flight` then says how many of
+            the commands without a reply may have taken effect.
+        """
+        source = iter(requests)
+        upcoming = next(source, None)
+        sizes: collections.deque[int] = collections.deque()
+        due = self._due
+        in_flight = unsent = 0
+        if upcoming is None:
+            return
+        self._check_usable(upcoming[0])
+        self.state = ChannelState.IN_COMMAND
+        try:
+            while upcoming is not None or due:
+                batch: list[bytes] = []
+                while upcoming is not None and (not in_flight or in_flight + len(upcoming[1]) <= _WINDOW):
+                    command, request = upcoming
+                    batch.append(request)
+                    due.append(command)
+                    sizes.append(len(request))
+                    in_flight += len(request)
+                    upcoming = next(source, None)
+                deadline = time.monotonic() + timeout
+                if batch:
+                    joined = b"".join(batch)
+                    self._accepted, unsent = 0, len(joined)
+                    self._send(due[-1], joined, deadline)
+                    unsent = 0
+                self._allow_receive(due[0], deadline)
+                # Refill in halves: the server works on one while the other travels.
+                while due and (upcoming is None or in_flight > _WINDOW // 2):
+                    reply = self._parser.next(due[0])
+                    while reply is None:
+                        self._parser.feed(self._receive(due[0], deadline, _LARGE_READ_SIZE))
+                        reply = self._parser.next(due[0])
+                    due.popleft()
+                    in_flight -= sizes.popleft()
+                    yield reply
+                    deadline = time.monotonic() + timeout
+        except GeneratorExit:
+            self.close("a pipeline was left in its middle")
+            raise
+        except BaseException as error:
+            unsent = unsent - self._accepted if unsent else 0
+            self.in_flight = sum(end <= in_flight - unsent for end in itertools.accumulate(sizes))
+            self._fail(error)
+            raise
+        if self._parser.unread:
+            self.close("the server sent bytes that answer no command")
+        else:
+            self.state = ChannelState.IN_STEP
+            self.used_at = time.monotonic()
+
+    # Event-driven use: requests go out, replies are picked up when the socket is readable.
+
+    def begin(self, request: bytes, commands: Iterable[Command]) -> None:
+        """Send a short `request` of several commands at once, without waiting for their replies.
+
+        :raises ConnectionFailed: if the kernel does not take all of it at once.
+        """
+        self.state = ChannelState.IN_COMMAND
+        self.used_at = time.monotonic()
+        self._due.extend(commands)
+        try:
+            sent = self._send_now(request)
+        except OSError as error:
+            failure = ConnectionFailed(
+                f"{self.server}: the connection broke while a command was being sent ({describe(error)})",
+                server=self.server,
+                phase=Phase.SENDING,
+            )
+            self._fail(failure)
+            raise failure from error
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if sent != len(request):
+            failure = ConnectionFailed(
+                f"{self.server}: the server takes no more commands, its buffers are full",
+                server=self.server,
+                phase=Phase.SENDING,
+            )
+            self._fail(failure)
+            raise failure
+
+    def pick_up(self) -> Reply | None:
+        """Return the next due reply if it has arrived in full; never waits.
+
+        :raises ConnectionFailed: if the connection broke.
+        :raises UnexpectedResponse: if the reply is none that its command may have.
+        """
+        return self._advance(self._read_now)
+
+    def await_due(self, until: float) -> Reply | None:
+        """As :meth:`pick_up`, but wait for the reply until this time (monotonic seconds); None if it is not there then.
+
+        The command stays in flight: pick its reply up later, or cancel it.
+        """
+        return self._advance(lambda: self._read_until(until))
+
+    def _read_now(self) -> bytes:
+        return self._receive_now(_LARGE_READ_SIZE)
+
+    def _read_until(self, until: float) -> bytes:
+        while True:
+            remaining = until - time.monotonic()
+            if remaining <= 0:
+                return self._receive_now(_LARGE_READ_SIZE)
+            if not 0.5 * remaining <= self._receive_timeout <= remaining + _TIMEOUT_SLACK:
+                self._receive_timeout = self._set_timeout(socket.SO_RCVTIMEO, remaining)
+            with contextlib.suppress(BlockingIOError, TimeoutError):
+                return self._socket.recv(_READ_SIZE)
+
+    def _advance(self, read: Callable[[], bytes]) -> Reply | None:
+        command = self._due[0]
+        try:
+            reply = self._parser.next(command)
+            while reply is None:
+                data = read()
+                if not data:
+                    raise self._broken_in_reply(command, "the server closed the connection")
+                self._parser.feed(data)
+                reply = self._parser.next(command)
+            self._due.popleft()
+            if not self._due and self._parser.unread:
+                raise self._broken_in_reply(command, "the server sent bytes that answer no command")
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            failure = self._broken_in_reply(command, describe(error))
+            self._fail(failure)
+            raise failure from error
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if not self._due:
+            self.state = ChannelState.IN_STEP
+        return reply
+
+    @property
+    def due(self) -> int:
+        """How many replies are due."""
+        return len(self._due)
+
+    def _receive_now(self, size: int, *, peek: bool = False) -> bytes:
+        flags = socket.MSG_PEEK if peek else 0
+        if _HAS_KERNEL_TIMEOUTS:
+            return self._socket.recv(size, flags | _DONT_WAIT)
+        self._socket.setblocking(False)
+        try:
+            return self._socket.recv(size, flags)
+        finally:
+            self._socket.setblocking(True)
+
+    def _send_now(self, request: bytes) -> int:
+        try:
+            return self._socket.send(request, _DONT_WAIT)
+        except BlockingIOError:
+            return 0
+
+    # The end.
+
+    def refuse(self, command: Command, reply: Reply) -> CommandFailed:
+        """Build the error of a refusal, and close the channel if the refusal leaves it out of step."""
+        if reply.status in command.out_of_step or reply.status == "INTERNAL_ERROR":
+            self.close(f"the server answered {reply.status} to {command.name}")
+        named = command.replies.get(reply.status) == ID
+        return refusal(command.name, reply.status, [str(reply.number)] if named else [])
+
+    def _fail(self, error: BaseException) -> None:
+        self.close(str(error) if isinstance(error, BeanpoolError) else f"{type(error).__name__} in mid-command")
+
+    def close(self, because: str) -> None:
+        """Close the socket; the server gives back what this connection had reserved. Idempotent."""
+        if self.state is not ChannelState.CLOSED:
+            self.state = ChannelState.CLOSED
+            self._closed_because = because
+        self._socket.close()
+
+    def half_close(self) -> None:
+        """Say that no more commands will come: the server ends a waiting reserve and takes back what raced in."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        if self.state is not ChannelState.CLOSED:
+            self.state = ChannelState.CLOSED
+            self._closed_because = "its reserve was cancelled"
+
+    def interrupt(self) -> None:
+        """Make whoever waits on this channel in another thread return at once; its owner closes it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def at_end(self) -> bool:
+        """After :meth:`half_close`: read what is left; true once the server has closed its side too."""
+        try:
+            while self._receive_now(_LARGE_READ_SIZE):
+                pass
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    @property
+    def closed(self) -> bool:
+        """Whether the channel is of no further use."""
+        return self.state is ChannelState.CLOSED
+
+    @property
+    def closed_because(self) -> str:
+        """Why it is closed, in words; empty while it is open."""
+        return self._closed_because
+
+
+def _leave_to_parent() -> None:
+    # In a forked child: the sockets are the parent's. Closing the descriptor sends nothing.
+    for channel in list(_channels):
+        channel.close("it belongs to the parent process")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -1,0 +1,57 @@
+"""Checks of arguments that never go over the wire: times and encodings."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from typing import Any
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """Return `value` if it is a positive, finite number of seconds.
+
+    :raises TypeError: if it is no ``int`` or ``float`` (a ``bool`` is none).
+    :raises ValueError: if it is not positive and finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive, finite number of seconds, not {value}")
+    return float(value)
+
+
+def check_wait(name: str, value: Any) -> float | None:
+    """Return `value` if it is None or a number of seconds from 0 on.
+
+    :raises TypeError: if it is neither None nor an ``int`` or ``float``.
+    :raises ValueError: if it is negative or not finite.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be None or a number of seconds, not {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be None, or 0 or a positive number of seconds, not {value}")
+    return float(value)
+
+
+def check_encoding(value: Any) -> str | None:
+    """Return `value` if it is None or the name of a text encoding that Python knows."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"encoding must be a str or None, not {type(value).__name__}")
+    try:
+        codecs.lookup(value)
+    except LookupError:
+        raise ValueError(f"encoding must be one that Python knows, not {value!r}") from None
+    return value
+
+
+def check_on_ambiguous(value: Any) -> str:
+    """Return `value` if it is ``"resend"`` or ``"raise"``."""
+    if not isinstance(value, str):
+        raise TypeError(f"on_ambiguous must be 'resend' or 'raise', not {type(value).__name__}")
+    if value not in ("resend", "raise"):
+        raise ValueError(f"on_ambiguous must be 'resend' or 'raise', not {value!r}")
+    return value

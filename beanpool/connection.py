@@ -1,0 +1,534 @@
+"""One connection to one server, with the API that users of beanstalkc know."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from beanpool.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
+from beanpool.channel import Channel
+from beanpool.checks import check_encoding, check_seconds
+from beanpool.dialing import dial
+from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, NotFound, Phase, UnexpectedResponse
+from beanpool.job import Job
+from beanpool.protocol.arguments import (
+    DEFAULT_PRIORITY,
+    DEFAULT_TTR,
+    DEFAULT_TUBE_NAME,
+    MAX_RESERVE_TIMEOUT,
+    check_int,
+    encode_body,
+)
+from beanpool.protocol.commands import (
+    BURY,
+    DELETE,
+    IGNORE,
+    KICK,
+    KICK_JOB,
+    LIST_TUBE_USED,
+    LIST_TUBES,
+    LIST_TUBES_WATCHED,
+    PAUSE_TUBE,
+    PEEK,
+    PEEK_BURIED,
+    PEEK_DELAYED,
+    PEEK_READY,
+    PUT,
+    RELEASE,
+    RESERVE_JOB,
+    RESERVE_WITH_TIMEOUT,
+    STATS,
+    STATS_JOB,
+    STATS_TUBE,
+    TOUCH,
+    USE,
+    WATCH,
+    Command,
+    encode_bare,
+    encode_bury,
+    encode_job,
+    encode_kick,
+    encode_pause_tube,
+    encode_put,
+    encode_release,
+    encode_reserve_with_timeout,
+    encode_tube,
+)
+from beanpool.protocol.documents import decode, parse_list, parse_mapping
+from beanpool.protocol.replies import Reply
+
+if TYPE_CHECKING:  # pipeline.py is loaded by the first pipeline.
+    from beanpool.pipeline import Pipeline
+
+DEFAULT_CONNECT_TIMEOUT = 2.0
+DEFAULT_TIMEOUT = 5.0
+
+RESERVE_SLICE = 30
+"""The longest single wait in a reserve (seconds): a client that vanished is no ghost waiter for longer."""
+
+YamlParsing = bool | Callable[[str], Any]
+
+
+class Connection:
+    """A connection to one server. It belongs to one thread at a time; using it from two at once raises.
+
+    It connects at once, and sends nothing that it was not asked to. After a timeout, an interrupt or an
+    unexpected reply in mid-command it is closed, and says so; :meth:`reconnect` makes it new.
+
+    :param host: host name or IP address.
+    :param port: TCP port.
+    :param parse_yaml: what the stats and list methods return: True parses the YAML (tube names stay ``str``,
+        counters are numbers), False leaves the text, a callable gets the text.
+    :param connect_timeout: the longest wait for a connection (seconds).
+    :param timeout: the longest wait for a reply, on top of what a reserve waits (seconds).
+    :param encoding: how ``str`` bodies travel; None for ``bytes`` only.
+    :raises ConnectionFailed: if nobody accepts the connection.
+    """
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float = DEFAULT_CONNECT_TIMEOUT,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        encoding: str | None = "utf-8",
+    ) -> None:
+        self._prepare(Address(host, port), parse_yaml, connect_timeout, timeout, encoding)
+        self.connect()
+
+    def _prepare(
+        self, address: Address, parse_yaml: YamlParsing, connect_timeout: float, timeout: float, encoding: str | None
+    ) -> None:
+        if not (isinstance(parse_yaml, bool) or callable(parse_yaml)):
+            raise TypeError(f"parse_yaml must be True, False or a callable, not {type(parse_yaml).__name__}")
+        self.address = address
+        self.server = str(address)
+        self.parse_yaml = parse_yaml
+        self.connect_timeout = check_seconds("connect_timeout", connect_timeout)
+        self.timeout = check_seconds("timeout", timeout)
+        self.encoding = check_encoding(encoding)
+        self._channel: Channel | None = None
+        self._used = DEFAULT_TUBE_NAME
+        self._watched = [DEFAULT_TUBE_NAME]
+        self._guard = threading.Lock()
+        self._reserving = False
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Connection:
+        """Connect to ``beanstalk://host:port`` or ``beanstalk+unix:///path``; `options` as for the constructor."""
+        connection = cls.__new__(cls)
+        connection._prepare(
+            parse_address(url),
+            options.pop("parse_yaml", True),
+            options.pop("connect_timeout", DEFAULT_CONNECT_TIMEOUT),
+            options.pop("timeout", DEFAULT_TIMEOUT),
+            options.pop("encoding", "utf-8"),
+        )
+        if options:
+            raise TypeError(f"from_url() got an unexpected argument {sorted(options)[0]!r}")
+        connection.connect()
+        return connection
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return (
+            f"<{type(self).__name__} to {self.server}, {state}, uses {self._used}, watches {','.join(self._watched)}>"
+        )
+
+    @property
+    def host(self) -> str:
+        """The host that was given."""
+        return self.address.host
+
+    @property
+    def port(self) -> int:
+        """The port that was given."""
+        return self.address.port
+
+    # Life cycle.
+
+    def connect(self) -> None:
+        """Connect if there is no open connection.
+
+        :raises ConnectionFailed: if nobody accepts it.
+        """
+        if self.closed:
+            sock = dial(self.address, time.monotonic() + self.connect_timeout)
+            self._channel = Channel(sock, self.server)
+
+    def close(self) -> None:
+        """Close the connection; the server gives the jobs reserved on it to others at once. Idempotent."""
+        if self._channel is not None:
+            self._channel.close("it was closed by close()")
+
+    def reconnect(self) -> None:
+        """Close the connection, make a new one, and use and watch the same tubes again."""
+        self.close()
+        used, watched = self._used, list(self._watched)
+        self._guard = threading.Lock()
+        self._reserving = False
+        self.connect()
+        self._used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
+        try:
+            if used != DEFAULT_TUBE_NAME:
+                self.use(used)
+            for tube in watched:
+                if tube != DEFAULT_TUBE_NAME:
+                    self.watch(tube)
+            if DEFAULT_TUBE_NAME not in watched:
+                self.ignore(DEFAULT_TUBE_NAME)
+        except BaseException:
+            # With only a part of its tubes it would put into, or reserve from, the wrong ones.
+            self.close()
+            self._used, self._watched = used, watched
+            raise
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed or broken."""
+        return self._channel is None or self._channel.closed
+
+    @property
+    def closed_because(self) -> str:
+        """Why it is closed, in words; empty while it is open."""
+        return self._channel.closed_because if self._channel is not None else "it was never opened"
+
+    # One command.
+
+    def _exchange(self, command: Command, request: bytes, wait: float = 0) -> Reply:
+        if self._guard.locked():
+            raise self._in_use()
+        with self._guard:
+            return self._open_channel().exchange(command, request, time.monotonic() + self.timeout + wait)
+
+    def _open_channel(self) -> Channel:
+        if self._channel is None:
+            raise ConnectionFailed(
+                f"{self.server}: the connection was never opened", server=self.server, phase=Phase.CLOSED
+            )
+        return self._channel
+
+    def _in_use(self) -> BeanpoolError:
+        return BeanpoolError(
+            f"{self!r} is in use by another thread; give each thread its own Connection, or share a PoolManager"
+        )
+
+    def job_exchange(self, command: Command, request: bytes, deadline: float) -> Reply:
+        """Carry out a command of a job that this connection has reserved, from whichever thread finishes it."""
+        if self._reserving:
+            raise self._in_use()
+        with self._guard:
+            return self._open_channel().exchange(command, request, deadline)
+
+    def job_document(self, jid: int, deadline: float) -> bytes:
+        """The unparsed ``stats-job`` of a job that this connection has reserved.
+
+        :raises NotFound: if the server does not know it.
+        """
+        reply = self.job_exchange(STATS_JOB, encode_job(STATS_JOB, jid), deadline)
+        if reply.status != "OK":
+            raise self.refuse(STATS_JOB, reply)
+        return reply.body
+
+    def refuse(self, command: Command, reply: Reply) -> CommandFailed:
+        """Build the error of a refused command; closes the connection where the refusal leaves it out of step."""
+        return self._open_channel().refuse(command, reply)
+
+    def violated(self, command: Command, what: str) -> UnexpectedResponse:
+        """Close the connection over a reply that is well-formed and wrong, and build the error."""
+        error = UnexpectedResponse(
+            f"{self.server} answered {command.name} with {what}; the connection is closed", server=self.server
+        )
+        self._open_channel().close(str(error))
+        return error
+
+    def _plain(self, command: Command, request: bytes, success: str) -> None:
+        reply = self._exchange(command, request)
+        if reply.status != success:
+            raise self.refuse(command, reply)
+
+    # Putting jobs.
+
+    def put(self, body: str | bytes, priority: int = DEFAULT_PRIORITY, delay: int = 0, ttr: int = DEFAULT_TTR) -> int:
+        """Put a job into the used tube (``put``).
+
+        :param body: ``str`` (if the connection has an encoding) or bytes-like.
+        :param priority: 0 (most urgent) to 2**32 - 1.
+        :param delay: how long before the job becomes ready (seconds).
+        :param ttr: how long a worker may take before the job is given to another (seconds, at least 1).
+        :returns: the job's id.
+        :raises JobTooBig: if the body exceeds the server's ``max-job-size``.
+        :raises Draining: if the server takes no new jobs.
+        :raises OutOfMemory: if it has no room.
+        :raises Buried: if the job was stored, but in the buried state; its ``id`` tells the job's.
+        """
+        request = encode_put(encode_body(body, self.encoding), priority, delay, ttr)
+        return self.put_result(self._exchange(PUT, request))
+
+    def put_result(self, reply: Reply) -> int:
+        """The id in the reply to a put, or its refusal raised."""
+        if reply.status == "INSERTED":
+            return reply.number
+        raise self.refuse(PUT, reply)
+
+    def use(self, tube: str) -> str:
+        """Put jobs into `tube` from now on (``use``); returns its name."""
+        return self.use_result(tube, self._exchange(USE, encode_tube(USE, tube)))
+
+    def use_result(self, tube: str, reply: Reply) -> str:
+        """Note the tube that the reply to a ``use`` confirms."""
+        if reply.status != "USING":
+            raise self.refuse(USE, reply)
+        if reply.tube != tube:
+            raise self.violated(USE, f"another tube ({reply.tube})")
+        self._used = tube
+        return tube
+
+    def using(self) -> str:
+        """The name of the used tube, as the server knows it (``list-tube-used``)."""
+        reply = self._exchange(LIST_TUBE_USED, encode_bare(LIST_TUBE_USED))
+        if reply.status != "USING":
+            raise self.refuse(LIST_TUBE_USED, reply)
+        return reply.tube
+
+    # Reserving jobs.
+
+    def reserve(self, timeout: int | None = None) -> Job | None:
+        """Reserve the next job of the watched tubes; None if none came in time (``reserve-with-timeout``).
+
+        :param timeout: how long to wait (whole seconds, 0 to 2**31 - 1); None waits for ever, in bounded
+            slices, so that a dead or frozen server is noticed.
+        :raises DeadlineSoon: if a job that is reserved here is in its last second, and no other is ready.
+        """
+        if timeout is not None:
+            check_int("timeout", timeout, 0, MAX_RESERVE_TIMEOUT)
+        if self._guard.locked():
+            raise self._in_use()
+        with self._guard:
+            self._reserving = True
+            try:
+                remaining = timeout
+                while True:
+                    wait = RESERVE_SLICE if remaining is None else min(remaining, RESERVE_SLICE)
+                    reply = self._open_channel().exchange(
+                        RESERVE_WITH_TIMEOUT, encode_reserve_with_timeout(wait), time.monotonic() + wait + self.timeout
+                    )
+                    if remaining is not None:
+                        remaining -= wait
+                    if reply.status != "TIMED_OUT" or remaining == 0:
+                        return self.reserve_result(RESERVE_WITH_TIMEOUT, reply)
+            finally:
+                self._reserving = False
+
+    def reserve_result(self, command: Command, reply: Reply) -> Job | None:
+        """The job in the reply to a reserve."""
+        if reply.status == "RESERVED":
+            tube = self._watched[0] if len(self._watched) == 1 else None
+            return Job(self, reply.number, reply.body, tube=tube)
+        if reply.status == "TIMED_OUT":
+            return None
+        raise self.refuse(command, reply)
+
+    def reserve_job(self, jid: int) -> Job:
+        """Reserve the job with this id, be it ready, delayed or buried (``reserve-job``, beanstalkd 1.12 and newer).
+
+        :raises NotFound: if there is none, or it is reserved.
+        """
+        return self.reserve_job_result(jid, self._exchange(RESERVE_JOB, encode_job(RESERVE_JOB, jid)))
+
+    def reserve_job_result(self, jid: int, reply: Reply) -> Job:
+        """The job in the reply to a ``reserve-job``."""
+        if reply.status != "RESERVED":
+            raise self.refuse(RESERVE_JOB, reply)
+        if reply.number != jid:
+            raise self.violated(RESERVE_JOB, "another job")
+        return Job(self, reply.number, reply.body)
+
+    def watch(self, tube: str) -> int:
+        """Reserve from `tube` too (``watch``); returns how many tubes are watched now."""
+        return self.watch_result(WATCH, tube, self._exchange(WATCH, encode_tube(WATCH, tube)))
+
+    def ignore(self, tube: str) -> int:
+        """Reserve from `tube` no longer (``ignore``); returns how many tubes are watched now.
+
+        The last watched tube cannot be ignored: that is silently refused and returns 1.
+        """
+        return self.watch_result(IGNORE, tube, self._exchange(IGNORE, encode_tube(IGNORE, tube)))
+
+    def watch_result(self, command: Command, tube: str, reply: Reply) -> int:
+        """Note what the reply to a ``watch`` or ``ignore`` confirms."""
+        if reply.status == "NOT_IGNORED":
+            return 1
+        if reply.status != "WATCHING":
+            raise self.refuse(command, reply)
+        expected = [name for name in self._watched if name != tube]
+        if command is WATCH:
+            expected = self._watched if tube in self._watched else [*self._watched, tube]
+        if reply.number != len(expected):
+            raise self.violated(command, f"{reply.number} watched tubes where {len(expected)} are due")
+        self._watched = expected
+        return reply.number
+
+    def watching(self) -> Any:
+        """The names of the watched tubes, as the server knows them (``list-tubes-watched``)."""
+        return self._list(LIST_TUBES_WATCHED)
+
+    # Commands on one job, by its id.
+
+    def delete(self, jid: int) -> None:
+        """Delete a job that is reserved here, or by nobody (``delete``).
+
+        :raises NotFound: if there is none, or it is reserved by another connection.
+        """
+        self._plain(DELETE, encode_job(DELETE, jid), "DELETED")
+
+    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: int = 0) -> None:
+        """Give a job that is reserved here back to its tube (``release``).
+
+        :param priority: its new priority; see :meth:`Job.release` for keeping the old.
+        :param delay: how long before it becomes ready again (seconds).
+        :raises NotFound: if it is not reserved here.
+        :raises Buried: if the server had no memory to queue it, and has buried it.
+        """
+        self._plain(RELEASE, encode_release(jid, priority, delay), "RELEASED")
+
+    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> None:
+        """Put a job that is reserved here aside (``bury``).
+
+        :raises NotFound: if it is not reserved here.
+        """
+        self._plain(BURY, encode_bury(jid, priority), "BURIED")
+
+    def touch(self, jid: int) -> None:
+        """Start the TTR of a job that is reserved here anew (``touch``).
+
+        :raises NotFound: if it is not reserved here.
+        """
+        self._plain(TOUCH, encode_job(TOUCH, jid), "TOUCHED")
+
+    def kick_job(self, jid: int) -> None:
+        """Make a buried or delayed job ready (``kick-job``).
+
+        :raises NotFound: if it is neither.
+        """
+        self._plain(KICK_JOB, encode_job(KICK_JOB, jid), "KICKED")
+
+    def kick(self, bound: int = 1) -> int:
+        """Make up to `bound` buried jobs of the used tube ready, or delayed ones if none is buried (``kick``).
+
+        :returns: how many were made ready.
+        """
+        return self.kick_result(self._exchange(KICK, encode_kick(bound)))
+
+    def kick_result(self, reply: Reply) -> int:
+        """The count in the reply to a ``kick``."""
+        if reply.status != "KICKED":
+            raise self.refuse(KICK, reply)
+        return reply.number
+
+    # Looking at jobs.
+
+    def peek(self, jid: int) -> Job | None:
+        """Look at the job with this id without reserving it (``peek``); None if there is none."""
+        return self.peek_result(PEEK, self._exchange(PEEK, encode_job(PEEK, jid)), jid)
+
+    def peek_ready(self) -> Job | None:
+        """Look at the next ready job of the used tube (``peek-ready``)."""
+        return self.peek_result(PEEK_READY, self._exchange(PEEK_READY, encode_bare(PEEK_READY)))
+
+    def peek_delayed(self) -> Job | None:
+        """Look at the delayed job of the used tube that is due first (``peek-delayed``)."""
+        return self.peek_result(PEEK_DELAYED, self._exchange(PEEK_DELAYED, encode_bare(PEEK_DELAYED)))
+
+    def peek_buried(self) -> Job | None:
+        """Look at the buried job of the used tube that will be kicked first (``peek-buried``)."""
+        return self.peek_result(PEEK_BURIED, self._exchange(PEEK_BURIED, encode_bare(PEEK_BURIED)))
+
+    def peek_result(self, command: Command, reply: Reply, jid: int | None = None) -> Job | None:
+        """The job in the reply to a peek."""
+        if reply.status == "NOT_FOUND":
+            return None
+        if reply.status != "FOUND":
+            raise self.refuse(command, reply)
+        if jid is not None and reply.number != jid:
+            raise self.violated(command, "another job")
+        tube = self._used if command is not PEEK else None
+        return Job(self, reply.number, reply.body, reserved=False, tube=tube)
+
+    # Tubes and statistics.
+
+    def tubes(self) -> Any:
+        """The names of all tubes (``list-tubes``)."""
+        return self._list(LIST_TUBES)
+
+    def stats(self) -> Any:
+        """The server's statistics (``stats``)."""
+        return self.document_result(STATS, self._exchange(STATS, encode_bare(STATS)))
+
+    def stats_job(self, jid: int) -> Any:
+        """The statistics of a job (``stats-job``).
+
+        :raises NotFound: if there is none.
+        """
+        return self.document_result(STATS_JOB, self._exchange(STATS_JOB, encode_job(STATS_JOB, jid)))
+
+    def stats_tube(self, tube: str) -> Any:
+        """The statistics of a tube (``stats-tube``).
+
+        :raises NotFound: if there is none.
+        """
+        return self.document_result(STATS_TUBE, self._exchange(STATS_TUBE, encode_tube(STATS_TUBE, tube)))
+
+    def pause_tube(self, tube: str, seconds: int) -> None:
+        """Let nobody reserve from `tube` for this long (``pause-tube``); 0 seconds ends a pause.
+
+        :raises NotFound: if there is no such tube.
+        """
+        self._plain(PAUSE_TUBE, encode_pause_tube(tube, seconds), "PAUSED")
+
+    def _list(self, command: Command) -> Any:
+        return self.document_result(command, self._exchange(command, encode_bare(command)))
+
+    def document_result(self, command: Command, reply: Reply) -> Any:
+        """The document in a reply, parsed as `parse_yaml` says."""
+        if reply.status != "OK":
+            raise self.refuse(command, reply)
+        if self.parse_yaml is not True:
+            text = decode(reply.body)
+            return self.parse_yaml(text) if callable(self.parse_yaml) else text
+        parse = parse_mapping if command.name.startswith("stats") else parse_list
+        try:
+            return parse(command.name, reply.body, self.server)
+        except UnexpectedResponse as error:
+            self._open_channel().close(str(error))
+            raise
+
+    # Many commands in one round trip.
+
+    def pipeline(self) -> Pipeline:
+        """Collect commands and send them in as few round trips as possible; see :class:`Pipeline`."""
+        from beanpool.pipeline import Pipeline
+
+        return Pipeline(self)
+
+    @contextlib.contextmanager
+    def exclusive_channel(self) -> Iterator[Channel]:
+        """The channel, for this thread alone."""
+        if self._guard.locked():
+            raise self._in_use()
+        with self._guard:
+            yield self._open_channel()

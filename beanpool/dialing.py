@@ -1,0 +1,183 @@
+"""Opening a socket to a server without ever blocking in it.
+
+:class:`Dialing` tries each resolved address in turn and is driven by readiness, so one thread can open
+many connections at once; :func:`dial` drives one to its end under a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import time
+from typing import Any, Protocol
+
+from beanpool.address import Address
+from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+
+
+class HasDescriptor(Protocol):
+    """What a selector can wait for."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+
+Target = tuple[int, Any]
+"""The family of an address and what ``connect`` takes for it."""
+
+
+def describe(error: BaseException) -> str:
+    """The type of `error` and its text: never an empty reason."""
+    text = str(error)
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def resolve(address: Address) -> list[Target]:
+    """Look up where `address` is now; a name server may make this slow.
+
+    :raises ConnectionFailed: if the name has no address.
+    """
+    if address.path is not None:
+        return [(socket.AF_UNIX, address.path)]
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectionFailed(
+            f"{address}: no address for the host name ({describe(error)})", server=str(address), phase=Phase.RESOLVING
+        ) from error
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+class Dialing:
+    """One attempt to connect to a server: its addresses in turn, the first that accepts wins."""
+
+    def __init__(self, address: Address, targets: list[Target]) -> None:
+        self._address = address
+        self._targets = targets[::-1]
+        self._last_error: OSError | None = None
+        self.socket: socket.socket | None = None
+        """The socket that is being connected; wait for it to become writable, then call :meth:`step`."""
+
+    def step(self) -> socket.socket | None:
+        """Go as far as is possible without waiting; return the socket once it is connected.
+
+        :raises ConnectionFailed: when every address has refused.
+        """
+        while True:
+            sock = self.socket
+            if sock is None:
+                if not self._targets:
+                    raise self._refused()
+                family, where = self._targets.pop()
+                sock = self.socket = self._open(family)
+                if sock is None:
+                    continue
+                code = self._connect(sock, where)
+            else:
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code == 0 and not _is_writable(sock):
+                    return None
+            if code == 0:
+                self.socket = None
+                if sock.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                return sock
+            if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+                return None
+            self._last_error = OSError(code, os.strerror(code))
+            self.close()
+
+    def _open(self, family: int) -> socket.socket | None:
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            self._last_error = error
+            return None
+        sock.setblocking(False)
+        return sock
+
+    def _connect(self, sock: socket.socket, where: Any) -> int:
+        try:
+            return sock.connect_ex(where)
+        except OSError as error:
+            return error.errno or errno.EINVAL
+
+    def _refused(self) -> ConnectionFailed:
+        reason = self._last_error
+        error = ConnectionFailed(
+            f"{self._address}: cannot connect ({describe(reason) if reason else 'no address to try'})",
+            server=str(self._address),
+            phase=Phase.CONNECTING,
+        )
+        error.__cause__ = reason
+        return error
+
+    def skip(self) -> None:
+        """Give up the address that is being tried: it has had its share of the time."""
+        self._last_error = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        self.close()
+
+    @property
+    def targets_left(self) -> int:
+        """How many addresses are still to be tried, the current one included."""
+        return len(self._targets) + (self.socket is not None)
+
+    def close(self) -> None:
+        """Give up the socket that is being connected."""
+        sock, self.socket = self.socket, None
+        if sock is not None:
+            sock.close()
+
+
+def _is_writable(sock: socket.socket) -> bool:
+    return bool(wait_for(sock, write=True, seconds=0))
+
+
+def wait_for(sock: HasDescriptor, *, write: bool, seconds: float) -> bool:
+    """Wait until `sock` is readable (or writable), or has failed; false if neither came in time."""
+    if not hasattr(select, "poll"):
+        readers, writers = ([], [sock]) if write else ([sock], [])
+        return any(select.select(readers, writers, writers, seconds))
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT if write else select.POLLIN)
+    return bool(poll.poll(max(0, seconds) * 1000))
+
+
+def dial(address: Address, deadline: float) -> socket.socket:
+    """Connect to `address` before `deadline` (monotonic seconds); the socket that returns is blocking.
+
+    Several addresses of one name share the time, so a black hole among them does not take all of it.
+
+    :raises ConnectionFailed: when nobody accepts.
+    :raises CommandTimeout: when nobody answers in time.
+    """
+    dialing = Dialing(address, resolve(address))
+    with contextlib.closing(dialing):
+        while True:
+            sock = dialing.step()
+            if sock is not None:
+                sock.setblocking(True)
+                return sock
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise connect_timeout(address)
+            if dialing.socket is not None and not wait_for(
+                dialing.socket, write=True, seconds=remaining / dialing.targets_left
+            ):
+                dialing.skip()
+                if not dialing.targets_left:
+                    raise connect_timeout(address)
+
+
+def connect_timeout(address: Address) -> CommandTimeout:
+    """The error of a server that did not accept in time."""
+    return CommandTimeout(
+        f"{address}: no answer to the attempt to connect in the time allowed",
+        server=str(address),
+        phase=Phase.CONNECTING,
+    )

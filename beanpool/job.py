@@ -1,0 +1,279 @@
+"""A job, and the connection that it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotFound, UnexpectedResponse
+from beanpool.protocol.commands import BURY, DELETE, RELEASE, TOUCH, Command, encode_bury, encode_job, encode_release
+from beanpool.protocol.documents import parse_mapping
+
+if TYPE_CHECKING:  # connection.py makes jobs; a job calls the connection that it is given.
+    from beanpool.connection import Connection
+
+
+class JobState(enum.Enum):
+    """What this process may do with a job."""
+
+    RESERVED = "reserved"
+    """Reserved by this job's connection: nobody else gets it until it is finished, or its TTR runs out."""
+    NOT_RESERVED = "not reserved"
+    """Seen by a peek, or released, buried or deleted."""
+    LOST = "lost"
+    """It was reserved, and the reservation is gone."""
+
+
+class Home(Protocol):
+    """The pool that a job came out of; jobs of plain connections have none."""
+
+    def borrow(self, job: Job, deadline: float) -> AbstractContextManager[Connection]:
+        """Lend a connection to the very server process that the job lives in."""
+
+    def delete_again(self, job: Job, sent: bool, deadline: float) -> None:
+        """Finish the delete of a job whose connection is gone, if that can be done safely.
+
+        :param sent: whether the delete may have been carried out.
+        :raises JobLost: if it cannot.
+        """
+
+
+class Lease(Protocol):
+    """The hold that an unfinished job has on its pooled connection. Dropping it gives the job back."""
+
+    def end(self) -> None:
+        """The job is no longer reserved: its connection is free for others."""
+
+
+class Job:
+    """A job of one server. Its commands go to the connection that it came from, and to no other.
+
+    As a context manager it is deleted when the block ends well, and released when it raises.
+
+    :ivar id: the job's id (unique in its server process only). Also ``jid``.
+    :ivar data: the body as raw bytes.
+    :ivar tube: the tube's name where it is known without asking (see :meth:`stats`), else None.
+    """
+
+    __slots__ = ("__weakref__", "_connection", "_home", "_lease", "_lock", "_state", "data", "id", "tube")
+
+    def __init__(
+        self,
+        connection: Connection,
+        jid: int,
+        data: bytes,
+        *,
+        reserved: bool = True,
+        tube: str | None = None,
+        home: Home | None = None,
+        lease: Lease | None = None,
+    ) -> None:
+        self.id = jid
+        self.data = data
+        self.tube = tube
+        self._connection = connection
+        self._home = home
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._state = JobState.RESERVED if reserved else JobState.NOT_RESERVED
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} of {self.server}, {self._state.value}, {len(self.data)} bytes>"
+
+    @property
+    def body(self) -> str | bytes:
+        """The body, decoded with the connection's `encoding`; ``bytes`` if that is None.
+
+        :raises UnicodeDecodeError: if it is not valid in that encoding; :attr:`data` has the bytes.
+        """
+        encoding = self._connection.encoding
+        return self.data if encoding is None else self.data.decode(encoding)
+
+    @property
+    def jid(self) -> int:
+        """The job's id, as beanstalkc calls it."""
+        return self.id
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that the job came from."""
+        return self._connection
+
+    @property
+    def conn(self) -> Connection:
+        """The connection, as beanstalkc calls it."""
+        return self._connection
+
+    @property
+    def server(self) -> str:
+        """The address of the job's server."""
+        return self._connection.server
+
+    @property
+    def reserved(self) -> bool:
+        """Whether the job is reserved here, as far as this process knows."""
+        return self._state is JobState.RESERVED and not self._connection.closed
+
+    @property
+    def lost(self) -> bool:
+        """Whether the reservation is gone: its connection broke, or the server has said so.
+
+        Work on a lost job may be done a second time by another worker, so it is worth stopping early.
+        """
+        return self._state is JobState.LOST or (self._state is JobState.RESERVED and self._connection.closed)
+
+    def delete(self) -> None:
+        """Delete the job: its work is done (``delete``). A job that is not reserved can be deleted too.
+
+        If the connection was lost meanwhile, one attempt is made to finish a pooled job's delete safely: only in
+        the same server process, and only if nobody else has the job.
+
+        :raises JobLost: if the reservation is gone and the job could not be deleted safely.
+        :raises NotFound: if the job is not reserved here and is gone, or reserved by somebody else.
+        """
+        with self._lock:
+            self._refuse_lost()
+            deadline = self._deadline()
+            if self._state is not JobState.RESERVED:
+                with self._borrow(deadline) as connection:
+                    connection.delete(self.id)
+                return
+            try:
+                self._command(DELETE, encode_job(DELETE, self.id), "DELETED", deadline)
+            except JobLost as error:
+                if self._home is None or not self._connection.closed:
+                    raise
+                cause = error.__cause__
+                sent = isinstance(cause, ConnectionFailed | UnexpectedResponse) and cause.may_have_taken_effect
+                self._home.delete_again(self, sent, deadline)
+                self._state = JobState.NOT_RESERVED
+
+    def release(self, priority: int | None = None, delay: int = 0) -> None:
+        """Give the job back to its tube (``release``); does nothing if it is not reserved here.
+
+        :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
+        :param delay: how long before it becomes ready again (seconds).
+        :raises JobLost: if the reservation is gone.
+        :raises Buried: if the server had no memory to queue the job, and has buried it.
+        """
+        encode_release(self.id, 0 if priority is None else priority, delay)
+        self._give_up(
+            lambda deadline: (RELEASE, encode_release(self.id, self._priority(priority, deadline), delay), "RELEASED")
+        )
+
+    def bury(self, priority: int | None = None) -> None:
+        """Put the job aside until it is kicked (``bury``); does nothing if it is not reserved here.
+
+        :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
+        :raises JobLost: if the reservation is gone.
+        """
+        encode_bury(self.id, 0 if priority is None else priority)
+        self._give_up(lambda deadline: (BURY, encode_bury(self.id, self._priority(priority, deadline)), "BURIED"))
+
+    def touch(self) -> None:
+        """Start the job's TTR anew (``touch``); does nothing if it is not reserved here.
+
+        :raises JobLost: if the reservation is gone.
+        """
+        with self._lock:
+            self._refuse_lost()
+            if self._state is JobState.RESERVED:
+                self._command(TOUCH, encode_job(TOUCH, self.id), "TOUCHED", self._deadline())
+
+    def kick(self) -> None:
+        """Make a buried or delayed job ready (``kick-job``).
+
+        :raises NotFound: if it is neither.
+        """
+        with self._lock, self._borrow(self._deadline()) as connection:
+            connection.kick_job(self.id)
+
+    def stats(self) -> Any:
+        """The server's statistics of the job (``stats-job``), parsed as the connection's `parse_yaml` says.
+
+        :raises NotFound: if the job is gone.
+        """
+        with self._lock, self._borrow(self._deadline()) as connection:
+            return connection.stats_job(self.id)
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._state is not JobState.RESERVED:
+            return
+        if error is None:
+            self.delete()
+            return
+        # What went wrong in the block matters more than a job that the server gives back by itself.
+        with contextlib.suppress(BeanpoolError):
+            self.release()
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._connection.timeout
+
+    def _borrow(self, deadline: float) -> AbstractContextManager[Connection]:
+        if self._home is None or self.reserved:
+            return contextlib.nullcontext(self._connection)
+        return self._home.borrow(self, deadline)
+
+    def _refuse_lost(self) -> None:
+        if self._state is JobState.LOST:
+            raise self._lost("its reservation was lost before")
+
+    def _give_up(self, build: Callable[[float], tuple[Command, bytes, str]]) -> None:
+        with self._lock:
+            self._refuse_lost()
+            if self._state is JobState.RESERVED:
+                deadline = self._deadline()
+                self._command(*build(deadline), deadline)
+
+    def _priority(self, priority: int | None, deadline: float) -> int:
+        if priority is not None:
+            return priority
+        try:
+            data = self._connection.job_document(self.id, deadline)
+        except NotFound as error:
+            self._let_go(JobState.LOST)
+            raise self._lost("the server does not know the job any more") from error
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            raise self._disconnected(error) from error
+        return int(parse_mapping("stats-job", data, self.server)["pri"])
+
+    def _command(self, command: Command, request: bytes, success: str, deadline: float) -> None:
+        connection = self._connection
+        try:
+            reply = connection.job_exchange(command, request, deadline)
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            raise self._disconnected(error) from error
+        if reply.status == success:
+            if command is not TOUCH:
+                self._let_go(JobState.NOT_RESERVED)
+        elif reply.status == "NOT_FOUND":
+            self._let_go(JobState.LOST)
+            raise self._lost("its TTR ran out, or it was finished elsewhere")
+        else:
+            if reply.status == "BURIED":
+                self._let_go(JobState.NOT_RESERVED)
+            raise connection.refuse(command, reply)
+
+    def _disconnected(self, error: BeanpoolError) -> JobLost:
+        self._let_go(JobState.LOST)
+        return self._lost(f"its connection is gone ({error})")
+
+    def _let_go(self, state: JobState) -> None:
+        self._state = state
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.end()
+
+    def _lost(self, reason: str) -> JobLost:
+        return JobLost(f"job {self.id} of {self.server} is lost: {reason}", reason=reason)

@@ -1,0 +1,217 @@
+"""Many commands of one connection in few round trips."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from beanpool.errors import CommandFailed, ConnectionFailed, Phase, UnexpectedResponse
+from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, encode_body
+from beanpool.protocol.commands import (
+    BURY,
+    DELETE,
+    IGNORE,
+    KICK,
+    KICK_JOB,
+    PEEK,
+    PEEK_BURIED,
+    PEEK_DELAYED,
+    PEEK_READY,
+    PUT,
+    RELEASE,
+    RESERVE_JOB,
+    RESERVE_WITH_TIMEOUT,
+    STATS_JOB,
+    STATS_TUBE,
+    TOUCH,
+    USE,
+    WATCH,
+    Command,
+    encode_bare,
+    encode_bury,
+    encode_job,
+    encode_kick,
+    encode_put,
+    encode_release,
+    encode_reserve_with_timeout,
+    encode_tube,
+)
+from beanpool.protocol.replies import Reply
+
+if TYPE_CHECKING:  # connection.py makes pipelines.
+    from beanpool.connection import Connection
+
+Result = Callable[[Reply], Any]
+
+
+class Pipeline:
+    """Collects commands; :meth:`execute`, or the end of a ``with`` block, sends them all.
+
+    ``results`` then holds what each call would have returned, in order. A command that failed has its
+    exception object in its own place, and does not disturb its neighbours. If the connection breaks, each command
+    without a reply has a :class:`ConnectionFailed` whose ``may_have_taken_effect`` tells whether it was sent.
+    Bad arguments are raised at once, by the call itself.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._commands: list[tuple[Command, bytes]] = []
+        self._converters: list[Result] = []
+        self._longest_wait = 0
+        self.results: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.execute()
+
+    def execute(self) -> list[Any]:
+        """Send the collected commands and return :attr:`results`; the pipeline is then empty again."""
+        commands, self._commands = self._commands, []
+        converters, self._converters = self._converters, []
+        timeout = self._connection.timeout + self._longest_wait
+        self._longest_wait = 0
+        results: list[Any] = []
+        self.results = results
+        if not commands:
+            return results
+        with self._connection.exclusive_channel() as channel:
+            try:
+                replies = channel.exchange_many(commands, timeout)
+                for convert, reply in zip(converters, replies, strict=False):
+                    results.append(_outcome(convert, reply))
+                # Let the generator see its own end: it checks that nothing is left over.
+                next(replies, None)
+            except (ConnectionFailed, UnexpectedResponse) as error:
+                for number in range(len(commands) - len(results)):
+                    sent = number < channel.in_flight
+                    results.append(
+                        error if number == 0 and error.may_have_taken_effect == sent else _unanswered(error, sent)
+                    )
+        return results
+
+    def _add(self, command: Command, request: bytes, convert: Result) -> Pipeline:
+        self._commands.append((command, request))
+        self._converters.append(convert)
+        return self
+
+    def put(
+        self, body: str | bytes, priority: int = DEFAULT_PRIORITY, delay: int = 0, ttr: int = DEFAULT_TTR
+    ) -> Pipeline:
+        """As :meth:`Connection.put`."""
+        data = encode_body(body, self._connection.encoding)
+        return self._add(PUT, encode_put(data, priority, delay, ttr), self._connection.put_result)
+
+    def use(self, tube: str) -> Pipeline:
+        """As :meth:`Connection.use`."""
+        return self._add(USE, encode_tube(USE, tube), functools.partial(self._connection.use_result, tube))
+
+    def watch(self, tube: str) -> Pipeline:
+        """As :meth:`Connection.watch`."""
+        return self._add(WATCH, encode_tube(WATCH, tube), functools.partial(self._connection.watch_result, WATCH, tube))
+
+    def ignore(self, tube: str) -> Pipeline:
+        """As :meth:`Connection.ignore`."""
+        return self._add(
+            IGNORE, encode_tube(IGNORE, tube), functools.partial(self._connection.watch_result, IGNORE, tube)
+        )
+
+    def reserve(self, timeout: int = 0) -> Pipeline:
+        """As :meth:`Connection.reserve`; what follows in the pipeline waits for it."""
+        request = encode_reserve_with_timeout(timeout)
+        self._longest_wait = max(self._longest_wait, timeout)
+        command = RESERVE_WITH_TIMEOUT
+        return self._add(command, request, functools.partial(self._connection.reserve_result, command))
+
+    def reserve_job(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.reserve_job`."""
+        return self._add(
+            RESERVE_JOB, encode_job(RESERVE_JOB, jid), functools.partial(self._connection.reserve_job_result, jid)
+        )
+
+    def delete(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.delete`."""
+        return self._add_plain(DELETE, encode_job(DELETE, jid), "DELETED")
+
+    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: int = 0) -> Pipeline:
+        """As :meth:`Connection.release`."""
+        return self._add_plain(RELEASE, encode_release(jid, priority, delay), "RELEASED")
+
+    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> Pipeline:
+        """As :meth:`Connection.bury`."""
+        return self._add_plain(BURY, encode_bury(jid, priority), "BURIED")
+
+    def touch(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.touch`."""
+        return self._add_plain(TOUCH, encode_job(TOUCH, jid), "TOUCHED")
+
+    def kick_job(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.kick_job`."""
+        return self._add_plain(KICK_JOB, encode_job(KICK_JOB, jid), "KICKED")
+
+    def kick(self, bound: int = 1) -> Pipeline:
+        """As :meth:`Connection.kick`."""
+        return self._add(KICK, encode_kick(bound), self._connection.kick_result)
+
+    def peek(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.peek`."""
+        return self._add(PEEK, encode_job(PEEK, jid), lambda reply: self._connection.peek_result(PEEK, reply, jid))
+
+    def peek_ready(self) -> Pipeline:
+        """As :meth:`Connection.peek_ready`."""
+        return self._add_peek(PEEK_READY)
+
+    def peek_delayed(self) -> Pipeline:
+        """As :meth:`Connection.peek_delayed`."""
+        return self._add_peek(PEEK_DELAYED)
+
+    def peek_buried(self) -> Pipeline:
+        """As :meth:`Connection.peek_buried`."""
+        return self._add_peek(PEEK_BURIED)
+
+    def stats_job(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.stats_job`."""
+        return self._add_document(STATS_JOB, encode_job(STATS_JOB, jid))
+
+    def stats_tube(self, tube: str) -> Pipeline:
+        """As :meth:`Connection.stats_tube`."""
+        return self._add_document(STATS_TUBE, encode_tube(STATS_TUBE, tube))
+
+    def _add_peek(self, command: Command) -> Pipeline:
+        return self._add(command, encode_bare(command), functools.partial(self._connection.peek_result, command))
+
+    def _add_document(self, command: Command, request: bytes) -> Pipeline:
+        return self._add(command, request, functools.partial(self._connection.document_result, command))
+
+    def _add_plain(self, command: Command, request: bytes, success: str) -> Pipeline:
+        def convert(reply: Reply) -> None:
+            if reply.status != success:
+                raise self._connection.refuse(command, reply)
+
+        return self._add(command, request, convert)
+
+
+def _outcome(convert: Result, reply: Reply) -> Any:
+    try:
+        return convert(reply)
+    except (CommandFailed, UnexpectedResponse) as error:
+        return error
+
+
+def _unanswered(error: ConnectionFailed | UnexpectedResponse, sent: bool) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"{error.server}: no reply, the connection broke at a command before"
+        + ("; whether it took effect is not known" if sent else "; it was not sent"),
+        server=error.server,
+        phase=Phase.WAITING if sent else Phase.SENDING,
+        may_have_taken_effect=sent,
+    )

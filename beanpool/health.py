@@ -1,0 +1,138 @@
+"""What is believed about a server, as a pure function of what was seen of it. No I/O, no clock, no lock.
+
+==========  =============================================================================================
+state       meaning
+==========  =============================================================================================
+up          it answers; it gets puts and reserves
+suspect     it failed once: its keys stay with it, but other servers are preferred and it is probed at once
+down        it refused, or failed again: nothing is sent to it but probes, at growing, jittered intervals
+==========  =============================================================================================
+
+The flag `draining` is apart from these: a draining server takes no puts and is still reserved from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from beanpool.protocol.identity import Identity
+
+FIRST_BACKOFF = 0.25
+_SHORTEST_BACKOFF = 0.05
+# A server that stayed up for this long has its record wiped; one that flaps is retried ever more rarely.
+_FORGIVEN_AFTER = 10.0
+
+
+class ServerState(enum.Enum):
+    """Whether a server is used."""
+
+    UP = "up"
+    SUSPECT = "suspect"
+    DOWN = "down"
+
+
+class Failure(enum.Enum):
+    """How a server failed."""
+
+    REFUSED = "nobody listens"
+    BROKEN = "the connection broke"
+    SILENT = "no answer in time"
+    VIOLATED = "what answers is no beanstalkd"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Health:
+    """What is believed about one server."""
+
+    state: ServerState = ServerState.UP
+    draining: bool = False
+    identity: Identity | None = None
+    round_trip: float | None = None
+    """The last measured round trip of a handshake or probe (seconds)."""
+    last_error: str | None = None
+    """In words: an exception would keep its frames, and the bodies in them, alive."""
+    since: float = 0.0
+    """Since when it is in this state (monotonic seconds)."""
+    failures: int = 0
+    """Failures since it was last forgiven; the exponent of the back-off."""
+    generation: int = 0
+    """Raised when connections from before are worth nothing: an error of an older one says nothing new."""
+    retry_at: float = 0.0
+    """When it is worth the next probe (monotonic seconds)."""
+    rests_until: float = 0.0
+    """Until when it gets no puts because it was out of memory (monotonic seconds)."""
+
+
+def answered(health: Health, identity: Identity, round_trip: float, now: float) -> Health:
+    """A handshake or a probe was answered in full."""
+    known = health.identity
+    restarted = bool(known and known.instance and identity.instance and known.instance != identity.instance)
+    fresh = dataclasses.replace(
+        health,
+        identity=identity,
+        round_trip=round_trip,
+        # Drain mode has no end within a process.
+        draining=identity.draining or (health.draining and not restarted),
+        generation=health.generation + restarted,
+    )
+    return worked(fresh, now)
+
+
+def worked(health: Health, now: float) -> Health:
+    """A command was answered: the server is alive."""
+    if health.state is ServerState.UP:
+        if health.failures and now - health.since > _FORGIVEN_AFTER:
+            return dataclasses.replace(health, failures=0)
+        return health
+    return dataclasses.replace(health, state=ServerState.UP, since=now, retry_at=0.0)
+
+
+def failed(
+    health: Health,
+    failure: Failure,
+    error: BaseException,
+    generation: int,
+    now: float,
+    *,
+    longest: float,
+    jitter: float,
+) -> Health:
+    """A command, a connect or a probe failed.
+
+    :param generation: the generation of the connection that it happened on; an older one is ignored.
+    :param longest: the longest back-off (seconds).
+    :param jitter: a random number from 0 to 1: the share of the back-off that is waited.
+    """
+    if generation < health.generation:
+        return health
+    definite = failure in (Failure.REFUSED, Failure.VIOLATED)
+    if health.state is ServerState.UP and not definite:
+        # One failure may be one connection's: its keys stay where they are until a probe has failed too.
+        return dataclasses.replace(
+            health, state=ServerState.SUSPECT, since=now, last_error=error, failures=health.failures + 1, retry_at=now
+        )
+    failures = health.failures + 1
+    backoff = longest if failure is Failure.VIOLATED else min(longest, FIRST_BACKOFF * 2 ** min(failures - 1, 16))
+    went_down = health.state is not ServerState.DOWN
+    return dataclasses.replace(
+        health,
+        state=ServerState.DOWN,
+        since=now if went_down else health.since,
+        last_error=error,
+        failures=failures,
+        generation=health.generation + went_down,
+        retry_at=now + max(_SHORTEST_BACKOFF, backoff * jitter),
+    )
+
+
+def refused_to_store(health: Health, *, draining: bool, until: float, error: str) -> Health:
+    """A put was refused with ``DRAINING``, or with ``OUT_OF_MEMORY`` (no puts until `until`, then another try)."""
+    if draining:
+        return dataclasses.replace(health, draining=True, last_error=error)
+    return dataclasses.replace(health, rests_until=until, last_error=error)
+
+
+def rested(health: Health, now: float) -> Health:
+    """The time has passed: a server that was out of memory gets puts again."""
+    return dataclasses.replace(health, rests_until=0.0) if now >= health.rests_until else health

@@ -1,0 +1,193 @@
+"""One server of a cluster: its connections, and what is believed about it."""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from beanpool.config import Server, Settings
+from beanpool.dialing import Target, describe, resolve
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase
+from beanpool.health import Failure, Health, ServerState, answered, failed, refused_to_store, rested, worked
+from beanpool.protocol.identity import Identity
+from beanpool.server_pool import ServerPool
+from beanpool.status import ServerStatus
+
+_OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_REST_AFTER_OUT_OF_MEMORY = 1.0
+
+
+def classify(error: BaseException) -> Failure | None:
+    """What an error says of the server; None if it says nothing (our own limits, a full pool)."""
+    if isinstance(error, CommandTimeout):
+        return Failure.SILENT
+    if isinstance(error, ConnectionFailed):
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _OUR_OWN_LIMITS:
+            return None
+        return Failure.REFUSED if error.phase in (Phase.RESOLVING, Phase.CONNECTING) else Failure.BROKEN
+    return Failure.VIOLATED
+
+
+class Member:
+    """A server of a cluster.
+
+    :param on_change: is called, outside of all locks, with the member and its health before and after, whenever
+        its state, its draining or its process changes.
+    :param on_starved: is called when a caller waits for one of its connections.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        settings: Settings,
+        *,
+        on_change: Callable[[Member, Health, Health], None],
+        on_starved: Callable[[Member], None],
+    ) -> None:
+        self.server = server
+        self.name = server.name or str(server.address)
+        self.address = str(server.address)
+        self.weight = server.weight
+        self.health = Health(since=time.monotonic())
+        self.accepting = True
+        """Whether it gets puts."""
+        self._settings = settings
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self.pool = ServerPool(
+            server.address,
+            max_connections=settings.max_connections,
+            connect_timeout=settings.connect_timeout,
+            timeout=settings.timeout,
+            encoding=settings.encoding,
+            learn=self.learn,
+            report=self.report,
+            starved=lambda: on_starved(self),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name}: {self.health.state.value}{', draining' * self.health.draining}, {self.pool!r}>"
+
+    @property
+    def up(self) -> bool:
+        """Whether it is up; a suspect one is not."""
+        return self.health.state is ServerState.UP
+
+    @property
+    def down(self) -> bool:
+        """Whether nothing but probes is sent to it."""
+        return self.health.state is ServerState.DOWN
+
+    def targets(self) -> list[Target]:
+        """Where to connect to, looked up anew.
+
+        :raises ConnectionFailed: if its host name has no address.
+        """
+        return resolve(self.server.address)
+
+    # What was seen of it.
+
+    def learn(self, identity: Identity, round_trip: float) -> int:
+        """A handshake or probe was answered; returns the current generation."""
+        return self._update(lambda health, now: answered(health, identity, round_trip, now)).generation
+
+    def works(self) -> None:
+        """A command was answered."""
+        if self.health.state is not ServerState.UP:
+            self._update(worked)
+
+    def report(self, error: BeanpoolError, generation: int) -> None:
+        """A connection of this generation failed."""
+        failure = classify(error)
+        if failure is None:
+            return
+        self._update(
+            lambda health, now: failed(
+                health,
+                failure,
+                describe(error),
+                generation,
+                now,
+                longest=2 * self._settings.health_interval,
+                jitter=random.random(),
+            )
+        )
+
+    def refused(self, error: CommandFailed) -> None:
+        """It refused a put with ``DRAINING`` or ``OUT_OF_MEMORY``."""
+        self._update(
+            lambda health, now: refused_to_store(
+                health,
+                draining=isinstance(error, Draining),
+                until=now + _REST_AFTER_OUT_OF_MEMORY * (1 + random.random()),
+                error=describe(error),
+            )
+        )
+
+    def wake_up(self, now: float) -> None:
+        """Give it puts again when its rest is over."""
+        rests_until = self.health.rests_until
+        if rests_until and now >= rests_until:
+            self._update(rested)
+
+    def set_weight(self, weight: float) -> None:
+        """Change its share of the puts; 0 for none."""
+        self.weight = weight
+        self._update(lambda health, _: health)
+
+    def _update(self, change: Callable[[Health, float], Health]) -> Health:
+        with self._lock:
+            before = self.health
+            after = self.health = change(before, time.monotonic())
+            self.accepting = (
+                after.state is not ServerState.DOWN
+                and not after.draining
+                and not after.rests_until
+                and self.weight > 0
+            )
+        if after.generation != before.generation:
+            self.pool.start_generation(after.generation)
+        if after.state is not ServerState.UP and before.state is ServerState.UP:
+            self.pool.turn_away(self._not_worth_waiting)
+        if after is not before:
+            self._on_change(self, before, after)
+        return after
+
+    def _not_worth_waiting(self) -> ConnectionFailed:
+        return self.unusable("given up while waiting for a connection")
+
+    def unusable(self, what: str = "not tried") -> ConnectionFailed:
+        """The error of a command that was not sent because of the state that the server is in."""
+        health = self.health
+        draining = ", draining" if health.draining else ""
+        return ConnectionFailed(
+            f"{self.address}: {what}, the server is {health.state.value}{draining} ({health.last_error or 'no error yet'})",
+            server=self.address,
+            phase=Phase.CLOSED,
+        )
+
+    def status(self) -> ServerStatus:
+        """A snapshot for users."""
+        health = self.health
+        opened, idle = self.pool.counts()
+        identity = health.identity
+        return ServerStatus(
+            address=self.address,
+            name=self.name,
+            weight=self.weight,
+            state=health.state.value,
+            draining=health.draining,
+            instance=identity.instance if identity else None,
+            version=identity.version if identity else None,
+            round_trip=health.round_trip,
+            last_error=health.last_error,
+            since=time.monotonic() - health.since,
+            open=opened,
+            idle=idle,
+            leased=opened - idle,
+        )
+

@@ -1,0 +1,313 @@
+"""A connection of a pool: it knows its server process, and takes on the tubes that a call needs."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+from beanpool.address import Address
+from beanpool.channel import Channel, ChannelState
+from beanpool.connection import Connection
+from beanpool.dialing import Dialing, Target, connect_timeout, dial, wait_for
+from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
+from beanpool.job import Job
+from beanpool.protocol.arguments import DEFAULT_TUBE_NAME
+from beanpool.protocol.commands import (
+    IGNORE,
+    RESERVE_WITH_TIMEOUT,
+    STATS,
+    USE,
+    WATCH,
+    Command,
+    encode_bare,
+    encode_reserve_with_timeout,
+    encode_tube,
+)
+from beanpool.protocol.identity import Identity, parse_identity
+from beanpool.protocol.replies import Reply
+
+_STATS_REQUEST = encode_bare(STATS)
+_SWEEP_REQUEST = encode_reserve_with_timeout(0)
+_UNKNOWN = Identity("", "", False, None)
+
+Step = tuple[Command, bytes, Callable[[Reply], None]]
+Plan = tuple[list[Step], Command, bytes]
+"""Commands whose replies are checked on the way, and the last one, whose reply :meth:`PooledConnection.step` returns."""
+
+
+class PooledConnection(Connection):
+    """A connection that a :class:`~beanpool.server_pool.ServerPool` owns; made closed, opened by its first user.
+
+    Beside the blocking calls it can be driven by readiness, so that one thread waits on many servers:
+    :meth:`begin_dialing`, :meth:`begin_reserve`, then :meth:`step` whenever :meth:`fileno` is ready.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        encoding: str | None,
+        generation: int,
+        learn: Callable[[Identity, float], int],
+    ) -> None:
+        self._prepare(address, True, connect_timeout, timeout, encoding)
+        self.generation = generation
+        self.identity = _UNKNOWN
+        self._learn = learn
+        self._dialing: Dialing | None = None
+        # What is sent once the connection stands, and who checks the replies that come before the last one.
+        self._plan: Callable[[], Plan] | None = None
+        self._checks: collections.deque[Callable[[Reply], None]] = collections.deque()
+        self._allowed_seconds = 0.0
+        self.job: weakref.ref[Job] | None = None
+        """The last job that was reserved on this connection."""
+        self.give_up_at = 0.0
+        """When whatever is in flight is late (monotonic seconds)."""
+
+    @property
+    def instance(self) -> str:
+        """The id of the server process at the other end."""
+        return self.identity.instance
+
+    @property
+    def channel(self) -> Channel:
+        """The channel.
+
+        :raises ConnectionFailed: if the connection was never opened.
+        """
+        return self._open_channel()
+
+    @property
+    def channel_state(self) -> ChannelState | None:
+        """The channel's state; None before the connection was opened."""
+        return self._channel.state if self._channel is not None else None
+
+    def interrupt(self) -> None:
+        """Make whoever uses the connection in another thread return at once."""
+        channel = self._channel
+        if channel is not None:
+            channel.interrupt()
+
+    @property
+    def used(self) -> str:
+        """The tube that the server puts this connection's jobs into."""
+        return self._used
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The tubes that this connection reserves from."""
+        return tuple(self._watched)
+
+    # Blocking use.
+
+    def open(self, deadline: float) -> None:
+        """Connect, and learn who the server is (``stats``).
+
+        A connect alone proves nothing: a stopped server accepts it too.
+        """
+        deadline = min(deadline, time.monotonic() + self.connect_timeout)
+        self._install(Channel(dial(self.address, deadline), self.server))
+        started = time.monotonic()
+        try:
+            reply = self.channel.exchange(STATS, _STATS_REQUEST, deadline)
+        except ConnectionFailed as error:
+            raise self._no_handshake(error) from error
+        self._identify(reply, started)
+
+    def _install(self, channel: Channel) -> None:
+        self._channel = channel
+        self._used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
+
+    def _identify(self, reply: Reply, asked_at: float) -> None:
+        if reply.status != "OK":
+            raise self.refuse(STATS, reply)
+        self.identity = parse_identity(reply.body)
+        # The server may have been restarted since this connection was wished for: it is of the generation it found.
+        self.generation = self._learn(self.identity, time.monotonic() - asked_at)
+
+    def _no_handshake(self, error: ConnectionFailed) -> ConnectionFailed:
+        kind = CommandTimeout if isinstance(error, CommandTimeout) else ConnectionFailed
+        return kind(
+            f"{self.server}: the connection was accepted, but the server does not answer ({error})",
+            server=self.server,
+            phase=Phase.HANDSHAKE,
+        )
+
+    def use_tube(self, tube: str, deadline: float) -> None:
+        """Make `tube` the used one (``use``), unless it is.
+
+        Its reply is waited for: a put behind a failed ``use`` would land in the tube before.
+        """
+        if self._used != tube:
+            self.use_result(tube, self.channel.exchange(USE, encode_tube(USE, tube), deadline))
+
+    # Event-driven use.
+
+    def begin_dialing(self, targets: list[Target]) -> None:
+        """Start to connect; :meth:`step` goes on with it when the socket is writable."""
+        self._dialing = Dialing(self.address, targets)
+
+    @property
+    def dialing(self) -> bool:
+        """Whether a connect is under way: wait for the socket to become writable, not readable."""
+        return self._dialing is not None
+
+    def fileno(self) -> int:
+        """The descriptor to wait on; -1 if there is none."""
+        if self._dialing is not None:
+            return self._dialing.socket.fileno() if self._dialing.socket is not None else -1
+        return self._channel.fileno() if self._channel is not None else -1
+
+    def begin_reserve(self, tubes: tuple[str, ...], seconds: int) -> None:
+        """Ask for a job of `tubes`, waiting this long on the server; the reply comes from :meth:`step`.
+
+        Handshake and tubes go along in the same round trip where they are needed; their replies are checked
+        before the job is accepted.
+        """
+        request = encode_reserve_with_timeout(seconds) if seconds else _SWEEP_REQUEST
+        self._begin(lambda: (list(self._retune(tubes)), RESERVE_WITH_TIMEOUT, request), seconds + self.timeout)
+
+    def begin_probe(self) -> None:
+        """Ask the server who it is (``stats``): a round trip proves that it lives; :meth:`step` returns the reply."""
+        self._begin(lambda: ([], STATS, _STATS_REQUEST), self.connect_timeout)
+
+    def greet(self, reply: Reply) -> None:
+        """Take in the reply to a probe."""
+        self._identify(reply, self.give_up_at - self._allowed_seconds)
+
+    def _begin(self, plan: Callable[[], Plan], allowed_seconds: float) -> None:
+        now = time.monotonic()
+        self._allowed_seconds = allowed_seconds
+        if self._dialing is not None:
+            self._plan = plan
+            self.give_up_at = now + self.connect_timeout
+        else:
+            self.give_up_at = now + allowed_seconds
+            self._send_script(*plan())
+
+    def watches_only(self, tubes: tuple[str, ...]) -> bool:
+        """Whether the watched tubes are exactly these."""
+        watched = self._watched
+        return (len(watched) == 1 == len(tubes) and watched[0] == tubes[0]) or set(watched) == set(tubes)
+
+    def _retune(self, tubes: tuple[str, ...]) -> Iterator[Step]:
+        for tube in tubes:
+            if tube not in self._watched:
+                yield WATCH, encode_tube(WATCH, tube), functools.partial(self._confirm, WATCH, tube)
+        # Ignored last: a connection must watch something at all times.
+        for tube in self._watched:
+            if tube not in tubes:
+                yield IGNORE, encode_tube(IGNORE, tube), functools.partial(self._confirm, IGNORE, tube)
+
+    def _confirm(self, command: Command, tube: str, reply: Reply) -> None:
+        if reply.status == "NOT_IGNORED":
+            raise self.violated(IGNORE, "NOT_IGNORED where several tubes are watched")
+        self.watch_result(command, tube, reply)
+
+    def _send_script(self, steps: list[Step], last: Command, request: bytes) -> None:
+        if not steps:
+            self.channel.begin(request, (last,))
+            return
+        self._checks.extend(check for _, _, check in steps)
+        joined = b"".join(part for _, part, _ in steps) + request
+        self.channel.begin(joined, [*(command for command, _, _ in steps), last])
+
+    def step(self) -> Reply | None:
+        """Go as far as is possible without waiting; return the last reply once it is there.
+
+        :raises ConnectionFailed: if the connection cannot be made, or broke.
+        :raises UnexpectedResponse: if the server does not speak the protocol.
+        :raises CommandFailed: if it refused a part of the way; the connection is closed then.
+        """
+        if self._dialing is not None and not self._finish_dialing(self._dialing):
+            return None
+        return self._pick_up(self.channel.pick_up)
+
+    def await_reply(self, until: float) -> Reply | None:
+        """As :meth:`step`, but wait for the reply until this time (monotonic seconds)."""
+        while self._dialing is not None:
+            reply = self.step()
+            if reply is not None or self._dialing is None:
+                break
+            remaining = until - time.monotonic()
+            if remaining <= 0 or not wait_for(self, write=True, seconds=remaining):
+                return None
+        else:
+            reply = None
+        return self._pick_up(lambda: self.channel.await_due(until)) if reply is None else reply
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is in flight."""
+        return self._dialing is not None or (self._channel is not None and self._channel.due > 0)
+
+    def _finish_dialing(self, dialing: Dialing) -> bool:
+        sock = dialing.step()
+        if sock is None:
+            return False
+        sock.setblocking(True)
+        self._dialing = None
+        self._install(Channel(sock, self.server))
+        started = time.monotonic()
+        self.give_up_at = started + self.connect_timeout
+        plan, self._plan = self._plan, None
+        steps, last, request = plan() if plan is not None else ([], STATS, _STATS_REQUEST)
+        if last is not STATS:
+            steps.insert(0, (STATS, _STATS_REQUEST, functools.partial(self._greeted, started)))
+        self._send_script(steps, last, request)
+        return True
+
+    def _greeted(self, started: float, reply: Reply) -> None:
+        self._identify(reply, started)
+        self.give_up_at = started + self._allowed_seconds
+
+    def _pick_up(self, receive: Callable[[], Reply | None]) -> Reply | None:
+        reply = receive()
+        while reply is not None and self._checks:
+            try:
+                self._checks.popleft()(reply)
+            except CommandFailed as error:
+                # The reserve behind it may still bring a job, from tubes that nobody asked for.
+                self.channel.close(str(error))
+                raise
+            reply = receive()
+        return reply
+
+    def late(self) -> ConnectionFailed:
+        """Close the connection because what is in flight is late, and build the error."""
+        if self._dialing is not None:
+            error: ConnectionFailed = connect_timeout(self.address)
+        else:
+            greeting = bool(self._checks)
+            asked = "the connection was accepted, but the server does not answer" if greeting else "no reply"
+            error = CommandTimeout(
+                f"{self.server}: {asked} in the time allowed",
+                server=self.server,
+                phase=Phase.HANDSHAKE if greeting else Phase.WAITING,
+                may_have_taken_effect=not greeting,
+            )
+        self.drop(str(error))
+        return error
+
+    def drop(self, because: str) -> None:
+        """Close the connection, in whatever state it is."""
+        if self._dialing is not None:
+            self._dialing.close()
+            self._dialing = None
+        self._checks.clear()
+        if self._channel is not None:
+            self._channel.close(because)
+
+    def half_close(self) -> Channel | None:
+        """Cancel the reserve in flight; returns the channel, to be read to its end, or None if there is none yet."""
+        if self._dialing is not None or self._channel is None:
+            self.drop("its reserve was cancelled")
+            return None
+        self._checks.clear()
+        self._channel.half_close()
+        return self._channel

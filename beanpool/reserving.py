@@ -1,0 +1,273 @@
+"""A reserve over all servers: a sweep over those that may have a job, then one wait on all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+
+from beanpool.channel import Channel
+from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed
+from beanpool.job import Job
+from beanpool.lease import Lease
+from beanpool.member import Member
+from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
+from beanpool.putting import no_server
+from beanpool.recovery import delete_again, lost
+from beanpool.shared_wait import Catch, SharedWait
+from beanpool.topology import Topology
+
+# How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
+_PATIENCE = 0.25
+_KEPT_WAITS = 256
+
+Begun = list[tuple[Member, PooledConnection]]
+
+
+class JobHome:
+    """Where the jobs of one member come from."""
+
+    __slots__ = ("_member",)
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    @contextlib.contextmanager
+    def borrow(self, job: Job, deadline: float) -> Iterator[PooledConnection]:
+        """Lend a connection to the very server process that the job lives in.
+
+        :raises JobLost: if that process is gone.
+        """
+        with self._member.pool.lend(deadline) as connection:
+            if connection.instance != _instance(job):
+                raise lost(job, "its server was restarted")
+            yield connection
+
+    def delete_again(self, job: Job, sent: bool, deadline: float) -> None:
+        """See :func:`beanpool.recovery.delete_again`."""
+        delete_again(self._member.pool, job, _instance(job), sent, deadline)
+
+
+def _instance(job: Job) -> str:
+    connection = job.connection
+    return connection.instance if isinstance(connection, PooledConnection) else ""
+
+
+class Reserver:
+    """Reserves jobs from all servers of a cluster.
+
+    :param topology: returns the current topology.
+    :param linger: takes channels whose reserve was cancelled.
+    """
+
+    def __init__(
+        self, topology: Callable[[], Topology], timeout: float, linger: Callable[[Iterable[Channel]], None]
+    ) -> None:
+        self._topology = topology
+        self._timeout = timeout
+        self._linger = linger
+        self._starts = itertools.count(random.randrange(1 << 30))
+        self._waits: dict[tuple[str, ...], SharedWait] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def reserve(self, tubes: tuple[str, ...], timeout: float | None) -> Job | None:
+        """Reserve a job of `tubes`, from whichever server has one.
+
+        :param timeout: how long to wait (seconds); None for ever.
+        :raises NoServerAvailable: if no server could be asked until then.
+        """
+        shared = self._shared_wait(tubes)
+        now = time.monotonic()
+        deadline = math.inf if timeout is None else now + timeout
+        # With no time to wait, the sweep itself has as long as any command.
+        catch, begun, errors = self._sweep(tubes, shared, deadline if timeout != 0 else now + self._timeout, timeout == 0)
+        if catch is None and timeout != 0:
+            catch = shared.wait(deadline, begun)
+        if catch is not None:
+            return self._job(tubes, catch)
+        self._refuse_silence(errors)
+        return None
+
+    def _refuse_silence(self, errors: dict[str, BaseException]) -> None:
+        """Raise, instead of telling the caller that there is no job, when nobody could say so."""
+        members = self._topology().members
+        usable = [member for member in members if member.up]
+        if not usable:
+            reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
+            raise no_server(reasons, "could be asked for a job")
+        if all(member.pool.full() for member in usable):
+            raise usable[0].pool.exhausted()
+
+    def _sweep(
+        self, tubes: tuple[str, ...], shared: SharedWait, until: float, thorough: bool
+    ) -> tuple[Catch | None, Begun, dict[str, BaseException]]:
+        begun: Begun = []
+        errors: dict[str, BaseException] = {}
+        members = self._topology().rotation(next(self._starts))
+        catch: Catch | None = None
+        try:
+            for member in members:
+                if shared.waits_on(member) or not (member.up or thorough):
+                    continue
+                patience = until if len(members) == 1 else min(until, time.monotonic() + _PATIENCE)
+                catch = self._ask(member, tubes, patience, begun, errors)
+                if catch is not None:
+                    break
+            if thorough and catch is None:
+                catch = self._collect(begun, until)
+        except BaseException:
+            self._dismiss(begun)
+            raise
+        if catch is not None or thorough:
+            self._dismiss(begun)
+            begun = []
+        return catch, begun, errors
+
+    def _ask(
+        self, member: Member, tubes: tuple[str, ...], until: float, begun: Begun, errors: dict[str, BaseException]
+    ) -> Catch | None:
+        pool = member.pool
+        connection = pool.acquire_now(tubes)
+        if connection is None:
+            return None
+        try:
+            if connection.channel_state is None:
+                connection.begin_dialing(member.targets())
+            connection.begin_reserve(tubes, 0)
+            reply = connection.await_reply(until)
+            if reply is None or reply.status in ("TIMED_OUT", "DEADLINE_SOON"):
+                begun.append((member, connection))
+                if reply is not None:
+                    member.works()
+                return None
+            if reply.status != "RESERVED":
+                raise connection.refuse(RESERVE_WITH_TIMEOUT, reply)
+        except CommandFailed as error:
+            errors[member.address] = error
+            pool.release(connection)
+            return None
+        except BeanpoolError as error:
+            errors[member.address] = error
+            pool.broke(connection, error)
+            return None
+        except BaseException:
+            pool.discard(connection, "the caller was interrupted")
+            raise
+        return member, connection, reply
+
+    def _collect(self, begun: Begun, until: float) -> Catch | None:
+        """Give those who were slow to answer the rest of the time."""
+        for entry in list(begun):
+            member, connection = entry
+            if not connection.waiting:
+                continue
+            begun.remove(entry)
+            try:
+                reply = connection.await_reply(until)
+                if reply is None:
+                    raise connection.late()
+            except BeanpoolError as error:
+                member.pool.broke(connection, error)
+                continue
+            except BaseException:
+                member.pool.discard(connection, "the caller was interrupted")
+                raise
+            if reply.status == "RESERVED":
+                return member, connection, reply
+            member.pool.release(connection)
+        return None
+
+    def _dismiss(self, begun: Begun) -> None:
+        cancelled = []
+        for member, connection in begun:
+            if not connection.waiting:
+                member.pool.release(connection)
+                continue
+            channel = connection.half_close()
+            member.pool.forget(connection)
+            if channel is not None:
+                cancelled.append(channel)
+        if cancelled:
+            self._linger(cancelled)
+
+    def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job:
+        member, connection, reply = catch
+        job = Job(
+            connection,
+            reply.number,
+            reply.body,
+            tube=tubes[0] if len(tubes) == 1 else None,
+            home=JobHome(member),
+            lease=Lease(member.pool, connection),
+        )
+        connection.job = weakref.ref(job)
+        return job
+
+    def reserve_job(self, member: Member, jid: int, instance: str | None, deadline: float) -> Job:
+        """Reserve one job of one server.
+
+        :raises NotFound: if there is none, or it is reserved.
+        :raises JobLost: if the process `instance` is gone.
+        """
+        connection = member.pool.acquire(deadline)
+        try:
+            if instance is not None and connection.instance != instance:
+                raise JobLost(f"job {jid} of {member.address} is lost: its server was restarted")
+            reply = connection.channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, jid), deadline)
+            if reply.status != "RESERVED":
+                raise connection.refuse(RESERVE_JOB, reply)
+            if reply.number != jid:
+                raise connection.violated(RESERVE_JOB, "another job")
+        except (CommandFailed, JobLost):
+            member.pool.release(connection)
+            raise
+        except BaseException as error:
+            member.pool.broke(connection, error)
+            raise
+        return self._job((), (member, connection, reply))
+
+    def at_home(self, member: Member, job: Job | None) -> Job | None:
+        """A job that was looked at: its commands go through the pool, for its connection is back there."""
+        if job is None:
+            return None
+        return Job(job.connection, job.id, job.data, reserved=False, tube=job.tube, home=JobHome(member))
+
+    def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
+        shared = self._waits.get(tubes)
+        if shared is not None:
+            return shared
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            if len(self._waits) >= _KEPT_WAITS:
+                self._waits = {key: wait for key, wait in self._waits.items() if wait.waiting}
+            return self._waits.setdefault(
+                tubes, SharedWait(tubes, members=lambda: self._topology().members, linger=self._linger)
+            )
+
+    # What concerns those who wait.
+
+    def poke(self) -> None:
+        """The servers have changed: let those who wait look at them anew."""
+        for shared in list(self._waits.values()):
+            shared.poke()
+
+    def give_up(self, member: Member) -> None:
+        """A caller needs a connection to this server, and one that waits there is in its way."""
+        for shared in list(self._waits.values()):
+            shared.give_up(member)
+
+    def close(self) -> None:
+        """Wake everybody who waits with :class:`PoolClosed`."""
+        with self._lock:
+            self._closed = True
+            waits = list(self._waits.values())
+        for shared in waits:
+            shared.close()

@@ -1,0 +1,79 @@
+"""Repeated attempts, through tenacity. The first attempt of a call is made without it, so nobody pays who needs none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+Result = TypeVar("Result")
+
+_FIRST_WAIT = 0.05
+_LONGEST_WAIT = 2.0
+
+
+class RetryPolicy:
+    """When a call that found no server tries again: never past its own deadline, and not once the pool closes.
+
+    :param parts: tenacity ``stop`` and ``wait`` objects in any number and order, or None for the default: full-jitter
+        exponential waits from 0.05 to 2 seconds, until the deadline.
+    :raises TypeError: for anything else.
+    """
+
+    def __init__(self, parts: Any = None) -> None:
+        self._stops: list[Any] = []
+        self._wait: Any = None
+        if parts is None:
+            return
+        # Here, not at the top: loading tenacity costs 30 ms, and a healthy cluster never needs it.
+        from tenacity.stop import stop_base
+        from tenacity.wait import wait_base
+
+        for part in parts if isinstance(parts, Iterable) else (parts,):
+            if isinstance(part, stop_base):
+                self._stops.append(part)
+            elif isinstance(part, wait_base):
+                self._wait = part if self._wait is None else self._wait + part
+            else:
+                raise TypeError(
+                    f"retry must be tenacity stop and wait objects, or an iterable of them, not {type(part).__name__}"
+                )
+
+    def run(
+        self,
+        attempt: Callable[[], Result],
+        retryable: type[Exception],
+        deadline: float,
+        closing: threading.Event,
+        before_sleep: Callable[[float, BaseException | None], None],
+    ) -> Result:
+        """Call `attempt` until it returns, raises something that is not `retryable`, or the policy stops.
+
+        :param deadline: monotonic seconds; no sleep goes beyond it.
+        :param closing: ends every sleep, and the attempts, when it is set.
+        :param before_sleep: is called before each sleep with its length (seconds) and the error before.
+        """
+        import tenacity
+
+        def note(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            before_sleep(state.upcoming_sleep, error)
+
+        # One object per failing call: a shared one mixes the statistics of threads.
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_any(
+                tenacity.stop_before_delay(max(0.0, deadline - time.monotonic())),
+                tenacity.stop_when_event_set(closing),
+                *self._stops,
+            ),
+            wait=self._wait or tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
+            retry=tenacity.retry_if_exception_type(retryable),
+            sleep=tenacity.sleep_using_event(closing),
+            before_sleep=note,
+            reraise=True,
+        )
+        return retrying(attempt)

@@ -1,0 +1,377 @@
+"""The connections of one server: exclusive check-out, bounded, fair, newest idle one first."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+from beanpool.address import Address
+from beanpool.channel import ChannelState
+from beanpool.errors import BeanpoolError, ConnectionFailed, PoolClosed, PoolTimeout, UnexpectedResponse
+from beanpool.job import Job
+from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.identity import Identity
+
+_TRUSTED_IDLE_SECONDS = 0.01
+
+
+class _Ticket:
+    """A thread's place in the queue for a connection."""
+
+    __slots__ = ("connection", "error", "signal")
+
+    def __init__(self) -> None:
+        self.signal = threading.Lock()
+        self.signal.acquire()
+        self.connection: PooledConnection | None = None
+        self.error: BeanpoolError | None = None
+
+
+class ServerPool:
+    """The connections of one server.
+
+    A connection counts against `max_connections` for as long as its object exists and is not given up, so one that
+    is lost to an interrupt at whatever line frees its place when it is collected.
+
+    :param learn: is called with who the server is and the round trip (seconds), at every handshake; returns the
+        generation that the connection belongs to.
+    :param report: is called with every error that says something of the server's health, and the generation of the
+        connection it happened on.
+    :param starved: is called when a caller waits for a connection and none is free; it may free one.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        max_connections: int,
+        connect_timeout: float,
+        timeout: float,
+        encoding: str | None,
+        learn: Callable[[Identity, float], int],
+        report: Callable[[BeanpoolError, int], None],
+        starved: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self.server = str(address)
+        self.max_connections = max_connections
+        self.abandoned: collections.deque[PooledConnection] = collections.deque()
+        """Connections whose job was dropped unfinished; appended to by finalizers, without the lock."""
+        self.returns = 0
+        """How often a connection came back in good order."""
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self._encoding = encoding
+        self._learn = learn
+        self._report = report
+        self._starved = starved
+        self._generation = 0
+        self._closed = False
+        self._wanted: Callable[[], None] | None = None
+        self._idle: list[PooledConnection] = []
+        self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
+        self._queue: collections.deque[_Ticket] = collections.deque()
+        self._lock = threading.Lock()
+        self._returned = threading.Condition(self._lock)
+
+    def __repr__(self) -> str:
+        opened, idle = self.counts()
+        closed = ", closed" if self._closed else ""
+        return f"<ServerPool of {self.server}: {opened} of {self.max_connections} open, {idle} idle{closed}>"
+
+    def counts(self) -> tuple[int, int]:
+        """How many connections are open (or being opened), and how many of them are idle."""
+        with self._lock:
+            return len(self._connections), len(self._idle)
+
+    def full(self) -> bool:
+        """Whether all connections that there may be are in use."""
+        with self._lock:
+            return len(self._connections) >= self.max_connections and not self._idle
+
+    # Check-out.
+
+    def acquire(self, deadline: float, tube: str | None = None) -> PooledConnection:
+        """Check out an open connection, preferably one that uses `tube`. Give it to :meth:`release` or :meth:`broke`.
+
+        :raises PoolTimeout: if none became free before `deadline` (monotonic seconds).
+        :raises PoolClosed: if the pool is closed.
+        :raises ConnectionFailed: if a new one was needed and could not be made.
+        """
+        while True:
+            connection = self._check_out(tube, None)
+            if connection is None:
+                connection = self._await_turn(deadline)
+            try:
+                if self._make_ready(connection, deadline):
+                    return connection
+            except BaseException as error:
+                self.broke(connection, error)
+                raise
+
+    def acquire_now(self, tubes: tuple[str, ...]) -> PooledConnection | None:
+        """Check out a connection for a reserve of `tubes`, if that takes no waiting.
+
+        :returns: an idle one, or a new one that is still closed; None if all are in use.
+        """
+        while True:
+            connection = self._check_out(None, tubes)
+            if connection is None or connection.channel_state is None or self._is_alive(connection):
+                return connection
+            self.discard(connection)
+
+    def _check_out(self, tube: str | None, tubes: tuple[str, ...] | None) -> PooledConnection | None:
+        with self._lock:
+            if self._closed:
+                raise self._closed_error()
+            if self._queue:
+                return None
+            idle = self._idle
+            if idle:
+                if tube is not None and idle[-1].used != tube:
+                    return idle.pop(_newest(idle, lambda connection: connection.used == tube))
+                if tubes is not None and not idle[-1].watches_only(tubes):
+                    return idle.pop(_newest(idle, lambda connection: connection.watches_only(tubes)))
+                return idle.pop()
+            return self._add()
+
+    def _add(self) -> PooledConnection | None:
+        if len(self._connections) >= self.max_connections:
+            return None
+        connection = self.extra()
+        self._connections.add(connection)
+        return connection
+
+    def extra(self) -> PooledConnection:
+        """A connection that does not count and is not kept: for a probe of a server whose connections are all in use."""
+        return PooledConnection(
+            self.address,
+            connect_timeout=self._connect_timeout,
+            timeout=self._timeout,
+            encoding=self._encoding,
+            generation=self._generation,
+            learn=self._learn,
+        )
+
+    def _await_turn(self, deadline: float) -> PooledConnection:
+        ticket = _Ticket()
+        self.collect_abandoned()
+        with self._lock:
+            if self._closed:
+                raise self._closed_error()
+            # What came free between the first look and now.
+            connection = None
+            if not self._queue:
+                connection = self._idle.pop() if self._idle else self._add()
+            if connection is not None:
+                return connection
+            self._queue.append(ticket)
+        try:
+            self._starved()
+            ticket.signal.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._queue.remove(ticket)
+            connection, ticket.connection = ticket.connection, None
+        if connection is not None:
+            return connection
+        if ticket.error is not None:
+            raise ticket.error
+        raise self.exhausted()
+
+    def exhausted(self) -> PoolTimeout:
+        """The error of a caller for whom no connection became free."""
+        opened, _ = self.counts()
+        return PoolTimeout(
+            f"{self.server}: no connection became free in time; {opened} of {self.max_connections} are in use by calls "
+            "or by unfinished jobs. Finish jobs, or raise max_connections"
+        )
+
+    def _make_ready(self, connection: PooledConnection, deadline: float) -> bool:
+        if connection.channel_state is None:
+            connection.open(deadline)
+            return True
+        if self._is_alive(connection):
+            return True
+        self.discard(connection)
+        return False
+
+    def _is_alive(self, connection: PooledConnection) -> bool:
+        # The server may have gone, or sent something unasked, while nobody looked.
+        return connection.generation == self._generation and (
+            time.monotonic() - connection.channel.used_at <= _TRUSTED_IDLE_SECONDS or connection.channel.check_quiet()
+        )
+
+    # Check-in.
+
+    def release(self, connection: PooledConnection) -> None:
+        """Take a connection back: into the hands of whoever waits longest, else to the idle ones."""
+        if connection.channel_state is not ChannelState.IN_STEP:
+            self.discard(connection)
+            return
+        with self._lock:
+            self.returns += 1
+            keep = (
+                not self._closed and connection.generation == self._generation and connection in self._connections
+            )
+            if keep:
+                if self._queue:
+                    self._serve(connection)
+                else:
+                    self._idle.append(connection)
+                wanted = self._wanted
+                if wanted is not None:
+                    self._wanted = None
+        if not keep:
+            self.discard(connection)
+        elif wanted is not None:
+            wanted()
+
+    def discard(self, connection: PooledConnection, because: str = "the pool gave it up") -> None:
+        """Close a connection for good; its place is free for another."""
+        connection.drop(because)
+        self.forget(connection)
+
+    def forget(self, connection: PooledConnection) -> None:
+        """Free the place of a connection that somebody else closes."""
+        with self._lock:
+            self._connections.discard(connection)
+            if self._queue and not self._closed:
+                replacement = self._add()
+                if replacement is not None:
+                    self._serve(replacement)
+            wanted, self._wanted = self._wanted, None
+            if self._closed:
+                self._returned.notify_all()
+        if wanted is not None:
+            wanted()
+
+    def broke(self, connection: PooledConnection, error: BaseException) -> None:
+        """Give up a connection that failed, and report the error if it says something of the server."""
+        self.discard(connection, str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
+        if isinstance(error, ConnectionFailed | UnexpectedResponse):
+            self._report(error, connection.generation)
+
+    def _serve(self, connection: PooledConnection) -> None:
+        ticket = self._queue.popleft()
+        ticket.connection = connection
+        ticket.signal.release()
+
+    @contextlib.contextmanager
+    def lend(self, deadline: float, tube: str | None = None) -> Iterator[PooledConnection]:
+        """Check out a connection for a block; it comes back at its end, whatever happens."""
+        connection = self.acquire(deadline, tube)
+        try:
+            yield connection
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            self.broke(connection, error)
+            raise
+        finally:
+            # An interrupt in mid-command has left the channel out of step: then it is not kept.
+            self.release(connection)
+
+    def want(self, notify: Callable[[], None]) -> None:
+        """Call `notify`, once, as soon as a connection may be free."""
+        with self._lock:
+            self._wanted = notify
+
+    def job_in_hand(self, jid: int, instance: str | None) -> Job | None:
+        """The unfinished job with this id, if it was reserved through this pool (from the process `instance`)."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            job = connection.job() if connection.job is not None else None
+            if job is not None and job.id == jid and job.reserved and instance in (None, connection.instance):
+                return job
+        return None
+
+    # Upkeep.
+
+    def collect_abandoned(self) -> int:
+        """Close the connections of jobs that were dropped unfinished: the server gives the jobs to others."""
+        collected = 0
+        while self.abandoned:
+            try:
+                connection = self.abandoned.popleft()
+            except IndexError:
+                break
+            self.discard(connection, "its job was dropped unfinished")
+            collected += 1
+        return collected
+
+    def start_generation(self, generation: int) -> None:
+        """Give up idle connections from before `generation`; those in use follow when they come back."""
+        with self._lock:
+            if generation <= self._generation:
+                return
+            self._generation = generation
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            self.discard(connection, "the server was down, or restarted, since it was made")
+
+    def turn_away(self, build_error: Callable[[], BeanpoolError]) -> None:
+        """Let those who wait for a connection fail now: the server is not worth waiting for."""
+        with self._lock:
+            queue = list(self._queue)
+            self._queue.clear()
+        for ticket in queue:
+            ticket.error = build_error()
+            ticket.signal.release()
+
+    def trim(self, idle_for: float) -> None:
+        """Close what has been idle for longer than this (seconds), but for the newest."""
+        now = time.monotonic()
+        with self._lock:
+            old = [c for c in self._idle[:-1] if now - c.channel.used_at > idle_for]
+            self._idle = [c for c in self._idle if c not in old]
+        for connection in old:
+            self.discard(connection, "it was idle for long")
+
+    def retire(self) -> None:
+        """Hand out no connection any more; unfinished jobs keep theirs."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            self.discard(connection, "the pool was closed")
+        self.turn_away(self._closed_error)
+
+    def close(self, grace: float, deadline: float) -> None:
+        """Close everything. Idempotent.
+
+        :param grace: until when commands on their way may finish (monotonic seconds).
+        :param deadline: until when jobs may be finished (monotonic seconds); then the server gives them to others.
+        """
+        self.retire()
+        self.collect_abandoned()
+        with self._lock:
+            self._returned.wait_for(lambda: not self._in_command(), max(0.0, grace - time.monotonic()))
+            busy = self._in_command()
+        for connection in busy:
+            connection.interrupt()
+        with self._lock:
+            self._returned.wait_for(lambda: not len(self._connections), max(0.0, deadline - time.monotonic()))
+            left = list(self._connections)
+        for connection in left:
+            if connection.channel_state is ChannelState.IN_COMMAND:
+                # Its user closes it: a descriptor that is closed under a reader may be somebody else's by then.
+                connection.interrupt()
+            else:
+                self.discard(connection, "the pool was closed")
+
+    def _in_command(self) -> list[PooledConnection]:
+        return [c for c in self._connections if c.channel_state is not ChannelState.IN_STEP]
+
+    def _closed_error(self) -> PoolClosed:
+        return PoolClosed(f"{self.server}: the pool is closed")
+
+
+def _newest(idle: list[PooledConnection], fits: Callable[[PooledConnection], bool]) -> int:
+    for index in range(len(idle) - 1, -1, -1):
+        if fits(idle[index]):
+            return index
+    return len(idle) - 1

@@ -1,0 +1,424 @@
+"""Waiting for a job on all servers at once, shared by all threads that wait for the same tubes.
+
+On each server one connection waits in a reserve, however many threads do here. One of the waiting threads,
+the leader, watches all of these connections; the others sleep on a lock of their own. A job goes to the
+thread that has waited longest. A leader that has its job makes the next thread the leader; the last one
+cancels what still waits. A single waiting thread is its own leader, so it pays for no thread switch.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import math
+import os
+import selectors
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from beanpool.channel import Channel
+from beanpool.connection import RESERVE_SLICE
+from beanpool.errors import BeanpoolError, CommandFailed, PoolClosed
+from beanpool.member import Member
+from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT
+from beanpool.protocol.replies import Reply
+
+# poll() needs no system call to register a descriptor; these sets are small and short-lived.
+_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+# A server's TIMED_OUT may come this much after our own deadline, and spares a cancelled connection (seconds).
+_LAST_MOMENT = 0.05
+# How soon to try again to wait on a server that could not be joined (seconds).
+_REJOIN_AFTER = 0.2
+
+Catch = tuple[Member, PooledConnection, Reply]
+"""A job that has come in: from whom, on which connection, and the reply that holds it."""
+
+
+class _Seat:
+    """A thread that waits."""
+
+    __slots__ = ("catch", "deadline", "error", "leads", "signal")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.signal = threading.Lock()
+        self.signal.acquire()
+        self.catch: Catch | None = None
+        self.error: BeanpoolError | None = None
+        self.leads = False
+
+
+class _Station:
+    """A connection that waits on one server."""
+
+    __slots__ = ("connection", "descriptor", "ends_at", "member")
+
+    def __init__(self, member: Member, connection: PooledConnection) -> None:
+        self.member = member
+        self.connection = connection
+        self.descriptor = -1
+        self.ends_at = 0.0
+        """When the server's own wait ends (monotonic seconds)."""
+
+
+class SharedWait:
+    """The threads of one pool that wait for one set of tubes.
+
+    :param members: returns the servers to wait on.
+    :param linger: takes the channels whose reserve was cancelled, and reads them to their end.
+    """
+
+    def __init__(
+        self,
+        tubes: tuple[str, ...],
+        *,
+        members: Callable[[], Iterable[Member]],
+        linger: Callable[[Iterable[Channel]], None],
+    ) -> None:
+        self.tubes = tubes
+        self._members = members
+        self._linger = linger
+        self._lock = threading.Lock()
+        self._seats: collections.deque[_Seat] = collections.deque()
+        self._leader: _Seat | None = None
+        self._closed = False
+        self._watch: _Watch | None = None
+
+    def waits_on(self, member: Member) -> bool:
+        """Whether a connection waits on this server already: then it is known to have no job."""
+        watch = self._watch
+        return watch is not None and member in watch.stations
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait."""
+        return len(self._seats)
+
+    def wait(self, deadline: float, begun: Iterable[tuple[Member, PooledConnection]] = ()) -> Catch | None:
+        """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
+
+        :param begun: connections on which this caller has a reserve under way; they are taken over.
+        :raises PoolClosed: if the pool is closed meanwhile.
+        """
+        seat = _Seat(deadline)
+        begun = list(begun)
+        try:
+            with self._lock:
+                if self._closed:
+                    raise PoolClosed("the pool is closed")
+                self._seats.append(seat)
+                if self._leader is None:
+                    self._leader = seat
+                    seat.leads = True
+                watch = self._watch_now()
+            watch.adopt(begun)
+            begun = []
+            if not seat.leads:
+                watch.poke()
+                seat.signal.acquire(timeout=_lock_timeout(deadline))
+            if seat.leads and seat.catch is None and seat.error is None:
+                self._lead(seat, watch)
+        except BaseException:
+            catch = self._leave(seat)
+            if catch is not None:
+                # Nobody will ever see this job: the server takes it back.
+                catch[0].pool.discard(catch[1], "the caller was interrupted")
+            for member, connection in begun:
+                member.pool.discard(connection, "the caller was interrupted")
+            raise
+        catch = self._leave(seat)
+        if catch is None and seat.error is not None:
+            raise seat.error
+        return catch
+
+    def _watch_now(self) -> _Watch:
+        if self._watch is None:
+            self._watch = _Watch(self.tubes)
+        return self._watch
+
+    # The leader.
+
+    def _lead(self, seat: _Seat, watch: _Watch) -> None:
+        while seat.catch is None and seat.error is None:
+            now = time.monotonic()
+            if now >= seat.deadline + (_LAST_MOMENT if watch.ends_by(seat.deadline + _LAST_MOMENT) else 0):
+                return
+            longest = self._longest_wait(now)
+            watch.attend(self._members(), now, longest)
+            for catch in watch.catches(seat.deadline):
+                self._deliver(catch)
+
+    def _longest_wait(self, now: float) -> float:
+        with self._lock:
+            return max((seat.deadline for seat in self._seats), default=now) - now
+
+    def _deliver(self, catch: Catch) -> None:
+        with self._lock:
+            taker = self._seats.popleft() if self._seats else None
+            if taker is not None:
+                taker.catch = catch
+        if taker is None:
+            catch[0].pool.discard(catch[1], "nobody waits any more")
+        elif not taker.leads:
+            taker.signal.release()
+
+    def _leave(self, seat: _Seat) -> Catch | None:
+        heir = ended = None
+        with self._lock:
+            with contextlib.suppress(ValueError):
+                self._seats.remove(seat)
+            if self._leader is seat:
+                self._leader = None
+                if self._seats:
+                    heir = self._leader = self._seats[0]
+                    heir.leads = True
+                else:
+                    ended, self._watch = self._watch, None
+            catch = seat.catch
+        if heir is not None:
+            heir.signal.release()
+        if ended is not None:
+            self._linger(ended.end())
+        return catch
+
+    # From other threads.
+
+    def poke(self) -> None:
+        """Let the leader look at the servers anew: one came up, was added, or has a connection free."""
+        watch = self._watch
+        if watch is not None:
+            watch.poke()
+
+    def give_up(self, member: Member) -> None:
+        """Free the connection that waits on this server: a caller needs it more."""
+        watch = self._watch
+        if watch is not None and member in watch.stations:
+            watch.unwanted.append(member)
+            watch.poke()
+
+    def close(self) -> None:
+        """Wake every waiting thread with :class:`PoolClosed`."""
+        with self._lock:
+            self._closed = True
+            seats = list(self._seats)
+            self._seats.clear()
+            for seat in seats:
+                seat.error = PoolClosed("the pool was closed while this thread waited for a job")
+        for seat in seats:
+            if not seat.leads:
+                seat.signal.release()
+        self.poke()
+
+
+def _lock_timeout(deadline: float) -> float:
+    if deadline == math.inf:
+        return -1
+    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+
+
+class _Watch:
+    """The connections that wait, and the selector over them. Used by the leader alone, but for what says otherwise."""
+
+    def __init__(self, tubes: tuple[str, ...]) -> None:
+        self._tubes = tubes
+        self.stations: dict[Member, _Station] = {}
+        self.unwanted: collections.deque[Member] = collections.deque()
+        """Servers whose connection others need; appended to by any thread."""
+        self._adopted: collections.deque[tuple[Member, PooledConnection]] = collections.deque()
+        self._not_before: dict[Member, float] = {}
+        self._pipe_lock = threading.Lock()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._selector: selectors.BaseSelector = _Selector()
+        self._selector.register(self._reader, selectors.EVENT_READ)
+        self._wake_at = 0.0
+
+    # From any thread.
+
+    def poke(self) -> None:
+        """Wake the leader."""
+        with self._pipe_lock:
+            if self._writer >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._writer, b"p")
+
+    def adopt(self, begun: Iterable[tuple[Member, PooledConnection]]) -> None:
+        """Take over connections with a reserve under way."""
+        self._adopted.extend(begun)
+
+    # The leader's.
+
+    def ends_by(self, moment: float) -> bool:
+        """Whether a server's own wait ends until then."""
+        return any(
+            station.ends_at <= moment and station.connection.waiting for station in self.stations.values()
+        )
+
+    def attend(self, members: Iterable[Member], now: float, longest_wait: float) -> None:
+        """See to it that a connection waits on every server that can be asked."""
+        self._wake_at = math.inf
+        while self._adopted:
+            self._settle_in(*self._adopted.popleft())
+        while self.unwanted:
+            self._vacate(self.unwanted.popleft(), now)
+        if longest_wait <= 0:
+            return
+        present = set()
+        for member in members:
+            present.add(member)
+            if member in self.stations or member.down:
+                continue
+            not_before = self._not_before.get(member, 0.0)
+            if not_before > now:
+                self._wake_at = min(self._wake_at, not_before)
+            else:
+                self._join(member, now, longest_wait)
+        for member in [member for member in self.stations if member not in present or member.down]:
+            self._vacate(member, now)
+        for station in list(self.stations.values()):
+            if station.connection.channel_state is not None and not station.connection.waiting:
+                self._ask(station, now, longest_wait)
+
+    def _settle_in(self, member: Member, connection: PooledConnection) -> None:
+        if member in self.stations:
+            # Somebody else waits there already: one is enough.
+            self._cancel(member, connection)
+            return
+        station = self.stations[member] = _Station(member, connection)
+        station.ends_at = connection.give_up_at
+        if connection.waiting:
+            self._register(station)
+
+    def _join(self, member: Member, now: float, longest_wait: float) -> None:
+        connection = None
+        try:
+            connection = member.pool.acquire_now(self._tubes)
+            if connection is None:
+                member.pool.want(self.poke)
+                self._not_before[member] = now + _REJOIN_AFTER
+                return
+            if connection.channel_state is None:
+                connection.begin_dialing(member.targets())
+            station = self.stations[member] = _Station(member, connection)
+            self._ask(station, now, longest_wait)
+        except BeanpoolError as error:
+            self.stations.pop(member, None)
+            self._not_before[member] = now + _REJOIN_AFTER
+            if connection is not None:
+                member.pool.broke(connection, error)
+
+    def _ask(self, station: _Station, now: float, longest_wait: float) -> None:
+        seconds = max(1, min(RESERVE_SLICE, math.ceil(min(longest_wait, RESERVE_SLICE))))
+        station.ends_at = now + seconds
+        try:
+            station.connection.begin_reserve(self._tubes, seconds)
+            if station.connection.dialing:
+                station.connection.step()
+            self._register(station)
+        except BeanpoolError as error:
+            self._lose(station, error)
+
+    def catches(self, deadline: float) -> list[Catch]:
+        """Wait until something happens, or until `deadline`; return the jobs that came in."""
+        now = time.monotonic()
+        until = min(deadline, self._wake_at)
+        if self.ends_by(deadline + _LAST_MOMENT):
+            until += _LAST_MOMENT
+        for station in self.stations.values():
+            until = min(until, station.connection.give_up_at)
+        timeout = None if until == math.inf else max(0.0, until - now)
+        caught: list[Catch] = []
+        for key, _ in self._selector.select(timeout):
+            if key.fd == self._reader:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._reader, 4096)
+                continue
+            reply = self._step(key.data)
+            if reply is not None:
+                caught.append((key.data.member, key.data.connection, reply))
+        now = time.monotonic()
+        for station in list(self.stations.values()):
+            if station.connection.waiting and station.connection.give_up_at <= now:
+                self._lose(station, station.connection.late())
+        return caught
+
+    def _step(self, station: _Station) -> Reply | None:
+        try:
+            reply = station.connection.step()
+            if reply is None:
+                self._register(station)
+                return None
+            if reply.status not in ("RESERVED", "TIMED_OUT", "DEADLINE_SOON"):
+                raise station.connection.refuse(RESERVE_WITH_TIMEOUT, reply)
+        except BeanpoolError as error:
+            self._lose(station, error)
+            return None
+        station.member.works()
+        self._unregister(station)
+        if reply.status != "RESERVED":
+            return None
+        del self.stations[station.member]
+        return reply
+
+    def _lose(self, station: _Station, error: BeanpoolError) -> None:
+        self._unregister(station)
+        self.stations.pop(station.member, None)
+        self._not_before[station.member] = time.monotonic() + _REJOIN_AFTER
+        if isinstance(error, CommandFailed):
+            station.member.pool.discard(station.connection, str(error))
+        else:
+            station.member.pool.broke(station.connection, error)
+
+    def _vacate(self, member: Member, now: float) -> None:
+        station = self.stations.pop(member, None)
+        if station is not None:
+            self._not_before[member] = now + _REJOIN_AFTER
+            self._unregister(station)
+            self._cancel(member, station.connection)
+
+    def _cancel(self, member: Member, connection: PooledConnection) -> None:
+        if connection.waiting:
+            channel = connection.half_close()
+            member.pool.forget(connection)
+            if channel is not None:
+                channel.close("its reserve was cancelled")
+        else:
+            member.pool.release(connection)
+
+    def _register(self, station: _Station) -> None:
+        descriptor = station.connection.fileno()
+        events = selectors.EVENT_WRITE if station.connection.dialing else selectors.EVENT_READ
+        if station.descriptor == descriptor and self._selector.get_key(descriptor).events == events:
+            return
+        self._unregister(station)
+        self._selector.register(descriptor, events, station)
+        station.descriptor = descriptor
+
+    def _unregister(self, station: _Station) -> None:
+        if station.descriptor >= 0:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(station.descriptor)
+            station.descriptor = -1
+
+    def end(self) -> list[Channel]:
+        """Nobody waits any more: cancel what still waits; returns the channels to be read to their end."""
+        cancelled: list[Channel] = []
+        with self._pipe_lock:
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = self._writer = -1
+        self._selector.close()
+        connections = [(station.member, station.connection) for station in self.stations.values()]
+        for member, connection in [*connections, *self._adopted]:
+            if not connection.waiting:
+                member.pool.release(connection)
+                continue
+            channel = connection.half_close()
+            member.pool.forget(connection)
+            if channel is not None:
+                cancelled.append(channel)
+        self.stations.clear()
+        return cancelled

@@ -1,0 +1,68 @@
+"""Which servers there are, and in which order a put asks them: an immutable snapshot, swapped as a whole."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+from beanpool.member import Member
+from beanpool.ring import Ring
+from beanpool.spread import spread
+
+
+class Topology:
+    """The members of a cluster at one moment.
+
+    The ring is over all members: health never changes a key's order, it only says which of them are asked.
+    """
+
+    __slots__ = ("_by_address", "_members_by_name", "_ring", "_schedule", "_turns", "members", "single")
+
+    def __init__(self, members: tuple[Member, ...], ring: Ring | None = None) -> None:
+        self.members = members
+        self.single = members[0] if len(members) == 1 else None
+        self._members_by_name = {member.name: member for member in members}
+        self._by_address = {member.address: member for member in members}
+        self._ring = ring or Ring((member.name, member.weight) for member in members)
+        # Suspect servers get what has a key of theirs; what can go anywhere goes to those that are up.
+        takers = [member for member in members if member.accepting and member.up]
+        takers = takers or [member for member in members if member.accepting]
+        self._schedule = tuple(takers[index] for index in spread([member.weight for member in takers]))
+        # Every process starts elsewhere, so that a fleet's first puts do not meet on one server.
+        self._turns: Iterator[int] = itertools.count(random.randrange(1 << 30))
+
+    def refreshed(self) -> Topology:
+        """The same members, after the health of one changed."""
+        return Topology(self.members, self._ring)
+
+    def find(self, server: str) -> Member | None:
+        """The member with this name or address."""
+        return self._members_by_name.get(server) or self._by_address.get(server)
+
+    def next_taker(self) -> Member | None:
+        """The server whose turn it is to take a put without a key; None if none takes any."""
+        schedule = self._schedule
+        return schedule[next(self._turns) % len(schedule)] if schedule else None
+
+    def owner(self, key: str | bytes) -> Member | None:
+        """The server that `key` belongs to while it accepts puts; None if all weights are 0."""
+        name = self._ring.owner(key)
+        return self._members_by_name[name] if name is not None else None
+
+    def order(self, key: str | bytes | None) -> list[Member]:
+        """The servers in the order in which they are asked to take a put: a key's fixed one, or the next turns."""
+        if key is not None:
+            return [self._members_by_name[name] for name in self._ring.order(key)]
+        first = self.next_taker()
+        rest = [member for member in self.members if member is not first and member.weight > 0]
+        random.shuffle(rest)
+        rest.sort(key=lambda member: not member.up)
+        return rest if first is None else [first, *rest]
+
+    def rotation(self, start: int) -> list[Member]:
+        """All servers but those that are down, those that are up first, from a rotating start."""
+        members = self.members
+        start %= len(members)
+        turned = members[start:] + members[:start]
+        return [member for member in turned if member.up] + [m for m in turned if not m.up and not m.down]

@@ -1,0 +1,67 @@
+"""A handle on one tube of a cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, check_tube
+
+if TYPE_CHECKING:  # manager.py makes the handles.
+    from beanpool.job import Job
+    from beanpool.job_id import JobId
+    from beanpool.manager import PoolManager
+
+
+class Tube:
+    """The verbs of a :class:`PoolManager`, bound to one tube; its defaults for other callers stay as they are."""
+
+    __slots__ = ("_pool", "name")
+
+    def __init__(self, pool: PoolManager, name: str) -> None:
+        check_tube(name)
+        self._pool = pool
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Tube {self.name} of {self._pool!r}>"
+
+    def put(
+        self,
+        body: str | bytes,
+        priority: int = DEFAULT_PRIORITY,
+        delay: int = 0,
+        ttr: int = DEFAULT_TTR,
+        *,
+        key: str | bytes | None = None,
+        timeout: float | None = None,
+    ) -> JobId:
+        """Put a job into this tube; see :meth:`PoolManager.put`."""
+        return self._pool.put(body, priority, delay, ttr, tube=self.name, key=key, timeout=timeout)
+
+    def reserve(self, timeout: float | None = None) -> Job | None:
+        """Reserve a job of this tube; see :meth:`PoolManager.reserve`."""
+        return self._pool.reserve(timeout, tubes=self.name)
+
+    def peek_ready(self) -> Job | None:
+        """Look at a ready job of this tube, on whichever server has one."""
+        return self._pool.peek_ready(tube=self.name)
+
+    def peek_delayed(self) -> Job | None:
+        """Look at a delayed job of this tube, on whichever server has one."""
+        return self._pool.peek_delayed(tube=self.name)
+
+    def peek_buried(self) -> Job | None:
+        """Look at a buried job of this tube, on whichever server has one."""
+        return self._pool.peek_buried(tube=self.name)
+
+    def kick(self, bound: int = 1) -> int:
+        """Kick up to `bound` jobs of this tube over all servers; see :meth:`PoolManager.kick`."""
+        return self._pool.kick(bound, tube=self.name)
+
+    def stats(self) -> dict[str, Any]:
+        """The tube's statistics, added up over the servers; see :meth:`PoolManager.stats_tube`."""
+        return self._pool.stats_tube(self.name)
+
+    def pause(self, seconds: int) -> None:
+        """Let nobody reserve from this tube for this long, on all servers; see :meth:`PoolManager.pause_tube`."""
+        self._pool.pause_tube(self.name, seconds)

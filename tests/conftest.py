@@ -1,0 +1,130 @@
+"""Fixtures for real and scripted servers, and the check that a test leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import secrets
+import sysconfig
+from collections.abc import Generator, Iterator
+from typing import Protocol, Unpack
+
+import pytest
+from support.ledger import Ledger
+from support.processes import children, thread_names
+from support.scripted import Script, ScriptedConnection, ScriptedServer
+from support.servers import (
+    BeanstalkdServer,
+    ServerFactory,
+    ServerOptions,
+    beanstalkd_version,
+    find_beanstalkd,
+    no_beanstalkd,
+)
+from support.waiting import wait_until
+
+_LEFTOVERS_END_WITHIN = 2.0
+
+
+class StartCluster(Protocol):
+    """The type of the fixture ``cluster``."""
+
+    def __call__(self, count: int, **options: Unpack[ServerOptions]) -> list[BeanstalkdServer]: ...
+
+
+class StartScripted(Protocol):
+    """The type of the fixture ``scripted_server``."""
+
+    def __call__(self, *scripts: Script, default: Script = ...) -> ScriptedServer: ...
+
+
+_seed = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    named = os.environ.get("BEANPOOL_SEED", "")
+    config.stash[_seed] = int(named) if named else secrets.randbits(32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    binary = find_beanstalkd()
+    server = f"beanstalkd {beanstalkd_version(binary)} ({binary})" if binary else no_beanstalkd()
+    threads = "free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else "GIL"
+    python = f"{platform.python_implementation()} {platform.python_version()} ({threads})"
+    return f"beanpool: {server}; {python}; BEANPOOL_SEED={config.stash[_seed]}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # pytest's summary merges skips that have their place and reason in common: one line for all tests without a server.
+    if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(no_beanstalkd()):
+        report.longrepr = (__file__, 0, report.longrepr[2])
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """After each test no new thread of beanpool and no new child process may be left."""
+    before = set(children())
+    threads_before = set(thread_names("beanpool"))
+    yield
+
+    def left() -> dict[str, object]:
+        threads = [name for name in thread_names("beanpool") if name not in threads_before]
+        processes = {pid: command for pid, command in children().items() if pid not in before}
+        return {what: found for what, found in (("threads", threads), ("processes", processes)) if found}
+
+    try:
+        wait_until(lambda: not left(), "the end of threads and processes", _LEFTOVERS_END_WITHIN)
+    except AssertionError:
+        pytest.fail(f"the test left behind: {left()}", pytrace=False)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers that repeat with BEANPOOL_SEED, whichever other tests run; the header shows the seed."""
+    return random.Random(f"{request.config.stash[_seed]} {request.node.nodeid}")
+
+
+@pytest.fixture
+def beanstalkd_factory() -> Iterator[ServerFactory]:
+    """Call it with the options of BeanstalkdServer for a started server; all are stopped after the test."""
+    factory = ServerFactory()
+    yield factory
+    factory.stop()
+
+
+@pytest.fixture
+def beanstalkd(beanstalkd_factory: ServerFactory) -> BeanstalkdServer:
+    """A fresh beanstalkd."""
+    return beanstalkd_factory()
+
+
+@pytest.fixture
+def cluster(beanstalkd_factory: ServerFactory) -> StartCluster:
+    """``cluster(3, wal=True)``: a list of started servers."""
+    return beanstalkd_factory.cluster
+
+
+@pytest.fixture
+def scripted_server() -> Iterator[StartScripted]:
+    """Call it with scripts for a ScriptedServer; all are stopped and checked after the test."""
+    servers: list[ScriptedServer] = []
+
+    def start(*scripts: Script, default: Script = ScriptedConnection.close) -> ScriptedServer:
+        servers.append(ScriptedServer(*scripts, default=default))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+    for server in servers:
+        server.check()
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """Empty books."""
+    return Ledger()

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import re
+import urllib.parse
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 11300
+
+SCHEMES = ("beanstalk", "beanstalkd")
+_UNIX_SCHEMES = ("beanstalk+unix", "beanstalkd+unix")
+NO_CREDENTIALS = "an address of beanstalkd has no user and no password: leave out all up to the '@'"
+
+_NOT_IN_A_HOST = frozenset(" /@,?#[]")
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^]]*:[^]]*)]|(?P<host>[^:]*))(?::(?P<port>.*))?", re.DOTALL)
+_PORT = re.compile(r"[0-9]{1,5}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +36,7 @@ class Address:
             return
         if not isinstance(self.host, str):
             raise TypeError(f"host must be a str, not {type(self.host).__name__}")
-        if not self.host or any(character.isspace() or character in "/@,\0" for character in self.host):
+        if not _is_host(self.host):
             raise ValueError(f"host must be a host name or an IP address, not {self.host!r}")
         if type(self.port) is not int:
             raise TypeError(f"port must be an int, not {type(self.port).__name__}")
@@ -40,5 +51,97 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-def parse_address(url: str) -> Address:
-    raise NotImplementedError
+def parse_address(text: str) -> Address:
+    """Return the address of exactly one server.
+
+    ``beanstalk://host:port`` (or ``beanstalkd://``), ``host:port``, ``host``, ``[::1]:11300``, ``::1``,
+    ``beanstalk+unix:///run/b.sock`` and whatever ``str()`` of an :class:`Address` gives. Without a port it is 11300.
+
+    :raises TypeError: if `text` is not a ``str``.
+    :raises ValueError: if it is no such address. The message does not repeat a text that holds credentials.
+    """
+    scheme, rest = split_scheme(text)
+    if scheme in _UNIX_SCHEMES:
+        return _parse_unix(text, rest)
+    if not scheme and text.startswith("unix:/"):
+        return Address(path=text.removeprefix("unix:"))
+    if "@" in rest:
+        raise ValueError(NO_CREDENTIALS)
+    if "?" in rest:
+        raise ValueError(f"the address of one server has no options: leave out all from the '?' on in {text!r}")
+    if scheme:
+        # In a URL the percent sign before an IPv6 address's zone is itself written as %25.
+        rest = rest.replace("%25", "%")
+    host, slash, path = rest.partition("/")
+    if slash and not host:
+        raise ValueError(f"{text!r} names no host (a Unix socket is written as beanstalk+unix:///run/beanstalkd.sock)")
+    if path:
+        raise ValueError(
+            f"{text!r} has a path after the host: leave it out (a pool's tubes are the options tube and watch)"
+        )
+    return _parse_host(text, host)
+
+
+def split_scheme(text: str) -> tuple[str, str]:
+    """Return the scheme of a URL in lower case (empty if there is none), and what comes after ``://``.
+
+    :raises TypeError: if `text` is not a ``str``.
+    :raises ValueError: if the scheme is not one of beanpool's.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"an address must be a str, not {type(text).__name__}")
+    before, separator, after = text.partition("://")
+    if not separator:
+        return "", text
+    scheme = before.lower()
+    if scheme in ("http", "https"):
+        raise ValueError(
+            f"an address that starts with {scheme}:// looks like one of AWS Elastic Beanstalk, which has nothing to do"
+            " with beanstalkd: write beanstalk://host:port"
+        )
+    if scheme not in SCHEMES + _UNIX_SCHEMES:
+        # What precedes the :// of a malformed URL may hold a password.
+        named = f"unknown scheme {before!r}" if re.fullmatch(r"[A-Za-z0-9+.-]+", before) else "no address"
+        raise ValueError(f"{named}: write beanstalk://host:port or beanstalk+unix:///run/beanstalkd.sock")
+    return scheme, after
+
+
+def _parse_unix(text: str, rest: str) -> Address:
+    path, question_mark, _ = rest.partition("?")
+    if question_mark:
+        raise ValueError(f"the address of one server has no options: leave out all from the '?' on in {text!r}")
+    if not path.startswith("/"):
+        raise ValueError(f"{text!r} needs a path from the root: write beanstalk+unix:///run/beanstalkd.sock")
+    try:
+        return Address(path=urllib.parse.unquote(path, errors="strict"))
+    except UnicodeDecodeError:
+        raise ValueError(f"the path in {text!r} is not UTF-8") from None
+
+
+def _parse_host(text: str, rest: str) -> Address:
+    if rest.count(":") > 1 and not rest.startswith("["):
+        host, port = rest, None
+    elif match := _HOST_AND_PORT.fullmatch(rest):
+        host, port = match["ipv6"] or match["host"] or "", match["port"]
+    else:
+        host, port = "", None
+    if not _is_host(host):
+        hint = " (an IPv6 address with a port is written as [::1]:11300)" if ":" in rest else ""
+        raise ValueError(f"{text!r} names no host{hint}")
+    if port is None:
+        return Address(host)
+    if not (_PORT.fullmatch(port) and 1 <= int(port) <= 65535):
+        raise ValueError(f"the port in {text!r} must be a number from 1 to 65535")
+    return Address(host, int(port))
+
+
+def _is_host(text: str) -> bool:
+    if not text or not text.isprintable() or not _NOT_IN_A_HOST.isdisjoint(text):
+        return False
+    if ":" not in text:
+        return "%" not in text
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True

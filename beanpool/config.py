@@ -1,23 +1,104 @@
-"""temporary"""
-import dataclasses
-from typing import Any
-from beanpool.address import Address
+"""What a pool is made of: its servers and its options, from Python, a URL or the environment, all checked."""
 
-@dataclasses.dataclass(frozen=True)
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from beanpool.address import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    NO_CREDENTIALS,
+    SCHEMES,
+    Address,
+    parse_address,
+    split_scheme,
+)
+from beanpool.checks import check_encoding, check_on_ambiguous, check_seconds
+from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, check_tube
+
+ENVIRONMENT_VARIABLES = ("BEANPOOL_URL", "BEANSTALKD_URL", "BEANSTALK_URL")
+"""Where :func:`from_environment` looks for the servers, in this order."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Server:
-    host: str = "localhost"
-    port: int = 11300
+    """One server of a cluster.
+
+    :param host: a host name or an IP address (IPv6 without brackets); resolved at every connect.
+    :param port: from 1 to 65535.
+    :param weight: the server's share of the puts, in proportion to the other weights: a finite number of at least
+        0. With 0 it gets no puts; jobs are still reserved from it.
+    :param name: what keys are hashed with, and what status and events call the server; its address if None. A
+        server that moves to another address and keeps its name keeps its keys.
+    :param path: the path of a Unix socket, used instead of host and port.
+    :raises TypeError: for a value of a wrong type.
+    :raises ValueError: for a value out of range.
+    """
+
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
     weight: float = 1
     name: str | None = None
     path: str | None = None
+
+    def __post_init__(self) -> None:
+        Address(self.host, self.port, self.path)
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float):
+            raise TypeError(f"weight must be a number, not {type(self.weight).__name__}")
+        try:
+            weight = float(self.weight)
+        except OverflowError:
+            weight = math.inf
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be a finite number of at least 0, not {weight:g}")
+        _check_name(self.name)
+
+    @classmethod
+    def from_url(cls, url: str) -> Server:
+        """Return the server at ``beanstalk://host:port``, ``host:port``, ``[::1]:11300`` or ``beanstalk+unix:///path``.
+
+        :raises TypeError: if `url` is not a ``str``.
+        :raises ValueError: if it is not the address of exactly one server.
+        """
+        address = parse_address(url)
+        return cls(address.host, address.port, path=address.path)
+
     @property
     def address(self) -> Address:
-        return Address(self.host, self.port, self.path)
+        """Where the server listens."""
+        return Address(path=self.path) if self.path is not None else Address(self.host, self.port)
 
-@dataclasses.dataclass(frozen=True)
+    @property
+    def key(self) -> str:
+        """The name, or else the address as it was written: what keys are hashed with."""
+        return self.name if self.name is not None else str(self.address)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    tube: str = "default"
-    watch: tuple[str, ...] = ("default",)
+    """The options of a pool.
+
+    :param tube: the tube that puts go to when not told otherwise.
+    :param watch: the tubes that reserves take from when not told otherwise; at least one.
+    :param max_connections: the most connections to each server, at least 1.
+    :param connect_timeout: the longest wait for a connection (seconds, above 0).
+    :param timeout: the longest time a call may take when not told otherwise (seconds, above 0).
+    :param health_interval: how often a server is checked (seconds, above 0).
+    :param on_ambiguous: ``"resend"`` or ``"raise"``, for a put that may or may not be stored.
+    :param encoding: how ``str`` bodies travel; None for bytes only.
+    :param name: the pool's name in logs and threads.
+    :raises TypeError: for a value of a wrong type.
+    :raises ValueError: for a value out of range.
+    """
+
+    tube: str = DEFAULT_TUBE_NAME
+    watch: tuple[str, ...] = (DEFAULT_TUBE_NAME,)
     max_connections: int = 32
     connect_timeout: float = 2.0
     timeout: float = 5.0
@@ -25,18 +106,196 @@ class Settings:
     on_ambiguous: str = "resend"
     encoding: str | None = "utf-8"
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, check in _CHECKS.items():
+            object.__setattr__(self, option, check(getattr(self, option)))
+
     @classmethod
-    def build(cls, url: dict[str, Any], kw: dict[str, Any]) -> "Settings":
-        return cls(**{**url, **kw})
+    def build(cls, url_options: Mapping[str, Any], keywords: Mapping[str, Any]) -> Settings:
+        """Return the settings that `keywords` give, or else the URL, or else the defaults.
 
-def parse_servers(value: Any) -> tuple[tuple[Server, ...], dict[str, Any]]:
-    out = []
-    for v in value:
-        if isinstance(v, str):
-            h, p = v.rsplit(":", 1)
-            v = Server(h, int(p))
-        out.append(v)
-    return tuple(out), {}
+        :param keywords: only those that the caller gave.
+        """
+        return cls(**{**url_options, **keywords})
 
-def from_environment(environ: Any) -> str:
-    return environ["BEANPOOL_URL"]
+
+def parse_servers(servers: str | Server | Iterable[str | Server]) -> tuple[tuple[Server, ...], dict[str, Any]]:
+    """Return the servers, and the options that came with them in a URL, checked and with Python's types.
+
+    A ``str`` is one URL with many hosts (``beanstalk://q1:11300,q2,[::1]:11301/?timeout=2``), or a list of addresses
+    separated by commas or spaces. In an iterable each item is a :class:`Server` or the address of one.
+
+    :raises TypeError: for anything else.
+    :raises ValueError: if there is no server, one is there twice, or an address or option is wrong.
+    """
+    found: tuple[Server, ...]
+    options: dict[str, Any] = {}
+    if isinstance(servers, Server):
+        found = (servers,)
+    elif isinstance(servers, str):
+        found, options = _parse_url(servers.strip())
+    elif isinstance(servers, Iterable) and not isinstance(servers, bytes | bytearray | memoryview | Mapping):
+        found = tuple(_as_server(item) for item in servers)
+    else:
+        raise TypeError(f"servers must be a URL, or Servers and addresses in a list, not {type(servers).__name__}")
+    if not found:
+        raise ValueError("servers must name at least one server")
+    check_distinct(found)
+    return found, options
+
+
+def check_distinct(servers: Iterable[Server]) -> None:
+    """Check that every address and every name stands for one server.
+
+    :raises ValueError: if two servers share an address or a name, or one is called by the address of another.
+    """
+    seen: set[str] = set()
+    for server in servers:
+        labels = {server.key, str(server.address)}
+        if shared := seen & labels:
+            raise ValueError(
+                f"two of the servers are called {min(shared)}: each needs an address and a name of its own"
+            )
+        seen |= labels
+
+
+def from_environment(environment: Mapping[str, str]) -> str:
+    """Return the first of :data:`ENVIRONMENT_VARIABLES` that is set and not blank, after checking it.
+
+    :raises ValueError: if none is, or :func:`parse_servers` refuses it; the message names the variable.
+    """
+    for variable in ENVIRONMENT_VARIABLES:
+        value = environment.get(variable, "").strip()
+        if value:
+            try:
+                parse_servers(value)
+            except ValueError as error:
+                raise ValueError(f"{variable}: {error}") from None
+            return value
+    first, *others = ENVIRONMENT_VARIABLES
+    raise ValueError(f"no servers in the environment: set {first} (or {' or '.join(others)}) to beanstalk://host:port")
+
+
+def _as_server(item: Any) -> Server:
+    if isinstance(item, Server):
+        return item
+    if isinstance(item, str):
+        return Server.from_url(item)
+    raise TypeError(f"a server must be a Server or an address as a str, not {type(item).__name__}")
+
+
+def _parse_url(text: str) -> tuple[tuple[Server, ...], dict[str, Any]]:
+    # The standard library's URL parser takes several hosts for one, with the port of the last.
+    hosts, _, query = text.partition("?")
+    if not hosts:
+        return (), _parse_options(query)
+    items = re.split(r"\s*,\s*|\s+", hosts)
+    schemes = {split_scheme(item)[0] for item in items}
+    if "@" in text.partition("=")[0] and schemes <= {"", *SCHEMES}:
+        # A comma or a question mark may be a part of the password: no message may repeat an item of the list.
+        raise ValueError(NO_CREDENTIALS)
+    if not all(items):
+        raise ValueError("the list of hosts has an empty place: two commas in a row, or one at an end")
+    return tuple(map(Server.from_url, items)), _parse_options(query)
+
+
+def _parse_options(query: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in query.split("&") if query else ():
+        option, equals, written = pair.partition("=")
+        if option not in _CHECKS:
+            raise ValueError(f"unknown option {option!r} in the URL: the closest known one is {_closest(option)!r}")
+        if not equals or not written:
+            raise ValueError(f"{option} has no value in the URL")
+        if option in options:
+            raise ValueError(f"{option} is there twice in the URL")
+        try:
+            # Not as in a form, where a plus sign is a space: tube names have plus signs.
+            value = urllib.parse.unquote(written, errors="strict")
+        except UnicodeDecodeError:
+            raise ValueError(f"{option} is not UTF-8 in the URL") from None
+        read = _READERS.get(option)
+        options[option] = _CHECKS[option](read(option, value) if read else value)
+    return options
+
+
+def _closest(option: str) -> str:
+    return difflib.get_close_matches(option.lower(), list(_CHECKS), n=1, cutoff=0)[0]
+
+
+def _read_int(option: str, text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
+        raise ValueError(f"{option} must be a whole number of at most 9 digits, not {text!r}")
+    return int(text)
+
+
+def _read_float(option: str, text: str) -> float:
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ValueError(f"{option} must be a number of seconds such as 2 or 0.5, not {text!r}")
+    return float(text)
+
+
+def _read_list(option: str, text: str) -> list[str]:
+    return text.split(",")
+
+
+def _read_optional(option: str, text: str) -> str | None:
+    return None if text == "none" else text
+
+
+# How an option that is no text is written in a URL.
+_READERS: dict[str, Callable[[str, str], Any]] = {
+    "watch": _read_list,
+    "max_connections": _read_int,
+    "connect_timeout": _read_float,
+    "timeout": _read_float,
+    "health_interval": _read_float,
+    "encoding": _read_optional,
+}
+
+
+def _check_tube(value: Any) -> str:
+    return check_tube(value).decode("ascii")
+
+
+def _check_watch(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Iterable) or isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"watch must be the names of tubes, not {type(value).__name__}")
+    tubes = tuple(dict.fromkeys(check_tube(tube, "watch").decode("ascii") for tube in value))
+    if not tubes:
+        raise ValueError("watch must name at least one tube")
+    return tubes
+
+
+def _check_max_connections(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"max_connections must be an int of at least 1, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"max_connections must be at least 1, not {value}")
+    return value
+
+
+def _check_name(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"name must be a str or None, not {type(value).__name__}")
+    if not value or not value.isprintable():
+        raise ValueError(f"name must be at least one character, all of them printable, not {value!r}")
+    return value
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "tube": _check_tube,
+    "watch": _check_watch,
+    "max_connections": _check_max_connections,
+    "connect_timeout": lambda value: check_seconds("connect_timeout", value),
+    "timeout": lambda value: check_seconds("timeout", value),
+    "health_interval": lambda value: check_seconds("health_interval", value),
+    "on_ambiguous": check_on_ambiguous,
+    "encoding": check_encoding,
+    "name": _check_name,
+}

@@ -13,7 +13,7 @@ from beanpool.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
 from beanpool.channel import Channel
 from beanpool.checks import check_encoding, check_seconds
 from beanpool.dialing import dial
-from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, NotFound, Phase, UnexpectedResponse
+from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, UnexpectedResponse
 from beanpool.job import Job
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,

@@ -91,7 +91,7 @@ def worked(health: Health, now: float) -> Health:
 def failed(
     health: Health,
     failure: Failure,
-    error: BaseException,
+    error: str,
     generation: int,
     now: float,
     *,

@@ -43,6 +43,15 @@ class Home(Protocol):
         :raises JobLost: if it cannot.
         """
 
+    def reacquire(self, job: Job, deadline: float) -> tuple[Connection, Lease]:
+        """Reserve a job whose connection is gone again, if that can be done safely.
+
+        :raises JobLost: if it cannot.
+        """
+
+    def lost(self, job: Job, reason: str) -> None:
+        """The job's reservation is gone."""
+
 
 class Lease(Protocol):
     """The hold that an unfinished job has on its pooled connection. Dropping it gives the job back."""
@@ -186,6 +195,21 @@ class Job:
             if self._state is JobState.RESERVED:
                 self._command(TOUCH, encode_job(TOUCH, self.id), "TOUCHED", self._deadline())
 
+    def reacquire(self) -> None:
+        """Reserve a job whose connection was lost again, to go on working on it; does nothing if it is reserved.
+
+        It takes the same server process, a server that knows ``reserve-job`` (1.12), and nobody who has the job.
+
+        :raises JobLost: if it cannot be had again.
+        """
+        with self._lock:
+            if self.reserved:
+                return
+            if self._home is None or not (self._state is JobState.LOST or self.lost):
+                raise self._lost("it cannot be reserved again here")
+            self._connection, self._lease = self._home.reacquire(self, self._deadline())
+            self._state = JobState.RESERVED
+
     def kick(self) -> None:
         """Make a buried or delayed job ready (``kick-job``).
 
@@ -242,8 +266,7 @@ class Job:
         try:
             data = self._connection.job_document(self.id, deadline)
         except NotFound as error:
-            self._let_go(JobState.LOST)
-            raise self._lost("the server does not know the job any more") from error
+            raise self._lose("the server does not know the job any more") from error
         except (ConnectionFailed, UnexpectedResponse) as error:
             raise self._disconnected(error) from error
         return int(parse_mapping("stats-job", data, self.server)["pri"])
@@ -258,16 +281,20 @@ class Job:
             if command is not TOUCH:
                 self._let_go(JobState.NOT_RESERVED)
         elif reply.status == "NOT_FOUND":
-            self._let_go(JobState.LOST)
-            raise self._lost("its TTR ran out, or it was finished elsewhere")
+            raise self._lose("its TTR ran out, or it was finished elsewhere")
         else:
             if reply.status == "BURIED":
                 self._let_go(JobState.NOT_RESERVED)
             raise connection.refuse(command, reply)
 
     def _disconnected(self, error: BeanpoolError) -> JobLost:
+        return self._lose(f"its connection is gone ({error})")
+
+    def _lose(self, reason: str) -> JobLost:
         self._let_go(JobState.LOST)
-        return self._lost(f"its connection is gone ({error})")
+        if self._home is not None:
+            self._home.lost(self, reason)
+        return self._lost(reason)
 
     def _let_go(self, state: JobState) -> None:
         self._state = state

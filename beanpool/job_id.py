@@ -25,6 +25,7 @@ class JobId(int):
     def __new__(
         cls, value: int, server: str, instance: str, *, maybe_duplicate: bool = False, buried: bool = False
     ) -> JobId:
+        """Name the job `value` of `server`, given by its process `instance`."""
         self = super().__new__(cls, value)
         self.server = server
         self.instance = instance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
 import os
 import threading
@@ -14,10 +15,25 @@ from typing import Any, TypeVar
 
 from beanpool.checks import check_on_ambiguous, check_seconds, check_wait
 from beanpool.config import Server, Settings, from_environment, parse_servers
+from beanpool.counters import Counters, total
+from beanpool.dialing import describe
 from beanpool.errors import BeanpoolError, JobLost, NotFound, PoolClosed
-from beanpool.health import Health
+from beanpool.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    Event,
+    PutMadeAmbiguous,
+    PutRerouted,
+    ReservationLost,
+    RetryScheduled,
+    ServerStateChanged,
+)
+from beanpool.health import Health, ServerState
 from beanpool.job import Job
+from beanpool.job_home import JobHome
 from beanpool.job_id import JobId
+from beanpool.listeners import Listeners
+from beanpool.log import logger
 from beanpool.member import Member
 from beanpool.monitor import Monitor
 from beanpool.pooled_connection import PooledConnection
@@ -31,7 +47,7 @@ from beanpool.protocol.arguments import (
     encode_body,
 )
 from beanpool.protocol.commands import encode_bury, encode_pause_tube, encode_put, encode_release
-from beanpool.putting import Putter, PutRequest, put_once
+from beanpool.putting import PutRequest, Putter, no_server, put_once
 from beanpool.reserving import Reserver
 from beanpool.retry import RetryPolicy
 from beanpool.status import ServerStatus
@@ -43,6 +59,9 @@ Answer = TypeVar("Answer")
 
 # How long commands that are on their way may take when the pool closes (seconds).
 _CLOSE_GRACE = 0.25
+_WAIT_STEP = 0.2
+
+_log = logger("pool")
 
 _numbers = itertools.count(1)
 _pools: weakref.WeakSet[PoolManager] = weakref.WeakSet()
@@ -60,9 +79,9 @@ UNSET = Unset.UNSET
 class PoolManager:
     """A cluster of beanstalkd servers, shared by any number of threads.
 
-    It has the verbs of a :class:`Connection`: a put goes to one of the servers, a reserve takes a job from whichever has
-    one. The constructor does no I/O, and a server that is down is no error. Use it in a ``with`` block, or call
-    :meth:`close`.
+    It has the verbs of a :class:`Connection`: a put goes to one of the servers, a reserve takes a job from
+    whichever has one. The constructor does no I/O, and a server that is down is no error. Use it in a ``with``
+    block, or call :meth:`close`.
 
     :param servers: one URL with many hosts (``beanstalk://q1:11300,q2,[::1]:11301/?timeout=2``), or an iterable of
         :class:`Server` objects, ``"host:port"`` texts and URLs of one server.
@@ -93,8 +112,8 @@ class PoolManager:
         health_interval: float | Unset = UNSET,
         retry: Any = None,
         on_ambiguous: str | Unset = UNSET,
-        encoding: str | None | Unset = UNSET,
-        name: str | None | Unset = UNSET,
+        encoding: str | Unset | None = UNSET,
+        name: str | Unset | None = UNSET,
     ) -> None:
         known, url_options = parse_servers(servers)
         given_options = {
@@ -118,6 +137,7 @@ class PoolManager:
         self._encoding = self._settings.encoding
         self._resend = self._settings.on_ambiguous == "resend"
         self.name = self._settings.name or f"pool-{next(_numbers)}"
+        self._listeners = Listeners()
         self._begin(known)
         _pools.add(self)
 
@@ -125,20 +145,20 @@ class PoolManager:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._started = False
-        self._topology = Topology(tuple(self._new_member(server) for server in servers))
-        # The parts below must not keep an unused pool alive: they look at it through a weak reference.
+        self._changed = threading.Condition()
+        self._counters = Counters()
+        self._topology = Topology(tuple(Member(server, self._settings, self) for server in servers))
+        # The monitor's thread must not keep an unused pool alive: it looks at it through a weak reference.
         myself = weakref.ref(self)
 
         def members() -> tuple[Member, ...] | None:
             pool = myself()
-            return pool._topology.members if pool is not None else None
+            return (*pool._topology.members, *pool._leaving) if pool is not None else None
 
+        self._leaving: tuple[Member, ...] = ()
         self._monitor = Monitor(members, self._settings.health_interval, self.name)
-        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor.linger)
-        self._putter = Putter(lambda: self._topology, self._policy, self._closing, self._note)
-
-    def _new_member(self, server: Server) -> Member:
-        return Member(server, self._settings, on_change=self._member_changed, on_starved=self._member_starved)
+        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor.linger, self._home)
+        self._putter = Putter(lambda: self._topology, self._policy, self._closing, self)
 
     @classmethod
     def from_env(cls, **options: Any) -> PoolManager:
@@ -192,19 +212,123 @@ class PoolManager:
         if closed:
             self._closing.set()
 
-    def _member_changed(self, member: Member, before: Health, after: Health) -> None:
-        if before.state is after.state and before.draining == after.draining and before.rests_until == after.rests_until:
+    def _home(self, member: Member) -> JobHome:
+        return JobHome(member.pool, self._job_lost)
+
+    # What the parts tell of what they see (see Cluster in member.py and PutObserver in putting.py).
+
+    def member_changed(self, member: Member, before: Health, after: Health) -> None:
+        """What is believed about a server has changed."""
+        restarted = after.generation > before.generation and after.state is not ServerState.DOWN
+        if not restarted and (before.state, before.draining, before.rests_until) == (
+            after.state,
+            after.draining,
+            after.rests_until,
+        ):
             return
         with self._lock:
             self._topology = self._topology.refreshed()
         self._reserver.poke()
         self._monitor.wake()
+        with self._changed:
+            self._changed.notify_all()
+        if before.state is not after.state or before.draining != after.draining or restarted:
+            self._tell_change(member, before, after, restarted)
 
-    def _member_starved(self, member: Member) -> None:
+    def _tell_change(self, member: Member, before: Health, after: Health, restarted: bool) -> None:
+        lasted = max(0.0, after.since - before.since)
+        if after.state is ServerState.DOWN and before.state is not ServerState.DOWN:
+            self._counters.add("outages_num")
+            _log.warning("pool %s: server %s is down: %s", self.name, member.name, after.last_error)
+        elif before.state is ServerState.DOWN and after.state is ServerState.UP:
+            _log.info("pool %s: server %s is up again after %.1f s", self.name, member.name, lasted)
+        if after.draining and not before.draining:
+            _log.info("pool %s: server %s is draining: it gets no more puts", self.name, member.name)
+        if self._listeners:
+            self._listeners.tell(
+                ServerStateChanged(
+                    self.name,
+                    member.address,
+                    member.name,
+                    before.state.value,
+                    after.state.value,
+                    after.draining,
+                    restarted,
+                    after.last_error,
+                    lasted,
+                )
+            )
+
+    def member_starved(self, member: Member) -> None:
+        """A caller waits for a connection: one that only waits for jobs can be spared."""
         self._reserver.give_up(member)
 
-    def _note(self, what: str, member: Member | None, error: BaseException | None, seconds: float) -> None:
-        return None
+    def connection_opened(self, member: Member, instance: str) -> None:
+        """A connection stands."""
+        if self._listeners:
+            self._listeners.tell(ConnectionOpened(self.name, member.address, instance))
+
+    def connection_closed(self, member: Member, because: str) -> None:
+        """A connection was given up."""
+        if self._listeners:
+            self._listeners.tell(ConnectionClosed(self.name, member.address, because))
+
+    def put_rerouted(self, member: Member, instead_of: Member, error: BeanpoolError) -> None:
+        """A put went to another server than the first choice."""
+        self._counters.add("puts_rerouted")
+        if self._listeners:
+            self._listeners.tell(PutRerouted(self.name, member.address, instead_of.address, describe(error)))
+
+    def put_ambiguous(self, member: Member, error: BeanpoolError) -> None:
+        """A put may or may not be stored."""
+        self._counters.add("puts_ambiguous")
+        if self._listeners:
+            self._listeners.tell(PutMadeAmbiguous(self.name, member.address, describe(error)))
+
+    def retry_scheduled(self, wait: float, error: BaseException | None) -> None:
+        """A put will be tried again."""
+        self._counters.add("retries_num")
+        if self._listeners:
+            self._listeners.tell(
+                RetryScheduled(self.name, wait, describe(error) if error else "no server took the put")
+            )
+
+    def _job_lost(self, job: Job, reason: str) -> None:
+        self._counters.add("jobs_lost")
+        if self._listeners:
+            self._listeners.tell(ReservationLost(self.name, job.server, job.id, reason))
+
+    def add_listener(self, listener: Callable[[Event], Any]) -> None:
+        """Call `listener` with every event (see :mod:`beanpool.events`) from now on.
+
+        It is called in the thread in which the event happens, outside of all locks; what it raises is logged and
+        harms nobody.
+
+        :raises TypeError: if it cannot be called.
+        """
+        self._listeners.add(listener)
+
+    def remove_listener(self, listener: Callable[[Event], Any]) -> None:
+        """Call `listener` no longer.
+
+        :raises ValueError: if it was never added.
+        """
+        self._listeners.remove(listener)
+
+    def get_stats(self) -> dict[str, int]:
+        """The pool's own counters since it was made, always all of them, by psycopg_pool's names where they fit.
+
+        - ``pool_max``, ``pool_size``, ``pool_available``: connections to all servers: allowed, open, idle.
+        - ``requests_num``, ``requests_queued``, ``requests_waiting``, ``requests_wait_ms``, ``requests_errors``:
+          callers who wanted one; how many had to wait, wait now, for how long, and in vain.
+        - ``connections_num``, ``connections_ms``, ``connections_errors``, ``connections_lost``: connections that were
+          made, the time that took, attempts that failed, and connections that broke.
+        - ``returns_bad``: connections that came back broken.
+        - ``puts_rerouted``, ``puts_ambiguous``, ``retries_num``, ``retries_refused``, ``jobs_lost``, ``outages_num``:
+          what callers felt of the servers' failures.
+        """
+        members = self._topology.members
+        return {**total(member.pool.stats() for member in members), **self._counters.snapshot()}
 
     # Putting jobs.
 
@@ -227,8 +351,8 @@ class PoolManager:
         :param delay: how long before the job becomes ready (seconds).
         :param ttr: how long a worker may take before the job is given to another (seconds, at least 1).
         :param tube: the tube; None for the pool's.
-        :param key: jobs with the same key go to the same server, from every process, while that server takes puts; each
-            key has one fixed order of fail-over (:meth:`route`). None spreads the jobs over the servers.
+        :param key: jobs with the same key go to the same server, from every process, while that server takes puts;
+            each key has one fixed order of fail-over (:meth:`route`). None spreads the jobs over the servers.
         :param timeout: the longest the call may take (seconds); None for the pool's.
         :param on_ambiguous: ``"resend"`` or ``"raise"``; None for what the pool does.
         :returns: the job's id, with its server, and whether an attempt before may have stored the job too.
@@ -308,9 +432,7 @@ class PoolManager:
         else:
             self._on_job(jid, server, lambda connection: connection.delete(check_id(jid)))
 
-    def release(
-        self, jid: int, priority: int = DEFAULT_PRIORITY, delay: int = 0, *, server: str | None = None
-    ) -> None:
+    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: int = 0, *, server: str | None = None) -> None:
         """Give a job that this pool has reserved back to its tube (``release``); see :meth:`Job.release`.
 
         :raises NotFound: if it is not reserved by this pool.
@@ -366,14 +488,11 @@ class PoolManager:
         if server is None:
             if topology.single is None:
                 raise ValueError(
-                    f"job id {jid} names a different job on each of the {len(topology.members)} servers: pass the JobId "
-                    "that put() returned, or server="
+                    f"job id {jid} names a different job on each of the {len(topology.members)} servers: "
+                    "pass the JobId that put() returned, or server="
                 )
             return topology.single, None
-        member = topology.find(server)
-        if member is None:
-            raise ValueError(f"server must be one of {', '.join(m.name for m in topology.members)}, not {server!r}")
-        return member, instance
+        return self._find(topology, server), instance
 
     def _on_job(self, jid: int, server: str | None, ask: Callable[[PooledConnection], Answer]) -> Answer:
         member, instance = self._locate(jid, server)
@@ -520,7 +639,7 @@ class PoolManager:
                 answers[member.address] = member.unusable("not asked")
                 continue
             try:
-                kicked = ask_one(member, deadline, lambda connection, _: connection.kick(left), used)
+                kicked = ask_one(member, deadline, functools.partial(_kick, left), used)
             except BeanpoolError as error:
                 answers[member.address] = error.with_traceback(None)
             else:
@@ -538,10 +657,91 @@ class PoolManager:
         check_tube(used)
         return ask_all(self._members(), self._timeout, ask, used)
 
+    # Membership.
+
+    def add_server(self, server: str | Server) -> None:
+        """Let a server join while the pool runs: it takes its share of keys, and waiting reserves wait on it too.
+
+        :raises ValueError: if a server of this name or address is there already.
+        """
+        (known,), _ = parse_servers([server])
+        member = Member(known, self._settings, self)
+        with self._lock:
+            topology = self._topology
+            if topology.find(member.name) is not None or topology.find(member.address) is not None:
+                raise ValueError(f"server {member.name} ({member.address}) is in the pool already")
+            self._topology = Topology((*topology.members, member))
+        self._reserver.poke()
+        self._monitor.wake()
+
+    def remove_server(self, server: str) -> None:
+        """Let a server go while the pool runs: it gets and gives no more jobs; those in hand can still be finished.
+
+        :param server: its name or address.
+        :raises ValueError: if it is not there, or is the last one.
+        """
+        with self._lock:
+            topology = self._topology
+            member = self._find(topology, server)
+            rest = tuple(other for other in topology.members if other is not member)
+            if not rest:
+                raise ValueError(f"server {member.name} is the last one of the pool: close the pool instead")
+            self._topology = Topology(rest)
+            self._leaving = (*(m for m in self._leaving if m.pool.counts()[0]), member)
+        self._reserver.poke()
+        member.pool.retire()
+
+    def set_weight(self, server: str, weight: float) -> None:
+        """Change a server's share of the puts; with 0 it gets no more, and is still reserved from.
+
+        :param server: its name or address.
+        """
+        checked = Server(weight=weight).weight
+        with self._lock:
+            member = self._find(self._topology, server)
+        member.set_weight(checked)
+        with self._lock:
+            self._topology = Topology(self._topology.members)
+
+    def _find(self, topology: Topology, server: str) -> Member:
+        member = topology.find(server)
+        if member is None:
+            raise ValueError(f"server must be one of {', '.join(m.name for m in topology.members)}, not {server!r}")
+        return member
+
+    def wait(self, min_servers: int = 1, timeout: float | None = None) -> None:
+        """Wait until so many servers answer: a check for start-up scripts.
+
+        :param min_servers: how many (1 to the number of servers).
+        :param timeout: how long (seconds); None for the pool's.
+        :raises NoServerAvailable: if they do not in time; ``errors`` says why, by address.
+        """
+        members = self._members()
+        check_int("min_servers", min_servers, 1, len(members))
+        deadline = time.monotonic() + (self._timeout if timeout is None else check_seconds("timeout", timeout))
+        while True:
+            answers = ask_all(
+                members, max(0.001, deadline - time.monotonic()), lambda connection, _: connection.instance
+            )
+            if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
+                return
+            remaining = deadline - time.monotonic()
+            if self._closing.is_set():
+                raise PoolClosed(f"{self.name} is closed")
+            if remaining <= 0:
+                silent = {address: error for address, error in answers.items() if isinstance(error, BaseException)}
+                raise no_server(silent, f"answered, or fewer than {min_servers} did")
+            with self._changed:
+                self._changed.wait(min(remaining, _WAIT_STEP))
+
     @property
     def servers(self) -> tuple[ServerStatus, ...]:
         """A snapshot of every server: its state and connections."""
         return tuple(member.status() for member in self._topology.members)
+
+
+def _kick(bound: int, connection: PooledConnection, _: float) -> int:
+    return connection.kick(bound)
 
 
 def _check_key(key: Any) -> str | bytes:

@@ -7,11 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from beanpool.config import Server, Settings
 from beanpool.dialing import Target, describe, resolve
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase
 from beanpool.health import Failure, Health, ServerState, answered, failed, refused_to_store, rested, worked
+from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 from beanpool.server_pool import ServerPool
 from beanpool.status import ServerStatus
@@ -32,31 +34,38 @@ def classify(error: BaseException) -> Failure | None:
     return Failure.VIOLATED
 
 
+class Cluster(Protocol):
+    """Who a member belongs to."""
+
+    def member_changed(self, member: Member, before: Health, after: Health) -> None:
+        """What is believed about a member has changed."""
+
+    def member_starved(self, member: Member) -> None:
+        """A caller waits for a connection to it."""
+
+    def connection_opened(self, member: Member, instance: str) -> None:
+        """A connection to it stands."""
+
+    def connection_closed(self, member: Member, because: str) -> None:
+        """A connection to it was given up."""
+
+
 class Member:
     """A server of a cluster.
 
-    :param on_change: is called, outside of all locks, with the member and its health before and after, whenever
-        its state, its draining or its process changes.
-    :param on_starved: is called when a caller waits for one of its connections.
+    :param cluster: is told, outside of all locks, of what changes.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        settings: Settings,
-        *,
-        on_change: Callable[[Member, Health, Health], None],
-        on_starved: Callable[[Member], None],
-    ) -> None:
+    def __init__(self, server: Server, settings: Settings, cluster: Cluster) -> None:
         self.server = server
         self.name = server.name or str(server.address)
         self.address = str(server.address)
         self.weight = server.weight
         self.health = Health(since=time.monotonic())
-        self.accepting = True
+        self.accepting = self.weight > 0
         """Whether it gets puts."""
         self._settings = settings
-        self._on_change = on_change
+        self._cluster = cluster
         self._lock = threading.Lock()
         self.pool = ServerPool(
             server.address,
@@ -64,9 +73,7 @@ class Member:
             connect_timeout=settings.connect_timeout,
             timeout=settings.timeout,
             encoding=settings.encoding,
-            learn=self.learn,
-            report=self.report,
-            starved=lambda: on_starved(self),
+            owner=self,
         )
 
     def __repr__(self) -> str:
@@ -117,6 +124,18 @@ class Member:
             )
         )
 
+    def starved(self) -> None:
+        """A caller waits for a connection."""
+        self._cluster.member_starved(self)
+
+    def opened(self, connection: PooledConnection) -> None:
+        """A connection stands."""
+        self._cluster.connection_opened(self, connection.instance)
+
+    def closed(self, connection: PooledConnection, because: str) -> None:
+        """A connection that stood was given up."""
+        self._cluster.connection_closed(self, because)
+
     def refused(self, error: CommandFailed) -> None:
         """It refused a put with ``DRAINING`` or ``OUT_OF_MEMORY``."""
         self._update(
@@ -144,17 +163,14 @@ class Member:
             before = self.health
             after = self.health = change(before, time.monotonic())
             self.accepting = (
-                after.state is not ServerState.DOWN
-                and not after.draining
-                and not after.rests_until
-                and self.weight > 0
+                after.state is not ServerState.DOWN and not after.draining and not after.rests_until and self.weight > 0
             )
         if after.generation != before.generation:
             self.pool.start_generation(after.generation)
         if after.state is not ServerState.UP and before.state is ServerState.UP:
             self.pool.turn_away(self._not_worth_waiting)
         if after is not before:
-            self._on_change(self, before, after)
+            self._cluster.member_changed(self, before, after)
         return after
 
     def _not_worth_waiting(self) -> ConnectionFailed:
@@ -165,7 +181,8 @@ class Member:
         health = self.health
         draining = ", draining" if health.draining else ""
         return ConnectionFailed(
-            f"{self.address}: {what}, the server is {health.state.value}{draining} ({health.last_error or 'no error yet'})",
+            f"{self.address}: {what}, the server is {health.state.value}{draining} "
+            f"({health.last_error or 'no error yet'})",
             server=self.address,
             phase=Phase.CLOSED,
         )
@@ -190,4 +207,3 @@ class Member:
             idle=idle,
             leased=opened - idle,
         )
-

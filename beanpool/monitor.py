@@ -12,6 +12,7 @@ import random
 import selectors
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 
 from beanpool.channel import Channel
@@ -101,16 +102,19 @@ class Monitor:
                 until = watch.tend(members, self._lingering)
                 # Nothing that keeps the pool alive may be held while waiting.
                 del members
-                for key, _ in selector.select(max(0.0, until - time.monotonic())):
-                    if key.fd == self._wake_reader:
-                        with contextlib.suppress(BlockingIOError):
-                            os.read(self._wake_reader, 4096)
-                    else:
-                        watch.ready(key.data)
+                self._turn(selector, watch, until)
         finally:
             watch.end()
             selector.close()
             self._close_pipe()
+
+    def _turn(self, selector: selectors.BaseSelector, watch: _Watch, until: float) -> None:
+        for key, _ in selector.select(max(0.0, until - time.monotonic())):
+            if key.fd == self._wake_reader:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_reader, 4096)
+            else:
+                watch.ready(key.data)
 
     def _close_pipe(self) -> None:
         with self._lock:
@@ -137,8 +141,9 @@ class _Watch:
     def __init__(self, selector: selectors.BaseSelector, interval: float) -> None:
         self._selector = selector
         self._interval = interval
-        self._due: dict[Member, float] = {}
-        self._returns_seen: dict[Member, int] = {}
+        # Weak: a member knows its pool, and the pool must not live because it is watched.
+        self._due: weakref.WeakKeyDictionary[Member, float] = weakref.WeakKeyDictionary()
+        self._returns_seen: weakref.WeakKeyDictionary[Member, int] = weakref.WeakKeyDictionary()
         self._probes: dict[Member, _Probe] = {}
         self._lingering: dict[Channel, float] = {}
 
@@ -156,9 +161,7 @@ class _Watch:
                 self._finish(probe, probe.connection.late())
             else:
                 wait_until = min(wait_until, probe.connection.give_up_at)
-        present = set()
         for member in members:
-            present.add(member)
             member.pool.collect_abandoned()
             member.pool.trim(_IDLE_FOR)
             member.wake_up(now)
@@ -168,9 +171,6 @@ class _Watch:
                     self._start(member, now)
                 else:
                     wait_until = min(wait_until, due)
-        for gone in set(self._due) - present:
-            self._due.pop(gone)
-            self._returns_seen.pop(gone, None)
         return wait_until
 
     def _due_at(self, member: Member, now: float) -> float:

@@ -35,7 +35,7 @@ _UNKNOWN = Identity("", "", False, None)
 
 Step = tuple[Command, bytes, Callable[[Reply], None]]
 Plan = tuple[list[Step], Command, bytes]
-"""Commands whose replies are checked on the way, and the last one, whose reply :meth:`PooledConnection.step` returns."""
+"""Commands whose replies are checked on the way, and the last one, whose reply is given to the caller."""
 
 
 class PooledConnection(Connection):
@@ -54,11 +54,13 @@ class PooledConnection(Connection):
         encoding: str | None,
         generation: int,
         learn: Callable[[Identity, float], int],
+        opened: Callable[[PooledConnection], None],
     ) -> None:
         self._prepare(address, True, connect_timeout, timeout, encoding)
         self.generation = generation
         self.identity = _UNKNOWN
         self._learn = learn
+        self._opened = opened
         self._dialing: Dialing | None = None
         # What is sent once the connection stands, and who checks the replies that come before the last one.
         self._plan: Callable[[], Plan] | None = None
@@ -126,9 +128,12 @@ class PooledConnection(Connection):
     def _identify(self, reply: Reply, asked_at: float) -> None:
         if reply.status != "OK":
             raise self.refuse(STATS, reply)
+        greeted_before = bool(self.instance)
         self.identity = parse_identity(reply.body)
         # The server may have been restarted since this connection was wished for: it is of the generation it found.
         self.generation = self._learn(self.identity, time.monotonic() - asked_at)
+        if not greeted_before:
+            self._opened(self)
 
     def _no_handshake(self, error: ConnectionFailed) -> ConnectionFailed:
         kind = CommandTimeout if isinstance(error, CommandTimeout) else ConnectionFailed

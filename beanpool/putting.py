@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from beanpool.errors import (
     BeanpoolError,
@@ -28,6 +29,19 @@ from beanpool.topology import Topology
 
 class _NotStored(Exception):
     """No server took the put this time round; another round may help."""
+
+
+class PutObserver(Protocol):
+    """Who is told of what happens to puts."""
+
+    def put_rerouted(self, member: Member, instead_of: Member, error: BeanpoolError) -> None:
+        """A put went to another server than the one that was tried before."""
+
+    def put_ambiguous(self, member: Member, error: BeanpoolError) -> None:
+        """A put may or may not be stored."""
+
+    def retry_scheduled(self, wait: float, error: BaseException | None) -> None:
+        """No server took a put; all will be asked again after `wait` seconds."""
 
 
 class PutRequest:
@@ -101,7 +115,7 @@ class Putter:
 
     :param topology: returns the current topology.
     :param closing: is set when the pool closes.
-    :param note: is told of what happens to puts: ``rerouted``, ``ambiguous`` or ``retry``, with details.
+    :param observer: is told of what happens to puts.
     """
 
     def __init__(
@@ -109,12 +123,12 @@ class Putter:
         topology: Callable[[], Topology],
         policy: RetryPolicy,
         closing: threading.Event,
-        note: Callable[[str, Member | None, BaseException | None, float], None],
+        observer: PutObserver,
     ) -> None:
         self._topology = topology
         self._policy = policy
         self._closing = closing
-        self._note = note
+        self._observer = observer
 
     def go_on(self, put: PutRequest, member: Member | None, error: BeanpoolError | None) -> JobId:
         """Go on after a first attempt that failed on `member`, or that found no server to try.
@@ -137,7 +151,7 @@ class Putter:
                 _NotStored,
                 put.deadline,
                 self._closing,
-                lambda seconds, cause: self._note("retry", None, cause, seconds),
+                self._observer.retry_scheduled,
             )
         except _NotStored:
             failure = self._failure(put)
@@ -145,21 +159,21 @@ class Putter:
         raise failure
 
     def _round(self, put: PutRequest, tried: list[Member]) -> JobId:
-        candidates = [
-            member for member in self._topology().order(put.key) if member.accepting and member not in tried
-        ]
+        candidates = [member for member in self._topology().order(put.key) if member.accepting and member not in tried]
         for index, member in enumerate(candidates):
             remaining = put.deadline - time.monotonic()
             if remaining <= 0:
                 break
             try:
-                jid = put_once(member, put, put.deadline - remaining * (1 - self._share(put, member, candidates, index)))
+                jid = put_once(
+                    member, put, put.deadline - remaining * (1 - self._share(put, member, candidates, index))
+                )
             except BeanpoolError as error:
                 self._settle(put, member, error)
                 continue
             member.works()
             if put.attempts:
-                self._note("rerouted", member, put.attempts[-1][1], 0.0)
+                self._observer.put_rerouted(member, *put.attempts[-1])
             jid.maybe_duplicate = put.ambiguous() is not None
             return jid
         raise _NotStored
@@ -181,7 +195,7 @@ class Putter:
         # Without its traceback, which holds the frames of the attempt, and the body in them.
         put.attempts.append((member, error.with_traceback(None)))
         if may_be_stored(error):
-            self._note("ambiguous", member, error, 0.0)
+            self._observer.put_ambiguous(member, error)
             if not put.resend:
                 raise self._failure(put)
 

@@ -13,6 +13,8 @@ from beanpool.protocol.commands import DELETE, RESERVE_JOB, STATS_JOB, encode_jo
 from beanpool.protocol.documents import parse_mapping
 from beanpool.server_pool import ServerPool
 
+_GONE = "its connection is gone"
+
 
 def lost(job: Job, reason: str) -> JobLost:
     """The error of a job whose reservation is gone."""
@@ -26,37 +28,75 @@ def delete_again(pool: ServerPool, job: Job, instance: str, sent: bool, deadline
     :param sent: whether a delete before may have been carried out.
     :raises JobLost: if it is not, or that cannot be found out.
     """
-    reason = ""
+    connection = _take_back(pool, job, instance, sent, deadline)
+    if connection is None:
+        return
     try:
-        with pool.lend(deadline) as connection:
-            reason = _delete_on(connection, job, instance, sent, deadline)
+        reply = connection.channel.exchange(DELETE, encode_job(DELETE, job.id), deadline)
+    except BaseException as error:
+        pool.broke(connection, error)
+        if isinstance(error, BeanpoolError):
+            raise lost(job, f"{_GONE}, and the attempt to delete it again failed ({error})") from error
+        raise
+    if reply.status != "DELETED":
+        pool.discard(connection, "it holds a job that nobody works on")
+        raise lost(job, f"{_GONE}, and it could not be deleted again ({reply.status})")
+    pool.release(connection)
+
+
+def reacquire(pool: ServerPool, job: Job, instance: str, deadline: float) -> PooledConnection:
+    """Reserve `job` again; returns the connection that holds it now.
+
+    :raises JobLost: if somebody else has it, or it cannot be found out whether it is still the same.
+    """
+    connection = _take_back(pool, job, instance, False, deadline)
+    if connection is None:
+        raise lost(job, f"{_GONE}, and it was finished")
+    return connection
+
+
+def _take_back(pool: ServerPool, job: Job, instance: str, sent: bool, deadline: float) -> PooledConnection | None:
+    """Reserve `job` on another connection; None if the delete that was `sent` has taken effect."""
+    try:
+        connection = pool.acquire(deadline)
     except BeanpoolError as error:
-        raise lost(job, f"its connection is gone, and its server could not be asked again ({error})") from error
-    if reason:
-        raise lost(job, reason)
+        raise lost(job, f"{_GONE}, and its server cannot be asked again ({error})") from error
+    try:
+        reason = _reserve_again(connection, job, instance, sent, deadline)
+    except BaseException as error:
+        pool.broke(connection, error)
+        if isinstance(error, BeanpoolError):
+            raise lost(job, f"{_GONE}, and its server could not be asked again ({error})") from error
+        raise
+    if reason is None:
+        return connection
+    pool.release(connection)
+    if not reason:
+        return None
+    raise lost(job, f"{_GONE}, and {reason}")
 
 
-def _delete_on(connection: PooledConnection, job: Job, instance: str, sent: bool, deadline: float) -> str:
+def _reserve_again(connection: PooledConnection, job: Job, instance: str, sent: bool, deadline: float) -> str | None:
+    """Reserve the job; returns None, or why it was not done (empty if it need not be done)."""
     if not instance or connection.instance != instance:
-        return "its connection is gone, and its server was restarted"
+        return "its server was restarted"
     channel = connection.channel
     reply = channel.exchange(STATS_JOB, encode_job(STATS_JOB, job.id), deadline)
     if reply.status == "NOT_FOUND":
-        # Ids are not used twice by one process, so it was our own delete, or that of a worker who had it after us.
-        return "" if sent else "its connection is gone, and it was finished elsewhere"
+        # One process does not use an id twice, so the job is gone: by our delete if one was sent.
+        return "" if sent else "it was finished elsewhere"
     if reply.status != "OK":
-        return f"its connection is gone, and the server answered {reply.status} when asked for it"
+        return f"the server answered {reply.status} when asked about it"
     state = parse_mapping("stats-job", reply.body, connection.server).get("state")
     if state != "ready":
-        return f"its connection is gone, and it is {state} now"
+        return f"it is {state} now"
     reply = channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, job.id), deadline)
+    if reply.status == "UNKNOWN_COMMAND":
+        return "its server is too old to be asked for one job (reserve-job needs beanstalkd 1.12)"
     if reply.status != "RESERVED":
-        return f"its connection is gone, and it cannot be reserved again ({reply.status})"
+        return f"somebody else has it ({reply.status})"
     if reply.number != job.id or reply.body != job.data:
+        # Closing gives the wrong job back.
         connection.drop("it holds a job that was not asked for")
-        return "its connection is gone, and another job has its id"
-    reply = channel.exchange(DELETE, encode_job(DELETE, job.id), deadline)
-    if reply.status != "DELETED":
-        connection.drop("it holds a job that nobody works on")
-        return f"its connection is gone, and it could not be deleted again ({reply.status})"
-    return ""
+        return "another job has its id"
+    return None

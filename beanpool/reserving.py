@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from beanpool.channel import Channel
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed
-from beanpool.job import Job
+from beanpool.job import Home, Job
 from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.putting import no_server
-from beanpool.recovery import delete_again, lost
 from beanpool.shared_wait import Catch, SharedWait
 from beanpool.topology import Topology
 
@@ -30,46 +28,23 @@ _KEPT_WAITS = 256
 Begun = list[tuple[Member, PooledConnection]]
 
 
-class JobHome:
-    """Where the jobs of one member come from."""
-
-    __slots__ = ("_member",)
-
-    def __init__(self, member: Member) -> None:
-        self._member = member
-
-    @contextlib.contextmanager
-    def borrow(self, job: Job, deadline: float) -> Iterator[PooledConnection]:
-        """Lend a connection to the very server process that the job lives in.
-
-        :raises JobLost: if that process is gone.
-        """
-        with self._member.pool.lend(deadline) as connection:
-            if connection.instance != _instance(job):
-                raise lost(job, "its server was restarted")
-            yield connection
-
-    def delete_again(self, job: Job, sent: bool, deadline: float) -> None:
-        """See :func:`beanpool.recovery.delete_again`."""
-        delete_again(self._member.pool, job, _instance(job), sent, deadline)
-
-
-def _instance(job: Job) -> str:
-    connection = job.connection
-    return connection.instance if isinstance(connection, PooledConnection) else ""
-
-
 class Reserver:
     """Reserves jobs from all servers of a cluster.
 
     :param topology: returns the current topology.
     :param linger: takes channels whose reserve was cancelled.
+    :param home: returns where a member's jobs go when they need more than their own connection.
     """
 
     def __init__(
-        self, topology: Callable[[], Topology], timeout: float, linger: Callable[[Iterable[Channel]], None]
+        self,
+        topology: Callable[[], Topology],
+        timeout: float,
+        linger: Callable[[Iterable[Channel]], None],
+        home: Callable[[Member], Home],
     ) -> None:
         self._topology = topology
+        self._home = home
         self._timeout = timeout
         self._linger = linger
         self._starts = itertools.count(random.randrange(1 << 30))
@@ -87,7 +62,9 @@ class Reserver:
         now = time.monotonic()
         deadline = math.inf if timeout is None else now + timeout
         # With no time to wait, the sweep itself has as long as any command.
-        catch, begun, errors = self._sweep(tubes, shared, deadline if timeout != 0 else now + self._timeout, timeout == 0)
+        catch, begun, errors = self._sweep(
+            tubes, shared, deadline if timeout != 0 else now + self._timeout, timeout == 0
+        )
         if catch is None and timeout != 0:
             catch = shared.wait(deadline, begun)
         if catch is not None:
@@ -204,7 +181,7 @@ class Reserver:
             reply.number,
             reply.body,
             tube=tubes[0] if len(tubes) == 1 else None,
-            home=JobHome(member),
+            home=self._home(member),
             lease=Lease(member.pool, connection),
         )
         connection.job = weakref.ref(job)
@@ -237,7 +214,7 @@ class Reserver:
         """A job that was looked at: its commands go through the pool, for its connection is back there."""
         if job is None:
             return None
-        return Job(job.connection, job.id, job.data, reserved=False, tube=job.tube, home=JobHome(member))
+        return Job(job.connection, job.id, job.data, reserved=False, tube=job.tube, home=self._home(member))
 
     def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
         shared = self._waits.get(tubes)

@@ -1,4 +1,4 @@
-"""Repeated attempts, through tenacity. The first attempt of a call is made without it, so nobody pays who needs none."""
+"""Repeated attempts, through tenacity; the first attempt of a call is made without it, so most calls pay nothing."""
 
 from __future__ import annotations
 

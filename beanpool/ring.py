@@ -58,6 +58,10 @@ class Ring:
         # By the key's hash, so that long keys are not kept alive.
         self._order_of = functools.lru_cache(maxsize=_CACHED_ORDERS)(self._sort)
 
+    def __len__(self) -> int:
+        """The number of members with a weight above 0."""
+        return len(self._names)
+
     def owner(self, key: str | bytes) -> str:
         """Return the name of the key's server: the first of :meth:`order`, found faster.
 

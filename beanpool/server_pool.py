@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from beanpool.address import Address
 from beanpool.channel import ChannelState
@@ -17,6 +18,38 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 
 _TRUSTED_IDLE_SECONDS = 0.01
+
+# As psycopg_pool calls them: users have dashboards for these.
+COUNTS = (
+    "requests_num",
+    "requests_queued",
+    "requests_wait_ms",
+    "requests_errors",
+    "returns_bad",
+    "connections_num",
+    "connections_ms",
+    "connections_errors",
+    "connections_lost",
+)
+
+
+class PoolOwner(Protocol):
+    """Who a pool tells of what it sees. Called outside of the pool's lock."""
+
+    def learn(self, identity: Identity, round_trip: float) -> int:
+        """A handshake told who the server is; returns the generation that the connection belongs to."""
+
+    def report(self, error: BeanpoolError, generation: int) -> None:
+        """A connection of this generation failed."""
+
+    def starved(self) -> None:
+        """A caller waits for a connection and none is free: free one, if you can."""
+
+    def opened(self, connection: PooledConnection) -> None:
+        """A connection stands."""
+
+    def closed(self, connection: PooledConnection, because: str) -> None:
+        """A connection that stood was given up."""
 
 
 class _Ticket:
@@ -37,11 +70,7 @@ class ServerPool:
     A connection counts against `max_connections` for as long as its object exists and is not given up, so one that
     is lost to an interrupt at whatever line frees its place when it is collected.
 
-    :param learn: is called with who the server is and the round trip (seconds), at every handshake; returns the
-        generation that the connection belongs to.
-    :param report: is called with every error that says something of the server's health, and the generation of the
-        connection it happened on.
-    :param starved: is called when a caller waits for a connection and none is free; it may free one.
+    :param owner: is told of what the pool sees of the server.
     """
 
     def __init__(
@@ -52,9 +81,7 @@ class ServerPool:
         connect_timeout: float,
         timeout: float,
         encoding: str | None,
-        learn: Callable[[Identity, float], int],
-        report: Callable[[BeanpoolError, int], None],
-        starved: Callable[[], None],
+        owner: PoolOwner,
     ) -> None:
         self.address = address
         self.server = str(address)
@@ -66,9 +93,8 @@ class ServerPool:
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._encoding = encoding
-        self._learn = learn
-        self._report = report
-        self._starved = starved
+        self._owner = owner
+        self._counts = dict.fromkeys(COUNTS, 0)
         self._generation = 0
         self._closed = False
         self._wanted: Callable[[], None] | None = None
@@ -92,6 +118,23 @@ class ServerPool:
         """Whether all connections that there may be are in use."""
         with self._lock:
             return len(self._connections) >= self.max_connections and not self._idle
+
+    def stats(self) -> dict[str, int]:
+        """The pool's counters, and how it is filled now."""
+        with self._lock:
+            return {
+                "pool_max": self.max_connections,
+                "pool_size": len(self._connections),
+                "pool_available": len(self._idle),
+                "requests_waiting": len(self._queue),
+                **self._counts,
+            }
+
+    def opened(self, connection: PooledConnection) -> None:
+        """A connection stands."""
+        with self._lock:
+            self._counts["connections_num"] += 1
+        self._owner.opened(connection)
 
     # Check-out.
 
@@ -128,6 +171,7 @@ class ServerPool:
         with self._lock:
             if self._closed:
                 raise self._closed_error()
+            self._counts["requests_num"] += 1
             if self._queue:
                 return None
             idle = self._idle
@@ -147,14 +191,15 @@ class ServerPool:
         return connection
 
     def extra(self) -> PooledConnection:
-        """A connection that does not count and is not kept: for a probe of a server whose connections are all in use."""
+        """A connection that does not count and is not kept: for probes while all others are in use."""
         return PooledConnection(
             self.address,
             connect_timeout=self._connect_timeout,
             timeout=self._timeout,
             encoding=self._encoding,
             generation=self._generation,
-            learn=self._learn,
+            learn=self._owner.learn,
+            opened=self.opened,
         )
 
     def _await_turn(self, deadline: float) -> PooledConnection:
@@ -170,13 +215,18 @@ class ServerPool:
             if connection is not None:
                 return connection
             self._queue.append(ticket)
+            self._counts["requests_queued"] += 1
+        started = time.monotonic()
         try:
-            self._starved()
-            ticket.signal.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            self._owner.starved()
+            ticket.signal.acquire(timeout=max(0.0, deadline - started))
         finally:
-            with self._lock, contextlib.suppress(ValueError):
-                self._queue.remove(ticket)
-            connection, ticket.connection = ticket.connection, None
+            with self._lock:
+                with contextlib.suppress(ValueError):
+                    self._queue.remove(ticket)
+                self._counts["requests_wait_ms"] += round((time.monotonic() - started) * 1000)
+                connection, ticket.connection = ticket.connection, None
+                self._counts["requests_errors"] += connection is None
         if connection is not None:
             return connection
         if ticket.error is not None:
@@ -193,7 +243,12 @@ class ServerPool:
 
     def _make_ready(self, connection: PooledConnection, deadline: float) -> bool:
         if connection.channel_state is None:
-            connection.open(deadline)
+            started = time.monotonic()
+            try:
+                connection.open(deadline)
+            finally:
+                with self._lock:
+                    self._counts["connections_ms"] += round((time.monotonic() - started) * 1000)
             return True
         if self._is_alive(connection):
             return True
@@ -215,9 +270,7 @@ class ServerPool:
             return
         with self._lock:
             self.returns += 1
-            keep = (
-                not self._closed and connection.generation == self._generation and connection in self._connections
-            )
+            keep = not self._closed and connection.generation == self._generation and connection in self._connections
             if keep:
                 if self._queue:
                     self._serve(connection)
@@ -234,11 +287,12 @@ class ServerPool:
     def discard(self, connection: PooledConnection, because: str = "the pool gave it up") -> None:
         """Close a connection for good; its place is free for another."""
         connection.drop(because)
-        self.forget(connection)
+        self.forget(connection, because)
 
-    def forget(self, connection: PooledConnection) -> None:
-        """Free the place of a connection that somebody else closes."""
+    def forget(self, connection: PooledConnection, because: str = "its reserve was cancelled") -> None:
+        """Free the place of a connection that somebody else closes. Idempotent."""
         with self._lock:
+            known = connection in self._connections
             self._connections.discard(connection)
             if self._queue and not self._closed:
                 replacement = self._add()
@@ -249,12 +303,18 @@ class ServerPool:
                 self._returned.notify_all()
         if wanted is not None:
             wanted()
+        if known and connection.instance:
+            self._owner.closed(connection, because)
 
     def broke(self, connection: PooledConnection, error: BaseException) -> None:
         """Give up a connection that failed, and report the error if it says something of the server."""
+        with self._lock:
+            stood = bool(connection.instance)
+            self._counts["returns_bad"] += stood
+            self._counts["connections_lost" if stood else "connections_errors"] += 1
         self.discard(connection, str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
         if isinstance(error, ConnectionFailed | UnexpectedResponse):
-            self._report(error, connection.generation)
+            self._owner.report(error, connection.generation)
 
     def _serve(self, connection: PooledConnection) -> None:
         ticket = self._queue.popleft()

@@ -253,9 +253,7 @@ class _Watch:
 
     def ends_by(self, moment: float) -> bool:
         """Whether a server's own wait ends until then."""
-        return any(
-            station.ends_at <= moment and station.connection.waiting for station in self.stations.values()
-        )
+        return any(station.ends_at <= moment and station.connection.waiting for station in self.stations.values())
 
     def attend(self, members: Iterable[Member], now: float, longest_wait: float) -> None:
         """See to it that a connection waits on every server that can be asked."""

@@ -45,7 +45,9 @@ def ask_all(
     return answers
 
 
-def ask_one(member: Member, deadline: float, ask: Callable[[PooledConnection, float], Answer], tube: str | None) -> Answer:
+def ask_one(
+    member: Member, deadline: float, ask: Callable[[PooledConnection, float], Answer], tube: str | None
+) -> Answer:
     """Ask one server.
 
     :raises BeanpoolError: if it refuses, or cannot be asked.
@@ -81,14 +83,14 @@ def given(answers: Answers, what: str) -> list[Any]:
     missing = [answer for answer in answers.values() if isinstance(answer, NotFound)]
     if missing and len(missing) == len(answers):
         raise missing[0]
-    raise no_server({address: error for address, error in answers.items()}, what)
+    raise no_server(answers, what)
 
 
 def add_up(documents: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up the counters of several ``stats`` documents.
 
-    Of a limit or a running time the smallest is kept, of a pause the longest; a text stays where all servers say the same,
-    and what concerns one server alone (its id, its process) is left out if there are several.
+    Of a limit or a running time the smallest is kept, of a pause the longest; a text stays where all servers say the
+    same, and what concerns one server alone (its id, its process) is left out if there are several.
     """
     if len(documents) == 1:
         return dict(documents[0])

@@ -1,0 +1,82 @@
+"""What a pool tells its listeners: frozen descriptions of what has happened."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """The base of all events. `pool` is the pool's name."""
+
+    pool: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionOpened(Event):
+    """A connection stands, and its server has said who it is."""
+
+    server: str
+    instance: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionClosed(Event):
+    """A connection was given up."""
+
+    server: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerStateChanged(Event):
+    """What is believed about a server has changed: its state, its draining, or its process."""
+
+    server: str
+    name: str
+    before: str
+    """``up``, ``suspect`` or ``down``."""
+    after: str
+    draining: bool
+    restarted: bool
+    """Another process answers now: what was reserved from the one before is lost."""
+    reason: str | None
+    """The last error, in words."""
+    lasted: float
+    """How long it was in the state before (seconds)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PutRerouted(Event):
+    """A put went to another server than the first choice."""
+
+    server: str
+    """Who took it."""
+    instead_of: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PutMadeAmbiguous(Event):
+    """A put may or may not be stored on `server`: all of it was sent, and no complete reply came."""
+
+    server: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReservationLost(Event):
+    """A job's reservation is gone: another worker may run it, or has run it."""
+
+    server: str
+    job_id: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetryScheduled(Event):
+    """No server took a put: it will be tried again."""
+
+    wait: float
+    """How long until then (seconds)."""
+    reason: str

@@ -1,0 +1,54 @@
+"""What a pool's jobs can do beyond their own connection."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from beanpool.job import Job
+from beanpool.lease import Lease
+from beanpool.pooled_connection import PooledConnection
+from beanpool.recovery import delete_again, lost, reacquire
+from beanpool.server_pool import ServerPool
+
+
+class JobHome:
+    """The server that a job lives in, as the pool reaches it.
+
+    :param on_lost: is called with every job whose reservation is gone, and why.
+    """
+
+    __slots__ = ("_on_lost", "_pool")
+
+    def __init__(self, pool: ServerPool, on_lost: Callable[[Job, str], None]) -> None:
+        self._pool = pool
+        self._on_lost = on_lost
+
+    @contextlib.contextmanager
+    def borrow(self, job: Job, deadline: float) -> Iterator[PooledConnection]:
+        """Lend a connection to the very server process that the job lives in.
+
+        :raises JobLost: if that process is gone.
+        """
+        with self._pool.lend(deadline) as connection:
+            if connection.instance != _instance(job):
+                raise lost(job, "its server was restarted")
+            yield connection
+
+    def delete_again(self, job: Job, sent: bool, deadline: float) -> None:
+        """See :func:`beanpool.recovery.delete_again`."""
+        delete_again(self._pool, job, _instance(job), sent, deadline)
+
+    def reacquire(self, job: Job, deadline: float) -> tuple[PooledConnection, Lease]:
+        """See :func:`beanpool.recovery.reacquire`."""
+        connection = reacquire(self._pool, job, _instance(job), deadline)
+        return connection, Lease(self._pool, connection)
+
+    def lost(self, job: Job, reason: str) -> None:
+        """The job's reservation is gone."""
+        self._on_lost(job, reason)
+
+
+def _instance(job: Job) -> str:
+    connection = job.connection
+    return connection.instance if isinstance(connection, PooledConnection) else ""

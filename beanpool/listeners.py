@@ -1,0 +1,56 @@
+"""Those who want to know what a pool does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from beanpool.events import Event
+from beanpool.log import logger
+
+Listener = Callable[[Event], Any]
+
+
+class Listeners:
+    """Calls every listener with every event, outside of all locks. One that raises harms nobody, and is logged once."""
+
+    __slots__ = ("_complained", "_listeners", "_lock")
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Listener, ...] = ()
+        self._complained: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._listeners)
+
+    def add(self, listener: Listener) -> None:
+        """Call `listener` with every event from now on.
+
+        :raises TypeError: if it cannot be called.
+        """
+        if not callable(listener):
+            raise TypeError(f"a listener must be callable, not {type(listener).__name__}")
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+    def remove(self, listener: Listener) -> None:
+        """Call `listener` no longer.
+
+        :raises ValueError: if it was never added.
+        """
+        with self._lock:
+            if listener not in self._listeners:
+                raise ValueError("this listener was never added")
+            self._listeners = tuple(known for known in self._listeners if known != listener)
+
+    def tell(self, event: Event) -> None:
+        """Tell everybody."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                if id(listener) not in self._complained:
+                    self._complained.add(id(listener))
+                    logger("listeners").exception("pool %s: a listener raised; it will not be logged again", event.pool)

@@ -63,8 +63,8 @@ def parse_address(text: str) -> Address:
     scheme, rest = split_scheme(text)
     if scheme in _UNIX_SCHEMES:
         return _parse_unix(text, rest)
-    if not scheme and text.startswith("unix:/"):
-        return Address(path=text.removeprefix("unix:"))
+    if scheme == "unix":
+        return Address(path=rest)
     if "@" in rest:
         raise ValueError(NO_CREDENTIALS)
     if "?" in rest:
@@ -85,11 +85,15 @@ def parse_address(text: str) -> Address:
 def split_scheme(text: str) -> tuple[str, str]:
     """Return the scheme of a URL in lower case (empty if there is none), and what comes after ``://``.
 
+    For ``unix:/path``, as ``str()`` of an :class:`Address` gives it, that is ``unix`` and the path.
+
     :raises TypeError: if `text` is not a ``str``.
     :raises ValueError: if the scheme is not one of beanpool's.
     """
     if not isinstance(text, str):
         raise TypeError(f"an address must be a str, not {type(text).__name__}")
+    if text.startswith("unix:/"):
+        return "unix", text.removeprefix("unix:")
     before, separator, after = text.partition("://")
     if not separator:
         return "", text

@@ -19,11 +19,11 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 
-from beanpool.dialing import describe
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, refusal
 from beanpool.protocol.commands import Command
 from beanpool.protocol.parser import Parser
 from beanpool.protocol.replies import ID, Reply
+from beanpool.resolving import describe
 
 _READ_SIZE = 4096
 _LARGE_READ_SIZE = 256 * 1024
@@ -39,6 +39,8 @@ _SHORTEST_TIMEOUT = 0.001
 _HAS_KERNEL_TIMEOUTS = sys.platform != "win32"
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
+
+OF_THE_PARENT = "it belongs to the parent process"
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
@@ -465,7 +467,7 @@ class Channel:
 def _leave_to_parent() -> None:
     # In a forked child: the sockets are the parent's. Closing the descriptor sends nothing.
     for channel in list(_channels):
-        channel.close("it belongs to the parent process")
+        channel.close(OF_THE_PARENT)
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from beanpool.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
-from beanpool.channel import Channel
+from beanpool.channel import OF_THE_PARENT, Channel
 from beanpool.checks import check_encoding, check_seconds
 from beanpool.dialing import dial
 from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, UnexpectedResponse
@@ -206,6 +206,11 @@ class Connection:
     def closed_because(self) -> str:
         """Why it is closed, in words; empty while it is open."""
         return self._channel.closed_because if self._channel is not None else "it was never opened"
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it was made before a fork, in the parent process."""
+        return self.closed_because is OF_THE_PARENT
 
     # One command.
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from beanpool.address import Address
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+from beanpool.resolving import Lookup, Target, describe, lookup_timeout
 
 
 class HasDescriptor(Protocol):
@@ -25,48 +26,38 @@ class HasDescriptor(Protocol):
         """The descriptor."""
 
 
-Target = tuple[int, Any]
-"""The family of an address and what ``connect`` takes for it."""
-
-
-def describe(error: BaseException) -> str:
-    """The type of `error` and its text: never an empty reason."""
-    text = str(error)
-    name = type(error).__name__
-    return f"{name}: {text}" if text else name
-
-
-def resolve(address: Address) -> list[Target]:
-    """Look up where `address` is now; a name server may make this slow.
-
-    :raises ConnectionFailed: if the name has no address.
-    """
-    if address.path is not None:
-        return [(socket.AF_UNIX, address.path)]
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ConnectionFailed(
-            f"{address}: no address for the host name ({describe(error)})", server=str(address), phase=Phase.RESOLVING
-        ) from error
-    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
-
-
 class Dialing:
     """One attempt to connect to a server: its addresses in turn, the first that accepts wins."""
 
-    def __init__(self, address: Address, targets: list[Target]) -> None:
+    def __init__(self, address: Address) -> None:
         self._address = address
-        self._targets = targets[::-1]
+        self._lookup: Lookup | None = Lookup(address)
+        self._targets: list[Target] = []
         self._last_error: OSError | None = None
         self.socket: socket.socket | None = None
-        """The socket that is being connected; wait for it to become writable, then call :meth:`step`."""
+        """The socket that is being connected."""
+
+    def fileno(self) -> int:
+        """What to wait for before the next :meth:`step`: :attr:`wants_write` tells for what."""
+        if self._lookup is not None:
+            return self._lookup.fileno()
+        return self.socket.fileno() if self.socket is not None else -1
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether to wait until it is writable (a connect is under way), or readable (a look-up is)."""
+        return self._lookup is None
 
     def step(self) -> socket.socket | None:
         """Go as far as is possible without waiting; return the socket once it is connected.
 
         :raises ConnectionFailed: when every address has refused.
         """
+        if self._lookup is not None:
+            if not self._lookup.done:
+                return None
+            lookup, self._lookup = self._lookup, None
+            self._targets = lookup.result()[::-1]
         while True:
             sock = self.socket
             if sock is None:
@@ -125,10 +116,14 @@ class Dialing:
     @property
     def targets_left(self) -> int:
         """How many addresses are still to be tried, the current one included."""
+        if self._lookup is not None:
+            return 1
         return len(self._targets) + (self.socket is not None)
 
     def close(self) -> None:
-        """Give up the socket that is being connected."""
+        """Give up what is under way."""
+        if self._lookup is not None:
+            self._lookup.close()
         sock, self.socket = self.socket, None
         if sock is not None:
             sock.close()
@@ -156,7 +151,7 @@ def dial(address: Address, deadline: float) -> socket.socket:
     :raises ConnectionFailed: when nobody accepts.
     :raises CommandTimeout: when nobody answers in time.
     """
-    dialing = Dialing(address, resolve(address))
+    dialing = Dialing(address)
     with contextlib.closing(dialing):
         while True:
             sock = dialing.step()
@@ -164,14 +159,14 @@ def dial(address: Address, deadline: float) -> socket.socket:
                 sock.setblocking(True)
                 return sock
             remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            share = remaining / dialing.targets_left
+            if remaining > 0 and wait_for(dialing, write=dialing.wants_write, seconds=share):
+                continue
+            if not dialing.wants_write:
+                raise lookup_timeout(address)
+            dialing.skip()
+            if remaining <= 0 or not dialing.targets_left:
                 raise connect_timeout(address)
-            if dialing.socket is not None and not wait_for(
-                dialing.socket, write=True, seconds=remaining / dialing.targets_left
-            ):
-                dialing.skip()
-                if not dialing.targets_left:
-                    raise connect_timeout(address)
 
 
 def connect_timeout(address: Address) -> CommandTimeout:

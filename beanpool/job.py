@@ -146,7 +146,7 @@ class Job:
         :raises JobLost: if the reservation is gone and the job could not be deleted safely.
         :raises NotFound: if the job is not reserved here and is gone, or reserved by somebody else.
         """
-        with self._lock:
+        with self._exclusively():
             self._refuse_lost()
             deadline = self._deadline()
             if self._state is not JobState.RESERVED:
@@ -190,7 +190,7 @@ class Job:
 
         :raises JobLost: if the reservation is gone.
         """
-        with self._lock:
+        with self._exclusively():
             self._refuse_lost()
             if self._state is JobState.RESERVED:
                 self._command(TOUCH, encode_job(TOUCH, self.id), "TOUCHED", self._deadline())
@@ -202,7 +202,7 @@ class Job:
 
         :raises JobLost: if it cannot be had again.
         """
-        with self._lock:
+        with self._exclusively():
             if self.reserved:
                 return
             if self._home is None or not (self._state is JobState.LOST or self.lost):
@@ -215,7 +215,7 @@ class Job:
 
         :raises NotFound: if it is neither.
         """
-        with self._lock, self._borrow(self._deadline()) as connection:
+        with self._exclusively(), self._borrow(self._deadline()) as connection:
             connection.kick_job(self.id)
 
     def stats(self) -> Any:
@@ -223,7 +223,7 @@ class Job:
 
         :raises NotFound: if the job is gone.
         """
-        with self._lock, self._borrow(self._deadline()) as connection:
+        with self._exclusively(), self._borrow(self._deadline()) as connection:
             return connection.stats_job(self.id)
 
     def __enter__(self) -> Job:
@@ -241,6 +241,12 @@ class Job:
         with contextlib.suppress(BeanpoolError):
             self.release()
 
+    def _exclusively(self) -> threading.Lock:
+        # Before the lock: in a forked child a thread of the parent may hold it for ever.
+        if self._connection.inherited:
+            raise self._lost("it was reserved by the parent process, which still has it")
+        return self._lock
+
     def _deadline(self) -> float:
         return time.monotonic() + self._connection.timeout
 
@@ -254,7 +260,7 @@ class Job:
             raise self._lost("its reservation was lost before")
 
     def _give_up(self, build: Callable[[float], tuple[Command, bytes, str]]) -> None:
-        with self._lock:
+        with self._exclusively():
             self._refuse_lost()
             if self._state is JobState.RESERVED:
                 deadline = self._deadline()

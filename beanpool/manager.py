@@ -8,6 +8,7 @@ import itertools
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -16,7 +17,6 @@ from typing import Any, TypeVar
 from beanpool.checks import check_on_ambiguous, check_seconds, check_wait
 from beanpool.config import Server, Settings, from_environment, parse_servers
 from beanpool.counters import Counters, total
-from beanpool.dialing import describe
 from beanpool.errors import BeanpoolError, JobLost, NotFound, PoolClosed
 from beanpool.events import (
     ConnectionClosed,
@@ -49,7 +49,9 @@ from beanpool.protocol.arguments import (
 from beanpool.protocol.commands import encode_bury, encode_pause_tube, encode_put, encode_release
 from beanpool.putting import PutRequest, Putter, no_server, put_once
 from beanpool.reserving import Reserver
+from beanpool.resolving import describe
 from beanpool.retry import RetryPolicy
+from beanpool.retry_budget import RetryBudget
 from beanpool.status import ServerStatus
 from beanpool.survey import Answers, add_up, ask_all, ask_one, given
 from beanpool.topology import Topology
@@ -158,7 +160,8 @@ class PoolManager:
         self._leaving: tuple[Member, ...] = ()
         self._monitor = Monitor(members, self._settings.health_interval, self.name)
         self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor.linger, self._home)
-        self._putter = Putter(lambda: self._topology, self._policy, self._closing, self)
+        budget = RetryBudget(lambda: sum(member.pool.returns for member in self._topology.members))
+        self._putter = Putter(lambda: self._topology, self._policy, self._closing, self, budget)
 
     @classmethod
     def from_env(cls, **options: Any) -> PoolManager:
@@ -167,6 +170,14 @@ class PoolManager:
         :raises ValueError: if none of them is set, or the one that is holds no servers.
         """
         return cls(from_environment(os.environ), **options)
+
+    def __del__(self) -> None:
+        # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
+        if getattr(self, "_started", False) and not self._closing.is_set():
+            self._monitor.abandon()
+            warnings.warn(
+                f"{self.name} was never closed; use it in a with block", ResourceWarning, stacklevel=2, source=self
+            )
 
     def __repr__(self) -> str:
         servers = ", ".join(f"{member.name} {member.health.state.value}" for member in self._topology.members)
@@ -207,7 +218,9 @@ class PoolManager:
         self._monitor.stop(1.0)
 
     def _after_fork(self) -> None:
+        # In a forked child everything starts anew; the sockets are the parent's.
         closed = self._closing.is_set()
+        self._monitor.leave_to_parent()
         self._begin(tuple(member.server for member in self._topology.members))
         if closed:
             self._closing.set()
@@ -292,6 +305,10 @@ class PoolManager:
             self._listeners.tell(
                 RetryScheduled(self.name, wait, describe(error) if error else "no server took the put")
             )
+
+    def retry_refused(self) -> None:
+        """A put was not tried again: too many were, of late."""
+        self._counters.add("retries_refused")
 
     def _job_lost(self, job: Job, reason: str) -> None:
         self._counters.add("jobs_lost")

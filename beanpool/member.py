@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from beanpool.config import Server, Settings
-from beanpool.dialing import Target, describe, resolve
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase
 from beanpool.health import Failure, Health, ServerState, answered, failed, refused_to_store, rested, worked
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
+from beanpool.resolving import describe
 from beanpool.server_pool import ServerPool
 from beanpool.status import ServerStatus
 
@@ -88,13 +88,6 @@ class Member:
     def down(self) -> bool:
         """Whether nothing but probes is sent to it."""
         return self.health.state is ServerState.DOWN
-
-    def targets(self) -> list[Target]:
-        """Where to connect to, looked up anew.
-
-        :raises ConnectionFailed: if its host name has no address.
-        """
-        return resolve(self.server.address)
 
     # What was seen of it.
 

@@ -88,6 +88,16 @@ class Monitor:
         while self._lingering:
             self._lingering.popleft().close("the pool was closed")
 
+    def abandon(self) -> None:
+        """End the thread at its next tick. For finalizers: takes no lock, does no I/O."""
+        self._stopping = True
+
+    def leave_to_parent(self) -> None:
+        """In a forked child, which has none of the parent's threads: close the descriptors."""
+        for descriptor in (self._wake_reader, self._wake_writer):
+            if descriptor >= 0:
+                os.close(descriptor)
+
     # In the thread.
 
     def _run(self) -> None:
@@ -196,7 +206,7 @@ class _Watch:
         try:
             connection = member.pool.acquire_now(()) or member.pool.extra()
             if connection.channel_state is None:
-                connection.begin_dialing(member.targets())
+                connection.begin_dialing()
             connection.begin_probe()
             probe = self._probes[member] = _Probe(member, connection)
             self._step(probe)
@@ -232,7 +242,7 @@ class _Watch:
     def _register(self, probe: _Probe) -> None:
         self._unregister(probe)
         descriptor = probe.connection.fileno()
-        events = selectors.EVENT_WRITE if probe.connection.dialing else selectors.EVENT_READ
+        events = selectors.EVENT_WRITE if probe.connection.wants_write else selectors.EVENT_READ
         self._selector.register(descriptor, events, probe)
         probe.descriptor = descriptor
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
 from beanpool.connection import Connection
-from beanpool.dialing import Dialing, Target, connect_timeout, dial, wait_for
+from beanpool.dialing import Dialing, connect_timeout, dial, wait_for
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
 from beanpool.job import Job
 from beanpool.protocol.arguments import DEFAULT_TUBE_NAME
@@ -153,20 +153,25 @@ class PooledConnection(Connection):
 
     # Event-driven use.
 
-    def begin_dialing(self, targets: list[Target]) -> None:
-        """Start to connect; :meth:`step` goes on with it when the socket is writable."""
-        self._dialing = Dialing(self.address, targets)
+    def begin_dialing(self) -> None:
+        """Start to connect; :meth:`step` goes on with it when :meth:`fileno` is ready."""
+        self._dialing = Dialing(self.address)
 
     @property
     def dialing(self) -> bool:
-        """Whether a connect is under way: wait for the socket to become writable, not readable."""
+        """Whether a connect is under way."""
         return self._dialing is not None
 
     def fileno(self) -> int:
         """The descriptor to wait on; -1 if there is none."""
         if self._dialing is not None:
-            return self._dialing.socket.fileno() if self._dialing.socket is not None else -1
+            return self._dialing.fileno()
         return self._channel.fileno() if self._channel is not None else -1
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether to wait until the descriptor is writable, not readable."""
+        return self._dialing is not None and self._dialing.wants_write
 
     def begin_reserve(self, tubes: tuple[str, ...], seconds: int) -> None:
         """Ask for a job of `tubes`, waiting this long on the server; the reply comes from :meth:`step`.
@@ -240,7 +245,7 @@ class PooledConnection(Connection):
             if reply is not None or self._dialing is None:
                 break
             remaining = until - time.monotonic()
-            if remaining <= 0 or not wait_for(self, write=True, seconds=remaining):
+            if remaining <= 0 or not wait_for(self, write=self.wants_write, seconds=remaining):
                 return None
         else:
             reply = None

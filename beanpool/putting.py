@@ -24,6 +24,7 @@ from beanpool.job_id import JobId
 from beanpool.member import Member
 from beanpool.protocol.commands import PUT
 from beanpool.retry import RetryPolicy
+from beanpool.retry_budget import RetryBudget
 from beanpool.topology import Topology
 
 
@@ -43,6 +44,9 @@ class PutObserver(Protocol):
     def retry_scheduled(self, wait: float, error: BaseException | None) -> None:
         """No server took a put; all will be asked again after `wait` seconds."""
 
+    def retry_refused(self) -> None:
+        """A put was not tried again: too many were, of late."""
+
 
 class PutRequest:
     """One put: what is sent, and what its attempts have shown so far."""
@@ -59,6 +63,10 @@ class PutRequest:
         self.deadline = deadline
         self.resend = resend
         self.attempts: list[tuple[Member, BeanpoolError]] = []
+
+    def has_tried(self, member: Member) -> bool:
+        """Whether an attempt was made on this server before."""
+        return any(tried is member for tried, _ in self.attempts)
 
     def ambiguous(self) -> tuple[Member, BeanpoolError] | None:
         """The first attempt that may have stored the job."""
@@ -116,6 +124,7 @@ class Putter:
     :param topology: returns the current topology.
     :param closing: is set when the pool closes.
     :param observer: is told of what happens to puts.
+    :param budget: bounds the attempts that repeat earlier ones.
     """
 
     def __init__(
@@ -124,11 +133,13 @@ class Putter:
         policy: RetryPolicy,
         closing: threading.Event,
         observer: PutObserver,
+        budget: RetryBudget,
     ) -> None:
         self._topology = topology
         self._policy = policy
         self._closing = closing
         self._observer = observer
+        self._budget = budget
 
     def go_on(self, put: PutRequest, member: Member | None, error: BeanpoolError | None) -> JobId:
         """Go on after a first attempt that failed on `member`, or that found no server to try.
@@ -164,6 +175,9 @@ class Putter:
             remaining = put.deadline - time.monotonic()
             if remaining <= 0:
                 break
+            if put.has_tried(member) and not self._budget.take():
+                self._observer.retry_refused()
+                raise self._failure(put)
             try:
                 jid = put_once(
                     member, put, put.deadline - remaining * (1 - self._share(put, member, candidates, index))

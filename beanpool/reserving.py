@@ -116,7 +116,7 @@ class Reserver:
             return None
         try:
             if connection.channel_state is None:
-                connection.begin_dialing(member.targets())
+                connection.begin_dialing()
             connection.begin_reserve(tubes, 0)
             reply = connection.await_reply(until)
             if reply is None or reply.status in ("TIMED_OUT", "DEADLINE_SOON"):

@@ -21,14 +21,16 @@ PACKAGE = "beanpool"
 # The lowest layer first. A module imports from its own layer and from lower ones, and never in a circle.
 # "" is the package itself.
 LAYERS: list[set[str]] = [
-    {"errors", "address", "checks"},
+    {"errors", "address", "checks", "log", "events"},
     {"protocol.*"},
-    {"channel", "dialing", "job"},
+    {"resolving"},
+    {"channel", "dialing", "job", "job_id", "status", "counters", "listeners"},
     {"connection", "pipeline"},
-    {"ring", "spread", "health", "retry"},
+    {"ring", "spread", "health", "retry", "retry_budget"},
     {"config"},
-    {"server_pool", "pooled_connection", "lease"},
-    {"shared_wait", "manager", "tube"},
+    {"server_pool", "pooled_connection", "lease", "recovery", "job_home", "member"},
+    {"monitor", "topology", "putting", "shared_wait", "reserving", "survey"},
+    {"manager", "tube"},
     {""},
     {"cli.*", "__main__"},
 ]
@@ -37,19 +39,8 @@ LAYERS: list[set[str]] = [
 TYPING_ONLY: set[tuple[str, str]] = {("job", "connection")}
 
 IO_AND_CLOCKS = {
-    "asyncio",
-    "concurrent",
-    "io",
-    "os",
-    "select",
-    "selectors",
-    "signal",
-    "socket",
-    "ssl",
-    "subprocess",
-} | {
-    "threading",
-    "time",
+    *("asyncio", "concurrent", "io", "os", "select", "selectors", "signal", "socket", "ssl", "subprocess"),
+    *("threading", "time"),
 }
 
 # Modules that compute and do nothing else, and what they therefore do not import.

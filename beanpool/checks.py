@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
-import math
 from typing import Any
+
+LONGEST = 1_000_000
+"""No time may be longer (seconds): selectors and kernels cannot be told of much more."""
 
 
 def check_seconds(name: str, value: Any) -> float:
-    """Return `value` if it is a positive, finite number of seconds.
+    """Return `value` if it is a positive number of seconds.
 
     :raises TypeError: if it is no ``int`` or ``float`` (a ``bool`` is none).
-    :raises ValueError: if it is not positive and finite.
+    :raises ValueError: if it is not positive, or longer than :data:`LONGEST`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive, finite number of seconds, not {value}")
+    if not 0 < value <= LONGEST:
+        raise ValueError(f"{name} must be a positive number of seconds, up to {LONGEST}, not {_short(value)}")
     return float(value)
 
 
@@ -24,14 +25,14 @@ def check_wait(name: str, value: Any) -> float | None:
     """Return `value` if it is None or a number of seconds from 0 on.
 
     :raises TypeError: if it is neither None nor an ``int`` or ``float``.
-    :raises ValueError: if it is negative or not finite.
+    :raises ValueError: if it is negative, or longer than :data:`LONGEST`.
     """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be None or a number of seconds, not {type(value).__name__}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be None, or 0 or a positive number of seconds, not {value}")
+    if not 0 <= value <= LONGEST:
+        raise ValueError(f"{name} must be None, or from 0 to {LONGEST} seconds, not {_short(value)}")
     return float(value)
 
 
@@ -42,8 +43,9 @@ def check_encoding(value: Any) -> str | None:
     if not isinstance(value, str):
         raise TypeError(f"encoding must be a str or None, not {type(value).__name__}")
     try:
-        codecs.lookup(value)
-    except LookupError:
+        # Not codecs.lookup(): that knows codecs between bytes and bytes too.
+        "".encode(value)
+    except (LookupError, UnicodeError):
         raise ValueError(f"encoding must be one that Python knows, not {value!r}") from None
     return value
 
@@ -55,3 +57,10 @@ def check_on_ambiguous(value: Any) -> str:
     if value not in ("resend", "raise"):
         raise ValueError(f"on_ambiguous must be 'resend' or 'raise', not {value!r}")
     return value
+
+
+def _short(value: float) -> str:
+    try:
+        return f"{value:.6g}"
+    except OverflowError:
+        return "a number beyond all times"

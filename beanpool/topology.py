@@ -47,8 +47,7 @@ class Topology:
 
     def owner(self, key: str | bytes) -> Member | None:
         """The server that `key` belongs to while it accepts puts; None if all weights are 0."""
-        name = self._ring.owner(key)
-        return self._members_by_name[name] if name is not None else None
+        return self._members_by_name[self._ring.owner(key)] if self._ring else None
 
     def order(self, key: str | bytes | None) -> list[Member]:
         """The servers in the order in which they are asked to take a put: a key's fixed one, or the next turns."""

@@ -1,0 +1,1 @@
+"""The command line: ``python -m beanpool``, or ``beanpool`` once installed. Never loaded by ``import beanpool``."""

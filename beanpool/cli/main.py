@@ -1,0 +1,92 @@
+"""The entry point: parse, run one command, turn what can go wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from beanpool.cli.exits import CommandError, Exit
+from beanpool.cli.parser import build_parser
+from beanpool.cli.terminal import complain
+from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, NoServerAvailable, PoolTimeout
+
+_HINT = "Set BEANPOOL_URL or pass --url; start a server with: beanstalkd -l 127.0.0.1 -p 11300"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's arguments) and return the exit code."""
+    parser = build_parser()
+    try:
+        arguments = parser.parse_args(argv)
+        if arguments.command is None:
+            parser.error("a command is needed; try: beanpool demo")
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else Exit.OK
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        if arguments.verbose:
+            _log_to_standard_error(arguments.verbose)
+        code = _command(arguments.command)(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_standard_output()
+        return Exit.BROKEN_PIPE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except CommandError as error:
+        complain(str(error), error.hint)
+        return error.code
+    except (NoServerAvailable, ConnectionFailed, PoolTimeout) as error:
+        complain(_one_line(error), _HINT)
+        return Exit.UNAVAILABLE
+    except BeanpoolError as error:
+        complain(_one_line(error))
+        return Exit.NEGATIVE
+    return code
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    match name:
+        case "demo":
+            from beanpool.cli.demo import run
+        case "put":
+            from beanpool.cli.put import run
+        case "take":
+            from beanpool.cli.take import run
+        case "stats":
+            from beanpool.cli.stats import run
+        case "tubes":
+            from beanpool.cli.tubes import run
+        case _:
+            raise CommandError(f"there is no command {name!r}", code=Exit.USAGE)
+    return run
+
+
+def _one_line(error: BeanpoolError) -> str:
+    if isinstance(error, CommandFailed):
+        return f"a server refused {error.command}: {error.status}"
+    head, _, reasons = str(error).partition(":\n")
+    return f"{head} ({'; '.join(line.strip() for line in reasons.splitlines())})" if reasons else head
+
+
+def _log_to_standard_error(verbosity: int) -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.INFO if verbosity == 1 else logging.DEBUG, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+
+
+def _silence_standard_output() -> None:
+    # The reader of our output has gone (``| head``). The interpreter flushes once more when it exits, and would
+    # print a traceback there.
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,54 @@
+"""The pool that a command talks to, and the servers that did not answer it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from beanpool import DEFAULT_HOST, DEFAULT_PORT, NotFound, PoolManager
+from beanpool.cli.exits import usage_errors
+from beanpool.cli.terminal import printable, say
+from beanpool.config import ENVIRONMENT_VARIABLES
+from beanpool.putting import no_server
+
+
+def open_pool(arguments: argparse.Namespace, **settings: Any) -> PoolManager:
+    """Return the pool for ``--url``, else for the environment, else for localhost; bodies are bytes in it.
+
+    ``--timeout`` bounds connecting and each answer. Wrong addresses and options are usage errors.
+    """
+    if arguments.timeout is not None:
+        settings |= {"timeout": arguments.timeout, "connect_timeout": arguments.timeout}
+    with usage_errors():
+        if arguments.url:
+            return PoolManager(arguments.url, encoding=None, **settings)
+        if any(os.environ.get(variable, "").strip() for variable in ENVIRONMENT_VARIABLES):
+            return PoolManager.from_env(encoding=None, **settings)
+        return PoolManager(f"beanstalk://{DEFAULT_HOST}:{DEFAULT_PORT}", encoding=None, **settings)
+
+
+def split_answers(by_server: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Part what a ``..._by_server()`` call returned into the answers, and the reasons of servers that did not answer.
+
+    ``NOT_FOUND`` is an answer, and an empty one: it is in neither of the two.
+
+    :raises NoServerAvailable: no server answered.
+    """
+    answers = {server: answer for server, answer in by_server.items() if not isinstance(answer, BaseException)}
+    errors = {
+        server: answer
+        for server, answer in by_server.items()
+        if isinstance(answer, BaseException) and not isinstance(answer, NotFound)
+    }
+    if len(errors) == len(by_server):
+        raise no_server(errors, "answered")
+    # The library's messages start with the server's address.
+    return answers, {server: str(error).removeprefix(f"{server}: ") for server, error in errors.items()}
+
+
+def say_missing(missing: Mapping[str, str]) -> None:
+    """List the servers that did not answer, below a table whose sums lack them."""
+    for server, reason in missing.items():
+        say(f"no answer from {server}: {printable(reason)}")

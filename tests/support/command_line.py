@@ -1,0 +1,93 @@
+"""``python -m beanpool`` in a process of its own, as a user runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+COMMAND = [sys.executable, "-P", "-X", "dev", "-W", "error", "-m", "beanpool"]
+_VARIABLES = ("BEANPOOL_URL", "BEANSTALKD_URL", "BEANSTALK_URL")
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without the variables that name servers, and with `extra`."""
+    return {name: value for name, value in os.environ.items() if name not in _VARIABLES} | dict(extra or {})
+
+
+def run_beanpool(
+    *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, timeout: float = 60.0
+) -> subprocess.CompletedProcess[bytes]:
+    """Run one command to its end.
+
+    :param stdin: what it reads.
+    :param env: variables to add.
+    :param timeout: seconds; a process that takes longer is killed, and ``subprocess.TimeoutExpired`` raised.
+    """
+    with tempfile.TemporaryDirectory(prefix="beanpool-") as folder:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            cwd=folder,
+            env=environment(env),
+        )
+
+
+@contextlib.contextmanager
+def started_beanpool(
+    *arguments: str,
+    stdin: int | IO[Any] = subprocess.DEVNULL,
+    stdout: int | IO[Any] = subprocess.PIPE,
+    stderr: int | IO[Any] = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command and leave it running; killed at the end of the block if it still runs."""
+    with (
+        tempfile.TemporaryDirectory(prefix="beanpool-") as folder,
+        subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=folder,
+            env=environment(env),
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run_in_terminal(
+    *arguments: str, env: Mapping[str, str] | None = None, columns: int = 100, lines: int = 40
+) -> tuple[int, bytes]:
+    """Run one command with a pseudo-terminal as its standard output; return its exit code and what it wrote there."""
+    ours, theirs = os.openpty()
+    size = {"COLUMNS": str(columns), "LINES": str(lines), "TERM": "xterm"}
+    try:
+        with started_beanpool(*arguments, stdout=theirs, env={**size, **(env or {})}) as process:
+            os.close(theirs)
+            theirs = -1
+            output = _read_all(ours)
+            return process.wait(60), output
+    finally:
+        os.close(ours)
+        if theirs != -1:
+            os.close(theirs)
+
+
+def _read_all(descriptor: int) -> bytes:
+    output = b""
+    # Linux reports the end of a pseudo-terminal as an error.
+    with contextlib.suppress(OSError):
+        while chunk := os.read(descriptor, 65536):
+            output += chunk
+    return output

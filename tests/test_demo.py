@@ -1,0 +1,334 @@
+"""The demo: real servers, one of them killed; and that it would notice a loss."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.command_line import run_beanpool, run_in_terminal, started_beanpool
+from support.raw_client import RawClient
+from support.servers import require_beanstalkd
+from support.threads import run_together
+from support.waiting import wait_until
+
+from beanpool.cli.demo import Demo, Result, summary
+from beanpool.cli.ledger import Ledger, Tally
+from beanpool.cli.local_servers import LocalServer, ServerNotStarted, find_beanstalkd, local_servers
+from beanpool.cli.scoreboard import LiveTable, PlainLines, Row, Silent, View, choose_view
+from beanpool.cli.stop_signals import StopSignals
+
+SUMMARY = re.compile(r"[\d,]+ put · [\d,]+ done · 0 lost · [\d,]+ delivered twice \(at-least-once\) · worst put \d+ ms")
+
+
+@pytest.fixture
+def program() -> str:
+    return require_beanstalkd()
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The processes whose command line names `folder`, whoever their parent is now."""
+    listing = subprocess.run(["ps", "-A", "-ww", "-o", "command="], capture_output=True, text=True, check=True).stdout
+    return [line for line in listing.splitlines() if str(folder) in line]
+
+
+def assert_nothing_left(folder: Path) -> None:
+    assert processes_of(folder) == []
+    assert [path.name for path in folder.iterdir() if path.name.startswith("beanpool-")] == []
+
+
+# the whole command
+
+
+@pytest.mark.usefixtures("program")
+def test_the_demo_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run_beanpool("demo", "--seconds", "4", "--json", "--seed", "7", env={"TMPDIR": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, b"")
+    report = json.loads(done.stdout)
+    assert report["put"] == report["done"] > 100
+    assert report["lost"] == report["left_on_servers"] == 0
+    assert report["seed"] == 7
+    assert set(report["servers"]) == {"b1", "b2", "b3"}
+    assert all(server["put"] > 0 and server["done"] > 0 for server in report["servers"].values())
+    assert sum(server["put"] for server in report["servers"].values()) == report["put"]
+    assert 0 < report["worst_put_seconds"] < 5
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.usefixtures("program")
+def test_plain_output_tells_the_story_line_by_line() -> None:
+    done = run_beanpool("demo", "--seconds", "4", env={"PYTHONUTF8": "1"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    *lines, last = done.stdout.decode().splitlines()
+    assert SUMMARY.fullmatch(last)
+    assert "\x1b" not in done.stdout.decode()
+    story = "\n".join(lines)
+    killed = re.search(r"killed (b\d) with SIGKILL", story)
+    assert killed
+    victim = killed[1]
+    events = [
+        f"killed {victim}",
+        f"sees {victim} down",
+        f"started {victim} again",
+        f"sees {victim} up",
+        "producers stop",
+    ]
+    assert sorted(events, key=story.index) == events
+    assert len([line for line in lines if re.match(r" +\d+\.\d s  put ", line)]) >= 3
+
+
+@pytest.mark.usefixtures("program")
+def test_on_a_terminal_the_table_is_drawn_in_place() -> None:
+    code, output = run_in_terminal("demo", "--seconds", "2", env={"PYTHONUTF8": "1"}, columns=60)
+    assert code == 0
+    frames = output.decode().split("\x1b[9A")
+    assert len(frames) > 3
+    drawn = [re.sub(r"\x1b\[K\r", "", frame).splitlines() for frame in frames]
+    # Only the last frame has more than the 9 lines: the summary.
+    assert {len(lines) for lines in drawn[:-1]} == {9}
+    assert SUMMARY.fullmatch(drawn[-1][9])
+    assert all(len(line) < 60 for lines in drawn for line in lines[:9])
+    assert any("DOWN" in line for lines in drawn for line in lines)
+
+
+@pytest.mark.usefixtures("program")
+def test_plain_on_a_terminal_draws_nothing_in_place() -> None:
+    code, output = run_in_terminal("demo", "--seconds", "1", "--plain")
+    assert code == 0
+    assert b"\x1b" not in output
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", [b"put", b"killed"])
+def test_a_demo_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Signals, moment: bytes) -> None:
+    arguments = ("demo", "--seconds", "4", "--plain")
+    with started_beanpool(*arguments, env={"TMPDIR": str(tmp_path)}) as process:
+        assert process.stdout is not None
+        assert any(moment in line for line in process.stdout)
+        assert len(processes_of(tmp_path)) >= 2
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert errors.startswith(b"beanpool: the demo was interrupted")
+    assert len(errors.splitlines()) == 1
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.usefixtures("program")
+def test_a_demo_whose_reader_goes_away_leaves_nothing(tmp_path: Path) -> None:
+    with started_beanpool("demo", "--seconds", "4", env={"TMPDIR": str(tmp_path)}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(20) == 141
+    assert_nothing_left(tmp_path)
+
+
+def test_without_beanstalkd_it_says_in_three_lines_how_to_get_one() -> None:
+    done = run_beanpool("demo", env={"BEANSTALKD": "/nowhere/beanstalkd"})
+    assert (done.returncode, done.stdout) == (69, b"")
+    assert len(done.stderr.splitlines()) == 3
+    for words in (b"apt-get install", b"brew install", b"dnf install", b"BEANSTALKD"):
+        assert words in done.stderr
+
+
+# that a loss is noticed
+
+
+class ForgetfulServer(LocalServer):
+    """Loses its log when it is killed, and is killed when it surely has jobs."""
+
+    def __init__(self, name: str, program: str, directory: Path) -> None:
+        super().__init__(name, program, directory)
+        self._folder = directory / name
+        self._closing = False
+
+    def kill(self) -> None:
+        if not self._closing:
+            with RawClient((self.host, self.port)) as client:
+                client.command("pause-tube orders 60")
+                wait_until(lambda: client.counter("current-jobs-ready") > 3, "jobs that will be lost")
+        super().kill()
+        for path in self._folder.iterdir():
+            path.unlink()
+
+    def close(self) -> None:
+        self._closing = True
+        super().close()
+
+
+def test_lost_jobs_are_reported(program: str, tmp_path: Path) -> None:
+    servers = [ForgetfulServer(name, program, tmp_path) for name in ("b1", "b2", "b3")]
+    try:
+        for server in servers:
+            server.start()
+        with StopSignals() as signals:
+            result = Demo(servers, Silent(), signals, seconds=2, seed=1).run()
+    finally:
+        for server in servers:
+            server.close()
+    assert result.lost > 3
+    assert result.tally.put == result.tally.done + result.lost
+    assert result.left_on_servers == 0
+    assert not result.good
+    assert f" {result.lost} lost " in summary(result)
+
+
+def tally_of(ledger: Ledger) -> Tally:
+    ledger.put_acknowledged("a", "s1", 0.25, maybe_duplicate=False)
+    ledger.delivered("a", "s1")
+    return ledger.tally()
+
+
+def test_only_a_run_without_a_blemish_is_good() -> None:
+    tally = tally_of(Ledger())
+    assert Result(1.0, tally, 0, ()).good
+    assert not Result(1.0, tally, 1, ()).good
+    assert not Result(1.0, tally, None, ()).good
+    assert not Result(1.0, tally, 0, ("worker-1 failed",)).good
+    assert not Result(1.0, Ledger().tally(), 0, ()).good
+    assert summary(Result(1.0, tally, 0, ())) == (
+        "1 put · 1 done · 0 lost · 0 delivered twice (at-least-once) · worst put 250 ms"
+    )
+
+
+# its parts
+
+
+def test_the_ledger_counts_each_job_once() -> None:
+    ledger = Ledger()
+    ledger.delivered("early", "s2")
+    ledger.put_acknowledged("early", "s1", 0.1, maybe_duplicate=True)
+    ledger.put_acknowledged("late", "s1", 0.2, maybe_duplicate=False)
+    ledger.put_acknowledged("never", "s2", 0.1, maybe_duplicate=False)
+    for server in ("s1", "s1", "s2"):
+        ledger.delivered("late", server)
+    ledger.delivered("of a put that failed", "s1")
+    ledger.put_refused()
+    tally = ledger.tally()
+    assert (tally.put, tally.done, tally.outstanding) == (3, 2, 1)
+    assert (tally.delivered_twice, tally.refused, tally.maybe_duplicate) == (1, 1, 1)
+    assert tally.worst_put == 0.2
+    assert tally.put_by_server == {"s1": 2, "s2": 1}
+    assert tally.done_by_server == {"s1": 3, "s2": 2}
+
+
+def test_the_ledger_is_exact_with_threads() -> None:
+    ledger = Ledger()
+
+    def put(first: int) -> None:
+        for number in range(first, first + 2000):
+            ledger.put_acknowledged(str(number), "s", 0.0, maybe_duplicate=False)
+
+    def deliver(first: int) -> None:
+        for number in range(first, first + 3000):
+            ledger.delivered(str(number), "s")
+
+    run_together(
+        *(functools.partial(work, first) for work, first in ((put, 0), (put, 2000), (deliver, 0), (deliver, 1000)))
+    )
+    tally = ledger.tally()
+    assert (tally.put, tally.done, tally.delivered_twice) == (4000, 4000, 2000)
+
+
+def test_a_local_server_keeps_its_port_and_its_jobs_and_refuses_while_it_is_dead(program: str, tmp_path: Path) -> None:
+    with local_servers(program, ["b1", "b2"]) as (first, second):
+        assert first.port != second.port
+        with RawClient((first.host, first.port)) as client:
+            jid = client.put(b"kept", "mail")
+            first.kill()
+            with pytest.raises(OSError, match=r"refused|closed"):
+                client.stats()
+            with pytest.raises(ConnectionRefusedError):
+                client.stats()
+            first.start()
+            assert client.peek(jid) == b"kept"
+            assert client.stats()["pid"]
+
+
+def script(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_a_beanstalkd_without_socket_activation_works_too(program: str, tmp_path: Path) -> None:
+    plain = script(tmp_path / "beanstalkd", "unset LISTEN_FDS LISTEN_PID", f'exec {program} "$@"')
+    with local_servers(plain, ["b1"]) as [server], RawClient((server.host, server.port)) as client:
+        jid = client.put(b"kept", "mail")
+        client.close()
+        server.kill()
+        server.start()
+        assert client.peek(jid) == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"), [(["echo the disk is full >&2", "exit 1"], "the disk is full"), ([], "no answer")]
+)
+def test_a_server_that_does_not_start_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Sequence[str], words: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    broken = script(tmp_path / "beanstalkd", *lines)
+    with pytest.raises(ServerNotStarted, match=words), local_servers(broken, ["b1"]):
+        pass
+    assert_nothing_left(tmp_path)
+
+
+def test_where_beanstalkd_is_looked_for(tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("chosen", "path", "usual")}
+    for folder in folders.values():
+        folder.mkdir()
+        script(folder / "beanstalkd")
+    chosen = str(folders["chosen"] / "beanstalkd")
+    path = str(folders["path"])
+    usual = [str(folders["usual"])]
+    assert find_beanstalkd({"BEANSTALKD": chosen, "PATH": path}, usual) == chosen
+    assert find_beanstalkd({"PATH": path}, usual) == f"{path}/beanstalkd"
+    assert find_beanstalkd({"PATH": str(tmp_path)}, usual) == f"{usual[0]}/beanstalkd"
+    assert find_beanstalkd({}, []) is None
+    assert find_beanstalkd({"BEANSTALKD": "/nowhere/beanstalkd", "PATH": path}, usual) is None
+    shutil.rmtree(folders["usual"])
+    assert find_beanstalkd({"PATH": str(tmp_path)}, usual) is None
+
+
+ROW = Row("b1", "127.0.0.1:4711", "down", False, 1200, 0, 7, 0.25, 4, 2, "refused\x1b[31m")
+
+
+def test_a_dead_server_shows_the_jobs_that_wait_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    view: View
+    for view in (LiveTable(), PlainLines()):
+        view.note(0.5, "it is \x1b dead")
+        view.show(1.0, [ROW], Ledger().tally())
+        output = capsys.readouterr().out
+        assert "(1,200)" in output
+        assert "it is \\x1b dead" in output
+        assert "\x1b[31m" not in output
+
+
+def test_the_live_table_needs_a_terminal_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "24")
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb"), os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert isinstance(choose_view(3, plain=False, json=False), LiveTable)
+        assert isinstance(choose_view(3, plain=True, json=False), PlainLines)
+        assert isinstance(choose_view(3, plain=False, json=True), Silent)
+        assert isinstance(choose_view(30, plain=False, json=False), PlainLines)
+        monkeypatch.setenv("TERM", "dumb")
+        assert isinstance(choose_view(3, plain=False, json=False), PlainLines)

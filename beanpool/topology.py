@@ -17,7 +17,17 @@ class Topology:
     The ring is over all members: health never changes a key's order, it only says which of them are asked.
     """
 
-    __slots__ = ("_by_address", "_members_by_name", "_ring", "_schedule", "_turns", "members", "single")
+    __slots__ = (
+        "_by_address",
+        "_members_by_name",
+        "_ring",
+        "_schedule",
+        "_suspect",
+        "_turns",
+        "_up",
+        "members",
+        "single",
+    )
 
     def __init__(self, members: tuple[Member, ...], ring: Ring | None = None) -> None:
         self.members = members
@@ -25,6 +35,8 @@ class Topology:
         self._members_by_name = {member.name: member for member in members}
         self._by_address = {member.address: member for member in members}
         self._ring = ring or Ring((member.name, member.weight) for member in members)
+        self._up = tuple(member for member in members if member.up)
+        self._suspect = tuple(member for member in members if not member.up and not member.down)
         # Suspect servers get what has a key of theirs; what can go anywhere goes to those that are up.
         takers = [member for member in members if member.accepting and member.up]
         takers = takers or [member for member in members if member.accepting]
@@ -59,9 +71,9 @@ class Topology:
         rest.sort(key=lambda member: not member.up)
         return rest if first is None else [first, *rest]
 
-    def rotation(self, start: int) -> list[Member]:
+    def rotation(self, start: int) -> tuple[Member, ...]:
         """All servers but those that are down, those that are up first, from a rotating start."""
-        members = self.members
-        start %= len(members)
-        turned = members[start:] + members[:start]
-        return [member for member in turned if member.up] + [m for m in turned if not m.up and not m.down]
+        # Turned after the others are left out: else whoever follows a dead server would come first twice as often.
+        up = self._up
+        first = start % len(up) if up else 0
+        return (*up[first:], *up[:first], *self._suspect)

@@ -30,7 +30,9 @@ from beanpool.job import Job
 from beanpool.job_id import JobId
 from beanpool.manager import PoolManager
 from beanpool.pipeline import Pipeline
+from beanpool.producer import Producer
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
+from beanpool.put_item import Put
 from beanpool.status import ServerStatus
 from beanpool.tube import Tube
 
@@ -60,6 +62,8 @@ __all__ = [
     "PoolClosed",
     "PoolManager",
     "PoolTimeout",
+    "Producer",
+    "Put",
     "PutAmbiguous",
     "Server",
     "ServerStatus",

@@ -35,6 +35,8 @@ _TRUSTED_IDLE_SECONDS = 0.01
 _WINDOW = 32 * 1024
 _TIMEOUT_SLACK = 0.05
 _SHORTEST_TIMEOUT = 0.001
+# More does not fit into what the system takes; when it has run out, the deadline is looked at.
+_LONGEST_TIMEOUT = 1_000_000.0
 # Windows knows neither MSG_DONTWAIT nor a timeval in SO_RCVTIMEO.
 _HAS_KERNEL_TIMEOUTS = sys.platform != "win32"
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -87,7 +89,10 @@ class Channel:
         _channels.add(self)
 
     def __del__(self) -> None:
-        self._socket.close()
+        # An interrupt may have come before there was a socket.
+        sock = getattr(self, "_socket", None)
+        if sock is not None:
+            sock.close()
 
     def fileno(self) -> int:
         """The descriptor of the socket, for selectors; -1 when it is closed."""
@@ -113,14 +118,27 @@ class Channel:
         self.used_at = now
         self.state = ChannelState.IN_COMMAND
         try:
-            if not 0.5 * remaining <= self._send_timeout <= remaining + _TIMEOUT_SLACK:
+            # A kernel timeout that is too short only means to look at the clock, and to wait on.
+            longest = remaining + _TIMEOUT_SLACK
+            if not 0.0 < self._send_timeout <= longest:
                 self._allow_send(command, deadline)
-            if not 0.5 * remaining <= self._receive_timeout <= remaining + _TIMEOUT_SLACK:
-                self._allow_receive(command, deadline)
-            self._send(command, request, deadline)
+            if not 0.0 < self._receive_timeout <= longest:
+                self._allow_receive(command, deadline, Phase.SENDING)
+            # One send and one receive is what nearly every command takes; the methods below go on from there.
+            try:
+                sent = self._socket.send(request)
+            except OSError as error:
+                sent = self._send_failed(command, deadline, error)
+            if sent != len(request):
+                self._send(command, request, deadline, sent)
+            try:
+                data = self._socket.recv(_READ_SIZE)
+            except OSError as error:
+                data = self._receive_failed(command, deadline, error)
             parser = self._parser
-            parser.feed(self._receive(command, deadline, _READ_SIZE))
-            reply = parser.next(command)
+            if not data:
+                raise self._broken_in_reply(command, "the server closed the connection")
+            reply = parser.only(command, data)
             while reply is None:
                 parser.feed(self._receive(command, deadline, _LARGE_READ_SIZE))
                 reply = parser.next(command)
@@ -129,7 +147,7 @@ class Channel:
             raise
         if parser.unread:
             self.close("the server sent bytes that answer no command")
-        else:
+        elif self.state is ChannelState.IN_COMMAND:
             self.state = ChannelState.IN_STEP
         return reply
 
@@ -139,11 +157,14 @@ class Channel:
         elif self.state is ChannelState.IN_STEP:
             self.check_quiet()
         if self.state is ChannelState.CLOSED:
-            raise ConnectionFailed(
-                f"{self.server}: {command.name} was not sent, the connection is closed: {self._closed_because}",
-                server=self.server,
-                phase=Phase.CLOSED,
-            )
+            raise self._not_sent(command)
+
+    def _not_sent(self, command: Command) -> ConnectionFailed:
+        return ConnectionFailed(
+            f"{self.server}: {command.name} was not sent, the connection is closed: {self._closed_because}",
+            server=self.server,
+            phase=Phase.CLOSED,
+        )
 
     def check_quiet(self) -> bool:
         """Look at an idle socket: if the server has closed it, or sent anything unasked, close it too."""
@@ -160,48 +181,55 @@ class Channel:
         self.close("the server sent bytes that answer no command" if data else "the server closed it")
         return False
 
-    def _send(self, command: Command, request: bytes, deadline: float) -> None:
+    def _send(self, command: Command, request: bytes, deadline: float, sent: int = 0) -> None:
         # A counting send, not sendall: what the kernel has not accepted in full is certainly not executed.
-        sent = 0
         while True:
             try:
                 sent += self._socket.send(request[sent:] if sent else request)
                 self._accepted = sent
-            except BlockingIOError:
-                self._allow_send(command, deadline)
-                continue
-            except TimeoutError as error:
-                raise self._too_late(command, Phase.SENDING) from error
             except OSError as error:
-                raise ConnectionFailed(
-                    f"{self.server}: the connection broke while {command.name} was being sent ({describe(error)}); "
-                    "the command was not executed",
-                    server=self.server,
-                    phase=Phase.SENDING,
-                ) from error
+                self._send_failed(command, deadline, error)
+                continue
             if sent == len(request):
                 return
             self._allow_send(command, deadline)
 
+    def _send_failed(self, command: Command, deadline: float, error: OSError) -> int:
+        if not _is_timeout(error):
+            raise self._broken_in_sending(command, error) from error
+        self._allow_send(command, deadline)
+        return 0
+
+    def _receive_failed(self, command: Command, deadline: float, error: OSError) -> bytes:
+        if not _is_timeout(error):
+            raise self._broken_in_reply(command, describe(error)) from error
+        self._allow_receive(command, deadline)
+        return self._receive(command, deadline, _READ_SIZE)
+
     def _receive(self, command: Command, deadline: float, size: int) -> bytes:
-        while True:
-            try:
-                data = self._socket.recv(size)
-            except BlockingIOError:
-                self._allow_receive(command, deadline)
-                continue
-            except TimeoutError as error:
-                raise self._too_late(command, Phase.WAITING) from error
-            except OSError as error:
-                raise self._broken_in_reply(command, describe(error)) from error
-            if data:
-                if self._parser.unread:
-                    # A trickle of bytes must not outlive the deadline.
-                    self._allow_receive(command, deadline)
-                return data
+        if self._parser.unread:
+            # A trickle of bytes must not outlive the deadline.
+            self._allow_receive(command, deadline)
+        try:
+            data = self._socket.recv(size)
+        except OSError as error:
+            return self._receive_failed(command, deadline, error)
+        if not data:
             raise self._broken_in_reply(command, "the server closed the connection")
+        return data
+
+    def _broken_in_sending(self, command: Command, error: OSError) -> ConnectionFailed:
+        reason = f"it was closed: {self._closed_because}" if self._closed_because else describe(error)
+        return ConnectionFailed(
+            f"{self.server}: the connection broke while {command.name} was being sent ({reason}); "
+            "the command was not executed",
+            server=self.server,
+            phase=Phase.SENDING,
+        )
 
     def _broken_in_reply(self, command: Command, reason: str) -> ConnectionFailed:
+        if self._closed_because:
+            reason = f"the connection was closed: {self._closed_because}"
         return ConnectionFailed(
             f"{self.server}: no reply to {command.name} ({reason}); whether it took effect is not known",
             server=self.server,
@@ -220,23 +248,28 @@ class Channel:
         )
 
     def _allow_send(self, command: Command, deadline: float) -> None:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise self._too_late(command, Phase.SENDING)
-        self._send_timeout = self._set_timeout(socket.SO_SNDTIMEO, remaining)
+        self._send_timeout = self._allow(socket.SO_SNDTIMEO, command, deadline, Phase.SENDING)
 
-    def _allow_receive(self, command: Command, deadline: float) -> None:
+    def _allow_receive(self, command: Command, deadline: float, phase: Phase = Phase.WAITING) -> None:
+        self._receive_timeout = self._allow(socket.SO_RCVTIMEO, command, deadline, phase)
+
+    def _allow(self, option: int, command: Command, deadline: float, phase: Phase) -> float:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
-            raise self._too_late(command, Phase.WAITING)
-        self._receive_timeout = self._set_timeout(socket.SO_RCVTIMEO, remaining)
+            raise self._too_late(command, phase)
+        try:
+            return self._set_timeout(option, remaining)
+        except OSError as error:
+            if phase is Phase.WAITING:
+                raise self._broken_in_reply(command, describe(error)) from error
+            raise self._broken_in_sending(command, error) from error
 
     def _set_timeout(self, option: int, seconds: float) -> float:
         # The kernel's own timeouts cost nothing per call; settimeout() would poll before every send and recv.
+        seconds = min(max(seconds, _SHORTEST_TIMEOUT), _LONGEST_TIMEOUT)
         if not _HAS_KERNEL_TIMEOUTS:
             self._socket.settimeout(seconds)
             return seconds
-        seconds = max(seconds, _SHORTEST_TIMEOUT)
         whole = int(seconds)
         self._socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1_000_000)))
         return seconds
@@ -253,6 +286,7 @@ class Channel:
         :raises ConnectionFailed: and the other errors of :meth:`exchange`; :attr:`in_flight` then says how many of
             the commands without a reply may have taken effect.
         """
+        self.in_flight = 0
         source = iter(requests)
         upcoming = next(source, None)
         sizes: collections.deque[int] = collections.deque()
@@ -276,11 +310,12 @@ class Channel:
                 if batch:
                     joined = b"".join(batch)
                     self._accepted, unsent = 0, len(joined)
+                    self._allow_send(due[-1], deadline)
                     self._send(due[-1], joined, deadline)
                     unsent = 0
                 self._allow_receive(due[0], deadline)
                 # Refill in halves: the server works on one while the other travels.
-                while due and (upcoming is None or in_flight > _WINDOW // 2):
+                while due and (upcoming is None or in_flight > _WINDOW // 2 or in_flight + len(upcoming[1]) > _WINDOW):
                     reply = self._parser.next(due[0])
                     while reply is None:
                         self._parser.feed(self._receive(due[0], deadline, _LARGE_READ_SIZE))
@@ -288,6 +323,12 @@ class Channel:
                     due.popleft()
                     in_flight -= sizes.popleft()
                     yield reply
+                    if self.state is ChannelState.CLOSED:
+                        # Whoever took the reply found that the server is out of step.
+                        if due:
+                            raise self._broken_in_reply(due[0], "it is closed")
+                        if upcoming is not None:
+                            raise self._not_sent(upcoming[0])
                     deadline = time.monotonic() + timeout
         except GeneratorExit:
             self.close("a pipeline was left in its middle")
@@ -299,7 +340,72 @@ class Channel:
             raise
         if self._parser.unread:
             self.close("the server sent bytes that answer no command")
-        else:
+        elif self.state is ChannelState.IN_COMMAND:
+            self.state = ChannelState.IN_STEP
+            self.used_at = time.monotonic()
+
+    # Batches of one command: sent in one piece, replies picked up as they come.
+
+    def post(self, command: Command, data: bytes, count: int, deadline: float) -> None:
+        """Send `count` requests of one command in one piece; :meth:`collect` picks up their replies.
+
+        :raises ConnectionFailed: if not all of it could be sent; :attr:`accepted` says how many bytes were.
+        """
+        if not self._due:
+            self._check_usable(command)
+        self.state = ChannelState.IN_COMMAND
+        self._accepted = 0
+        try:
+            self._allow_send(command, deadline)
+            self._send(command, data, deadline)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._due.extend([command] * count)
+
+    @property
+    def accepted(self) -> int:
+        """How many bytes of the last send the kernel has accepted."""
+        return self._accepted
+
+    def collect(self, command: Command) -> Iterator[Reply | list[int]]:
+        """Pick up the replies to posted requests that are there, without waiting.
+
+        A run of plain ``INSERTED`` replies comes as the list of its ids.
+
+        :raises ConnectionFailed: if the connection broke.
+        :raises UnexpectedResponse: if a reply is none that `command` may have.
+        """
+        due = self._due
+        try:
+            data = self._receive_now(_LARGE_READ_SIZE)
+            if not data:
+                raise self._broken_in_reply(command, "the server closed the connection")
+            self._parser.feed(data)
+            while due:
+                ids = self._parser.next_inserted(len(due))
+                if ids:
+                    for _ in ids:
+                        due.popleft()
+                    yield ids
+                    continue
+                reply = self._parser.next(command)
+                if reply is None:
+                    break
+                due.popleft()
+                yield reply
+            if not due and self._parser.unread:
+                raise self._broken_in_reply(command, "the server sent bytes that answer no command")
+        except BlockingIOError:
+            return
+        except OSError as error:
+            failure = self._broken_in_reply(command, describe(error))
+            self._fail(failure)
+            raise failure from error
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if not due:
             self.state = ChannelState.IN_STEP
             self.used_at = time.monotonic()
 
@@ -358,7 +464,7 @@ class Channel:
             remaining = until - time.monotonic()
             if remaining <= 0:
                 return self._receive_now(_LARGE_READ_SIZE)
-            if not 0.5 * remaining <= self._receive_timeout <= remaining + _TIMEOUT_SLACK:
+            if not 0.0 < self._receive_timeout <= remaining + _TIMEOUT_SLACK:
                 self._receive_timeout = self._set_timeout(socket.SO_RCVTIMEO, remaining)
             with contextlib.suppress(BlockingIOError, TimeoutError):
                 return self._socket.recv(_READ_SIZE)
@@ -385,7 +491,7 @@ class Channel:
         except BaseException as error:
             self._fail(error)
             raise
-        if not self._due:
+        if not self._due and self.state is ChannelState.IN_COMMAND:
             self.state = ChannelState.IN_STEP
         return reply
 
@@ -398,11 +504,12 @@ class Channel:
         flags = socket.MSG_PEEK if peek else 0
         if _HAS_KERNEL_TIMEOUTS:
             return self._socket.recv(size, flags | _DONT_WAIT)
+        timeout = self._socket.gettimeout()
         self._socket.setblocking(False)
         try:
             return self._socket.recv(size, flags)
         finally:
-            self._socket.setblocking(True)
+            self._socket.settimeout(timeout)
 
     def _send_now(self, request: bytes) -> int:
         try:
@@ -425,8 +532,9 @@ class Channel:
     def close(self, because: str) -> None:
         """Close the socket; the server gives back what this connection had reserved. Idempotent."""
         if self.state is not ChannelState.CLOSED:
-            self.state = ChannelState.CLOSED
+            # The reason first: an interrupt in between must leave no closed channel without one.
             self._closed_because = because
+            self.state = ChannelState.CLOSED
         self._socket.close()
 
     def half_close(self) -> None:
@@ -434,11 +542,17 @@ class Channel:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         if self.state is not ChannelState.CLOSED:
-            self.state = ChannelState.CLOSED
             self._closed_because = "its reserve was cancelled"
+            self.state = ChannelState.CLOSED
 
-    def interrupt(self) -> None:
-        """Make whoever waits on this channel in another thread return at once; its owner closes it."""
+    def interrupt(self, because: str = "") -> None:
+        """Make whoever waits on this channel in another thread return at once; its owner closes it.
+
+        :param because: what the owner's error shall say; nothing leaves it at what the owner sees.
+        """
+        if because and self.state is not ChannelState.CLOSED:
+            self.state = ChannelState.CLOSED
+            self._closed_because = because
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -462,6 +576,11 @@ class Channel:
     def closed_because(self) -> str:
         """Why it is closed, in words; empty while it is open."""
         return self._closed_because
+
+
+def _is_timeout(error: OSError) -> bool:
+    # The kernel's timeout looks like a non-blocking socket; Python's own has no errno, unlike ETIMEDOUT of a dead peer.
+    return isinstance(error, BlockingIOError) or (isinstance(error, TimeoutError) and error.errno is None)
 
 
 def _leave_to_parent() -> None:

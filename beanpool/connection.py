@@ -20,6 +20,8 @@ from beanpool.protocol.arguments import (
     DEFAULT_TTR,
     DEFAULT_TUBE_NAME,
     MAX_RESERVE_TIMEOUT,
+    MAX_UINT32,
+    Body,
     check_int,
     encode_body,
 )
@@ -70,6 +72,8 @@ DEFAULT_TIMEOUT = 5.0
 RESERVE_SLICE = 30
 """The longest single wait in a reserve (seconds): a client that vanished is no ghost waiter for longer."""
 
+_CLOSED_BY_CLOSE = "it was closed by close()"
+
 YamlParsing = bool | Callable[[str], Any]
 
 
@@ -118,6 +122,8 @@ class Connection:
         self._watched = [DEFAULT_TUBE_NAME]
         self._guard = threading.Lock()
         self._reserving = False
+        self.era = 0
+        """How often it was connected anew: jobs of an earlier era are not this connection's any more."""
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Connection:
@@ -154,18 +160,29 @@ class Connection:
     # Life cycle.
 
     def connect(self) -> None:
-        """Connect if there is no open connection.
+        """Connect if there is no open connection; like every new one, it uses and watches the tube ``default``.
 
         :raises ConnectionFailed: if nobody accepts it.
         """
         if self.closed:
             sock = dial(self.address, time.monotonic() + self.connect_timeout)
+            self.era += 1
             self._channel = Channel(sock, self.server)
+            self._used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
 
     def close(self) -> None:
-        """Close the connection; the server gives the jobs reserved on it to others at once. Idempotent."""
-        if self._channel is not None:
-            self._channel.close("it was closed by close()")
+        """Close the connection; the server gives the jobs reserved on it to others at once. Idempotent.
+
+        It may be called while another thread waits in a command: that fails with :class:`ConnectionFailed` at once.
+        """
+        channel = self._channel
+        if channel is None:
+            return
+        if self._guard.locked():
+            # The thread in mid-command closes the socket: only then can nobody else get its descriptor meanwhile.
+            channel.interrupt(_CLOSED_BY_CLOSE)
+        else:
+            channel.close(_CLOSED_BY_CLOSE)
 
     def reconnect(self) -> None:
         """Close the connection, make a new one, and use and watch the same tubes again."""
@@ -173,9 +190,8 @@ class Connection:
         used, watched = self._used, list(self._watched)
         self._guard = threading.Lock()
         self._reserving = False
-        self.connect()
-        self._used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
         try:
+            self.connect()
             if used != DEFAULT_TUBE_NAME:
                 self.use(used)
             for tube in watched:
@@ -206,6 +222,13 @@ class Connection:
     def closed_because(self) -> str:
         """Why it is closed, in words; empty while it is open."""
         return self._channel.closed_because if self._channel is not None else "it was never opened"
+
+    def look(self) -> None:
+        """Find out, without a round trip, whether the server has closed the connection while nobody used it."""
+        if self._channel is None or self._guard.locked():
+            return
+        with self._guard:
+            self._channel.check_quiet()
 
     @property
     def inherited(self) -> bool:
@@ -239,15 +262,18 @@ class Connection:
         with self._guard:
             return self._open_channel().exchange(command, request, deadline)
 
-    def job_document(self, jid: int, deadline: float) -> bytes:
-        """The unparsed ``stats-job`` of a job that this connection has reserved.
+    def job_priority(self, jid: int, deadline: float) -> int:
+        """The priority of a job that this connection has reserved (``stats-job``).
 
         :raises NotFound: if the server does not know it.
         """
         reply = self.job_exchange(STATS_JOB, encode_job(STATS_JOB, jid), deadline)
         if reply.status != "OK":
             raise self.refuse(STATS_JOB, reply)
-        return reply.body
+        priority = self._parse(STATS_JOB, reply).get("pri")
+        if type(priority) is not int or not 0 <= priority <= MAX_UINT32:
+            raise self.violated(STATS_JOB, "no valid priority")
+        return priority
 
     def refuse(self, command: Command, reply: Reply) -> CommandFailed:
         """Build the error of a refused command; closes the connection where the refusal leaves it out of step."""
@@ -268,7 +294,7 @@ class Connection:
 
     # Putting jobs.
 
-    def put(self, body: str | bytes, priority: int = DEFAULT_PRIORITY, delay: int = 0, ttr: int = DEFAULT_TTR) -> int:
+    def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: int = 0, ttr: int = DEFAULT_TTR) -> int:
         """Put a job into the used tube (``put``).
 
         :param body: ``str`` (if the connection has an encoding) or bytes-like.
@@ -515,6 +541,9 @@ class Connection:
         if self.parse_yaml is not True:
             text = decode(reply.body)
             return self.parse_yaml(text) if callable(self.parse_yaml) else text
+        return self._parse(command, reply)
+
+    def _parse(self, command: Command, reply: Reply) -> Any:
         parse = parse_mapping if command.name.startswith("stats") else parse_list
         try:
             return parse(command.name, reply.body, self.server)

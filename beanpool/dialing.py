@@ -26,6 +26,16 @@ class HasDescriptor(Protocol):
         """The descriptor."""
 
 
+class _Socket(socket.socket):
+    """Closes itself without a warning when nobody holds it any more: that is how a dropped job is given back."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        # The one in C, which needs nothing that an interrupted constructor may not have set.
+        super(socket.socket, self).close()
+
+
 class Dialing:
     """One attempt to connect to a server: its addresses in turn, the first that accepts wins."""
 
@@ -85,7 +95,7 @@ class Dialing:
 
     def _open(self, family: int) -> socket.socket | None:
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock = _Socket(family, socket.SOCK_STREAM)
         except OSError as error:
             self._last_error = error
             return None

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotFound, UnexpectedResponse
 from beanpool.protocol.commands import BURY, DELETE, RELEASE, TOUCH, Command, encode_bury, encode_job, encode_release
-from beanpool.protocol.documents import parse_mapping
 
 if TYPE_CHECKING:  # connection.py makes jobs; a job calls the connection that it is given.
     from beanpool.connection import Connection
+
+
+_MADE_ANEW = "its connection was closed and made anew since"
 
 
 class JobState(enum.Enum):
@@ -70,7 +72,7 @@ class Job:
     :ivar tube: the tube's name where it is known without asking (see :meth:`stats`), else None.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_home", "_lease", "_lock", "_state", "data", "id", "tube")
+    __slots__ = ("__weakref__", "_connection", "_era", "_home", "_lease", "_lock", "_state", "data", "id", "tube")
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Job:
         self.data = data
         self.tube = tube
         self._connection = connection
+        self._era = connection.era
         self._home = home
         self._lease = lease
         self._lock = threading.Lock()
@@ -127,15 +130,25 @@ class Job:
     @property
     def reserved(self) -> bool:
         """Whether the job is reserved here, as far as this process knows."""
-        return self._state is JobState.RESERVED and not self._connection.closed
+        return self._state is JobState.RESERVED and not self._cut_off
 
     @property
     def lost(self) -> bool:
         """Whether the reservation is gone: its connection broke, or the server has said so.
 
-        Work on a lost job may be done a second time by another worker, so it is worth stopping early.
+        Work on a lost job may be done a second time by another worker, so it is worth stopping early. Asking takes no
+        round trip: it sees that the server has closed the connection, not that the TTR ran out.
         """
-        return self._state is JobState.LOST or (self._state is JobState.RESERVED and self._connection.closed)
+        if self._state is not JobState.RESERVED:
+            return self._state is JobState.LOST
+        if not self._cut_off:
+            self._connection.look()
+        return self._cut_off
+
+    @property
+    def _cut_off(self) -> bool:
+        """Whether the very connection that it came from is gone; one that was made anew is another."""
+        return self._connection.closed or self._connection.era != self._era
 
     def delete(self) -> None:
         """Delete the job: its work is done (``delete``). A job that is not reserved can be deleted too.
@@ -208,6 +221,7 @@ class Job:
             if self._home is None or not (self._state is JobState.LOST or self.lost):
                 raise self._lost("it cannot be reserved again here")
             self._connection, self._lease = self._home.reacquire(self, self._deadline())
+            self._era = self._connection.era
             self._state = JobState.RESERVED
 
     def kick(self) -> None:
@@ -251,9 +265,12 @@ class Job:
         return time.monotonic() + self._connection.timeout
 
     def _borrow(self, deadline: float) -> AbstractContextManager[Connection]:
-        if self._home is None or self.reserved:
-            return contextlib.nullcontext(self._connection)
-        return self._home.borrow(self, deadline)
+        if self._home is not None and not self.reserved:
+            return self._home.borrow(self, deadline)
+        if self._connection.era != self._era:
+            # Who knows what process answers now, and whose job has the id there?
+            raise self._lost(_MADE_ANEW)
+        return contextlib.nullcontext(self._connection)
 
     def _refuse_lost(self) -> None:
         if self._state is JobState.LOST:
@@ -267,18 +284,19 @@ class Job:
                 self._command(*build(deadline), deadline)
 
     def _priority(self, priority: int | None, deadline: float) -> int:
-        if priority is not None:
-            return priority
+        if priority is not None or self._connection.era != self._era:
+            return priority or 0
         try:
-            data = self._connection.job_document(self.id, deadline)
+            return self._connection.job_priority(self.id, deadline)
         except NotFound as error:
             raise self._lose("the server does not know the job any more") from error
         except (ConnectionFailed, UnexpectedResponse) as error:
             raise self._disconnected(error) from error
-        return int(parse_mapping("stats-job", data, self.server)["pri"])
 
     def _command(self, command: Command, request: bytes, success: str, deadline: float) -> None:
         connection = self._connection
+        if connection.era != self._era:
+            raise self._lose(_MADE_ANEW)
         try:
             reply = connection.job_exchange(command, request, deadline)
         except (ConnectionFailed, UnexpectedResponse) as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
-from beanpool.recovery import delete_again, lost, reacquire
+from beanpool.recovery import delete_again, lost, reacquire, why_another
 from beanpool.server_pool import ServerPool
 
 
@@ -31,8 +31,9 @@ class JobHome:
         :raises JobLost: if that process is gone.
         """
         with self._pool.lend(deadline) as connection:
-            if connection.instance != _instance(job):
-                raise lost(job, "its server was restarted")
+            reason = why_another(connection, _instance(job))
+            if reason is not None:
+                raise lost(job, reason)
             yield connection
 
     def delete_again(self, job: Job, sent: bool, deadline: float) -> None:

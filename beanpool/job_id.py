@@ -11,14 +11,11 @@ class JobId(int):
     Ids of different servers collide, and a server that was restarted may use an id again; so commands on a
     ``JobId`` go to its server only, and only while that is the same process.
 
-    :ivar server: the server's address.
-    :ivar instance: the ``id`` of the server process.
     :ivar maybe_duplicate: whether an attempt before may have stored the same body too.
     :ivar buried: whether the server had no memory to queue the job, and has buried it.
     """
 
-    server: str
-    instance: str
+    _origin: tuple[str, str]
     maybe_duplicate: bool = False
     buried: bool = False
 
@@ -27,13 +24,29 @@ class JobId(int):
     ) -> JobId:
         """Name the job `value` of `server`, given by its process `instance`."""
         self = super().__new__(cls, value)
-        self.server = server
-        self.instance = instance
+        self._origin = (server, instance)
         if maybe_duplicate:
             self.maybe_duplicate = True
         if buried:
             self.buried = True
         return self
+
+    @classmethod
+    def of(cls, value: int, origin: tuple[str, str]) -> JobId:
+        """Name the job `value` of `origin`: a server and its process. For many at once, which share it."""
+        self = int.__new__(cls, value)
+        self._origin = origin
+        return self
+
+    @property
+    def server(self) -> str:
+        """The server's address."""
+        return self._origin[0]
+
+    @property
+    def instance(self) -> str:
+        """The ``id`` of the server process."""
+        return self._origin[1]
 
     def __repr__(self) -> str:
         flags = ", maybe_duplicate" * self.maybe_duplicate + ", buried" * self.buried

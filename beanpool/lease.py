@@ -30,6 +30,7 @@ class Lease:
 
     def __del__(self) -> None:
         # A finalizer may run at any line of any thread: it only leaves a note, without lock or I/O.
-        connection = self._connection
+        # It may also be interrupted before it holds anything.
+        connection = getattr(self, "_connection", None)
         if connection is not None:
             self._pool.abandoned.append(connection)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from beanpool.events import Event
-from beanpool.log import logger
+from beanpool.log import logger, say
 
 Listener = Callable[[Event], Any]
 
@@ -53,4 +54,10 @@ class Listeners:
             except Exception:
                 if id(listener) not in self._complained:
                     self._complained.add(id(listener))
-                    logger("listeners").exception("pool %s: a listener raised; it will not be logged again", event.pool)
+                    say(
+                        logger("listeners"),
+                        logging.ERROR,
+                        "pool %s: a listener raised; it will not be logged again",
+                        event.pool,
+                        exc_info=True,
+                    )

@@ -34,7 +34,7 @@ def classify(error: BaseException) -> Failure | None:
     return Failure.VIOLATED
 
 
-class Cluster(Protocol):
+class MemberOwner(Protocol):
     """Who a member belongs to."""
 
     def member_changed(self, member: Member, before: Health, after: Health) -> None:
@@ -53,10 +53,10 @@ class Cluster(Protocol):
 class Member:
     """A server of a cluster.
 
-    :param cluster: is told, outside of all locks, of what changes.
+    :param owner: is told, outside of all locks, of what changes.
     """
 
-    def __init__(self, server: Server, settings: Settings, cluster: Cluster) -> None:
+    def __init__(self, server: Server, settings: Settings, owner: MemberOwner) -> None:
         self.server = server
         self.name = server.name or str(server.address)
         self.address = str(server.address)
@@ -65,7 +65,7 @@ class Member:
         self.accepting = self.weight > 0
         """Whether it gets puts."""
         self._settings = settings
-        self._cluster = cluster
+        self._owner = owner
         self._lock = threading.Lock()
         self.pool = ServerPool(
             server.address,
@@ -119,15 +119,15 @@ class Member:
 
     def starved(self) -> None:
         """A caller waits for a connection."""
-        self._cluster.member_starved(self)
+        self._owner.member_starved(self)
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
-        self._cluster.connection_opened(self, connection.instance)
+        self._owner.connection_opened(self, connection.instance)
 
     def closed(self, connection: PooledConnection, because: str) -> None:
         """A connection that stood was given up."""
-        self._cluster.connection_closed(self, because)
+        self._owner.connection_closed(self, because)
 
     def refused(self, error: CommandFailed) -> None:
         """It refused a put with ``DRAINING`` or ``OUT_OF_MEMORY``."""
@@ -163,7 +163,7 @@ class Member:
         if after.state is not ServerState.UP and before.state is ServerState.UP:
             self.pool.turn_away(self._not_worth_waiting)
         if after is not before:
-            self._cluster.member_changed(self, before, after)
+            self._owner.member_changed(self, before, after)
         return after
 
     def _not_worth_waiting(self) -> ConnectionFailed:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from beanpool.errors import CommandFailed, ConnectionFailed, Phase, UnexpectedResponse
-from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, encode_body
+from beanpool.errors import ConnectionFailed, Phase, UnexpectedResponse
+from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, encode_body
 from beanpool.protocol.commands import (
     BURY,
     DELETE,
@@ -62,6 +62,9 @@ class Pipeline:
         self._longest_wait = 0
         self.results: list[Any] = []
 
+    def __repr__(self) -> str:
+        return f"<Pipeline of {len(self)} commands to {self._connection.server}>"
+
     def __len__(self) -> int:
         return len(self._commands)
 
@@ -76,15 +79,15 @@ class Pipeline:
 
     def execute(self) -> list[Any]:
         """Send the collected commands and return :attr:`results`; the pipeline is then empty again."""
-        commands, self._commands = self._commands, []
-        converters, self._converters = self._converters, []
-        timeout = self._connection.timeout + self._longest_wait
-        self._longest_wait = 0
         results: list[Any] = []
         self.results = results
-        if not commands:
+        if not self._commands:
             return results
         with self._connection.exclusive_channel() as channel:
+            commands, self._commands = self._commands, []
+            converters, self._converters = self._converters, []
+            timeout = self._connection.timeout + self._longest_wait
+            self._longest_wait = 0
             try:
                 replies = channel.exchange_many(commands, timeout)
                 for convert, reply in zip(converters, replies, strict=False):
@@ -104,9 +107,7 @@ class Pipeline:
         self._converters.append(convert)
         return self
 
-    def put(
-        self, body: str | bytes, priority: int = DEFAULT_PRIORITY, delay: int = 0, ttr: int = DEFAULT_TTR
-    ) -> Pipeline:
+    def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: int = 0, ttr: int = DEFAULT_TTR) -> Pipeline:
         """As :meth:`Connection.put`."""
         data = encode_body(body, self._connection.encoding)
         return self._add(PUT, encode_put(data, priority, delay, ttr), self._connection.put_result)
@@ -203,7 +204,8 @@ class Pipeline:
 def _outcome(convert: Result, reply: Reply) -> Any:
     try:
         return convert(reply)
-    except (CommandFailed, UnexpectedResponse) as error:
+    except Exception as error:
+        # A refusal, a reply that is wrong, or whatever the caller's own `parse_yaml` raises.
         return error
 
 

@@ -82,7 +82,7 @@ class PooledConnection(Connection):
 
         :raises ConnectionFailed: if the connection was never opened.
         """
-        return self._open_channel()
+        return self._channel or self._open_channel()
 
     @property
     def channel_state(self) -> ChannelState | None:

@@ -22,6 +22,7 @@ from beanpool.errors import (
 )
 from beanpool.job_id import JobId
 from beanpool.member import Member
+from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import PUT
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
@@ -83,25 +84,45 @@ def may_be_stored(error: BeanpoolError) -> bool:
     return isinstance(error, ConnectionFailed | UnexpectedResponse) and error.may_have_taken_effect
 
 
-def put_once(member: Member, put: PutRequest, deadline: float) -> JobId:
+def put_connection(member: Member, tube: str, deadline: float) -> PooledConnection:
+    """Check out a connection whose puts go to `tube`.
+
+    :raises BeanpoolError: nothing was put; :func:`may_be_stored` says so too.
+    """
+    connection = member.pool.acquire(deadline, tube)
+    if connection.used == tube:
+        return connection
+    try:
+        connection.use_tube(tube, deadline)
+    except (ConnectionFailed, UnexpectedResponse) as error:
+        # It was the use that got lost: no put was sent.
+        error.may_have_taken_effect = False
+        member.pool.broke(connection, error)
+        raise
+    except BaseException:
+        member.pool.release(connection)
+        raise
+    return connection
+
+
+def too_big() -> JobTooBig:
+    """The refusal of a body that the server would refuse: nothing is sent."""
+    return JobTooBig("put", "JOB_TOO_BIG", [])
+
+
+def put_once(member: Member, request: bytes, size: int, tube: str, deadline: float) -> JobId:
     """One attempt on one server.
 
+    :param size: of the body (bytes).
     :raises BeanpoolError: :func:`may_be_stored` tells what became of the job.
     """
     pool = member.pool
-    connection = pool.acquire(deadline, put.tube)
+    connection = put_connection(member, tube, deadline)
     try:
         identity = connection.identity
-        if identity.max_job_size is not None and put.size > identity.max_job_size:
-            raise JobTooBig("put", "JOB_TOO_BIG", [])
-        if connection.used != put.tube:
-            try:
-                connection.use_tube(put.tube, deadline)
-            except (ConnectionFailed, UnexpectedResponse) as error:
-                # It was the use that got lost: the put was not sent.
-                error.may_have_taken_effect = False
-                raise
-        reply = connection.channel.exchange(PUT, put.request, deadline)
+        if identity.max_job_size is not None and size > identity.max_job_size:
+            raise too_big()
+        reply = connection.channel.exchange(PUT, request, deadline)
         if reply.status == "INSERTED":
             jid = JobId(reply.number, member.address, identity.instance)
         elif reply.status == "BURIED":
@@ -179,9 +200,8 @@ class Putter:
                 self._observer.retry_refused()
                 raise self._failure(put)
             try:
-                jid = put_once(
-                    member, put, put.deadline - remaining * (1 - self._share(put, member, candidates, index))
-                )
+                until = put.deadline - remaining * (1 - self._share(put, member, candidates, index))
+                jid = put_once(member, put.request, put.size, put.tube, until)
             except BeanpoolError as error:
                 self._settle(put, member, error)
                 continue

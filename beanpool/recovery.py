@@ -21,6 +21,15 @@ def lost(job: Job, reason: str) -> JobLost:
     return JobLost(f"job {job.id} of {job.server} is lost: {reason}", reason=reason)
 
 
+def why_another(connection: PooledConnection, instance: str) -> str | None:
+    """Why a connection is none to the server process `instance`; None if it is one. Without an id nobody can tell."""
+    if not instance or not connection.instance:
+        return "its server does not say which process it is, and the id may be another job's"
+    if connection.instance != instance:
+        return "its server was restarted, and the id may be another job's"
+    return None
+
+
 def delete_again(pool: ServerPool, job: Job, instance: str, sent: bool, deadline: float) -> None:
     """Delete `job` if it is still the same and nobody else has it.
 
@@ -78,8 +87,9 @@ def _take_back(pool: ServerPool, job: Job, instance: str, sent: bool, deadline: 
 
 def _reserve_again(connection: PooledConnection, job: Job, instance: str, sent: bool, deadline: float) -> str | None:
     """Reserve the job; returns None, or why it was not done (empty if it need not be done)."""
-    if not instance or connection.instance != instance:
-        return "its server was restarted"
+    reason = why_another(connection, instance)
+    if reason is not None:
+        return reason
     channel = connection.channel
     reply = channel.exchange(STATS_JOB, encode_job(STATS_JOB, job.id), deadline)
     if reply.status == "NOT_FOUND":

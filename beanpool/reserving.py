@@ -15,17 +15,15 @@ from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed
 from beanpool.job import Home, Job
 from beanpool.lease import Lease
 from beanpool.member import Member
-from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.putting import no_server
-from beanpool.shared_wait import Catch, SharedWait
+from beanpool.recovery import why_another
+from beanpool.shared_wait import Begun, Catch, SharedWait
 from beanpool.topology import Topology
 
 # How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
 _PATIENCE = 0.25
 _KEPT_WAITS = 256
-
-Begun = list[tuple[Member, PooledConnection]]
 
 
 class Reserver:
@@ -69,17 +67,18 @@ class Reserver:
             catch = shared.wait(deadline, begun)
         if catch is not None:
             return self._job(tubes, catch)
-        self._refuse_silence(errors)
+        self._refuse_silence(shared, errors)
         return None
 
-    def _refuse_silence(self, errors: dict[str, BaseException]) -> None:
+    def _refuse_silence(self, shared: SharedWait, errors: dict[str, BaseException]) -> None:
         """Raise, instead of telling the caller that there is no job, when nobody could say so."""
         members = self._topology().members
         usable = [member for member in members if member.up]
         if not usable:
             reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
             raise no_server(reasons, "could be asked for a job")
-        if all(member.pool.full() for member in usable):
+        # A connection that another thread of ours waits on is in use too, but that server has been asked.
+        if all(not shared.waits_on(member) and member.pool.full() for member in usable):
             raise usable[0].pool.exhausted()
 
     def _sweep(
@@ -93,7 +92,7 @@ class Reserver:
             for member in members:
                 if shared.waits_on(member) or not (member.up or thorough):
                     continue
-                patience = until if len(members) == 1 else min(until, time.monotonic() + _PATIENCE)
+                patience = min(until, time.monotonic() + _PATIENCE)
                 catch = self._ask(member, tubes, patience, begun, errors)
                 if catch is not None:
                     break
@@ -195,8 +194,9 @@ class Reserver:
         """
         connection = member.pool.acquire(deadline)
         try:
-            if instance is not None and connection.instance != instance:
-                raise JobLost(f"job {jid} of {member.address} is lost: its server was restarted")
+            reason = why_another(connection, instance) if instance is not None else None
+            if reason is not None:
+                raise JobLost(f"job {jid} of {member.address} is lost: {reason}", reason=reason)
             reply = connection.channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, jid), deadline)
             if reply.status != "RESERVED":
                 raise connection.refuse(RESERVE_JOB, reply)

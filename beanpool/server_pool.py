@@ -119,6 +119,11 @@ class ServerPool:
         with self._lock:
             return len(self._connections) >= self.max_connections and not self._idle
 
+    @property
+    def contended(self) -> bool:
+        """Whether callers wait for a connection."""
+        return bool(self._queue)
+
     def stats(self) -> dict[str, int]:
         """The pool's counters, and how it is filled now."""
         with self._lock:
@@ -153,6 +158,9 @@ class ServerPool:
                 if self._make_ready(connection, deadline):
                     return connection
             except BaseException as error:
+                if isinstance(error, UnexpectedResponse):
+                    # It was the handshake that failed: what the caller wants to send was not sent.
+                    error.may_have_taken_effect = False
                 self.broke(connection, error)
                 raise
 
@@ -205,33 +213,41 @@ class ServerPool:
     def _await_turn(self, deadline: float) -> PooledConnection:
         ticket = _Ticket()
         self.collect_abandoned()
-        with self._lock:
-            if self._closed:
-                raise self._closed_error()
-            # What came free between the first look and now.
-            connection = None
-            if not self._queue:
-                connection = self._idle.pop() if self._idle else self._add()
-            if connection is not None:
-                return connection
-            self._queue.append(ticket)
-            self._counts["requests_queued"] += 1
         started = time.monotonic()
+        # From before the ticket is in the queue: an interrupt must not leave one there that nobody holds.
         try:
+            with self._lock:
+                if self._closed:
+                    raise self._closed_error()
+                # What came free between the first look and now.
+                connection = None
+                if not self._queue:
+                    connection = self._idle.pop() if self._idle else self._add()
+                if connection is not None:
+                    return connection
+                self._queue.append(ticket)
+                self._counts["requests_queued"] += 1
             self._owner.starved()
             ticket.signal.acquire(timeout=max(0.0, deadline - started))
-        finally:
-            with self._lock:
-                with contextlib.suppress(ValueError):
-                    self._queue.remove(ticket)
-                self._counts["requests_wait_ms"] += round((time.monotonic() - started) * 1000)
-                connection, ticket.connection = ticket.connection, None
-                self._counts["requests_errors"] += connection is None
+        except BaseException:
+            connection = self._leave_queue(ticket, started)
+            if connection is not None:
+                self.release(connection)
+            raise
+        connection = self._leave_queue(ticket, started)
         if connection is not None:
             return connection
         if ticket.error is not None:
             raise ticket.error
         raise self.exhausted()
+
+    def _leave_queue(self, ticket: _Ticket, since: float) -> PooledConnection | None:
+        with self._lock:
+            with contextlib.suppress(ValueError):
+                self._queue.remove(ticket)
+            self._counts["requests_wait_ms"] += round((time.monotonic() - since) * 1000)
+            self._counts["requests_errors"] += ticket.connection is None
+            return ticket.connection
 
     def exhausted(self) -> PoolTimeout:
         """The error of a caller for whom no connection became free."""
@@ -330,9 +346,14 @@ class ServerPool:
         except (ConnectionFailed, UnexpectedResponse) as error:
             self.broke(connection, error)
             raise
-        finally:
-            # An interrupt in mid-command has left the channel out of step: then it is not kept.
+        except Exception:
             self.release(connection)
+            raise
+        except BaseException:
+            # Between two commands it may hold what nobody will ever finish.
+            self.discard(connection, "the caller was interrupted")
+            raise
+        self.release(connection)
 
     def want(self, notify: Callable[[], None]) -> None:
         """Call `notify`, once, as soon as a connection may be free."""
@@ -414,7 +435,7 @@ class ServerPool:
         for connection in busy:
             connection.interrupt()
         with self._lock:
-            self._returned.wait_for(lambda: not len(self._connections), max(0.0, deadline - time.monotonic()))
+            self._returned.wait_for(lambda: not self._standing(), max(0.0, deadline - time.monotonic()))
             left = list(self._connections)
         for connection in left:
             if connection.channel_state is ChannelState.IN_COMMAND:
@@ -423,8 +444,12 @@ class ServerPool:
             else:
                 self.discard(connection, "the pool was closed")
 
+    def _standing(self) -> list[PooledConnection]:
+        # An unfinished job whose connection broke is lost already, and nobody has to finish it.
+        return [c for c in self._connections if c.channel_state is not ChannelState.CLOSED]
+
     def _in_command(self) -> list[PooledConnection]:
-        return [c for c in self._connections if c.channel_state is not ChannelState.IN_STEP]
+        return [c for c in self._standing() if c.channel_state is not ChannelState.IN_STEP]
 
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(f"{self.server}: the pool is closed")

@@ -35,6 +35,9 @@ _REJOIN_AFTER = 0.2
 Catch = tuple[Member, PooledConnection, Reply]
 """A job that has come in: from whom, on which connection, and the reply that holds it."""
 
+Begun = list[tuple[Member, PooledConnection]]
+"""Connections with a reserve under way."""
+
 
 class _Seat:
     """A thread that waits."""
@@ -48,6 +51,22 @@ class _Seat:
         self.catch: Catch | None = None
         self.error: BeanpoolError | None = None
         self.leads = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it still waits for its job."""
+        return self.catch is None and self.error is None
+
+    def wake(self) -> None:
+        """Let its thread look at what was done to it. Once more does no harm."""
+        with contextlib.suppress(RuntimeError):
+            self.signal.release()
+
+    def sleep(self) -> None:
+        """Wait, at most until the deadline, until it has its job, or an error, or leads."""
+        while self.open and not self.leads:
+            if not self.signal.acquire(timeout=_lock_timeout(self.deadline)):
+                return
 
 
 class _Station:
@@ -96,14 +115,13 @@ class SharedWait:
         """How many threads wait."""
         return len(self._seats)
 
-    def wait(self, deadline: float, begun: Iterable[tuple[Member, PooledConnection]] = ()) -> Catch | None:
+    def wait(self, deadline: float, begun: Begun) -> Catch | None:
         """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
 
         :param begun: connections on which this caller has a reserve under way; they are taken over.
         :raises PoolClosed: if the pool is closed meanwhile.
         """
         seat = _Seat(deadline)
-        begun = list(begun)
         try:
             with self._lock:
                 if self._closed:
@@ -113,25 +131,20 @@ class SharedWait:
                     self._leader = seat
                     seat.leads = True
                 watch = self._watch_now()
-            watch.adopt(begun)
-            begun = []
+                adopted, begun = begun, []
+                watch.adopt(adopted)
             if not seat.leads:
                 watch.poke()
-                seat.signal.acquire(timeout=_lock_timeout(deadline))
-            if seat.leads and seat.catch is None and seat.error is None:
+                seat.sleep()
+            if seat.leads and seat.open:
                 self._lead(seat, watch)
+            self._leave(seat)
         except BaseException:
-            catch = self._leave(seat)
-            if catch is not None:
-                # Nobody will ever see this job: the server takes it back.
-                catch[0].pool.discard(catch[1], "the caller was interrupted")
-            for member, connection in begun:
-                member.pool.discard(connection, "the caller was interrupted")
+            self._abort(seat, begun)
             raise
-        catch = self._leave(seat)
-        if catch is None and seat.error is not None:
+        if seat.catch is None and seat.error is not None:
             raise seat.error
-        return catch
+        return seat.catch
 
     def _watch_now(self) -> _Watch:
         if self._watch is None:
@@ -141,47 +154,68 @@ class SharedWait:
     # The leader.
 
     def _lead(self, seat: _Seat, watch: _Watch) -> None:
-        while seat.catch is None and seat.error is None:
+        while seat.open:
             now = time.monotonic()
             if now >= seat.deadline + (_LAST_MOMENT if watch.ends_by(seat.deadline + _LAST_MOMENT) else 0):
                 return
             longest = self._longest_wait(now)
             watch.attend(self._members(), now, longest)
-            for catch in watch.catches(seat.deadline):
-                self._deliver(catch)
+            watch.look(seat.deadline)
+            while watch.caught:
+                self._deliver(watch.caught)
 
     def _longest_wait(self, now: float) -> float:
         with self._lock:
             return max((seat.deadline for seat in self._seats), default=now) - now
 
-    def _deliver(self, catch: Catch) -> None:
+    def _deliver(self, caught: collections.deque[Catch]) -> None:
+        member, connection, _ = caught[0]
         with self._lock:
-            taker = self._seats.popleft() if self._seats else None
+            taker = self._first_open()
             if taker is not None:
-                taker.catch = catch
-        if taker is None:
-            catch[0].pool.discard(catch[1], "nobody waits any more")
-        elif not taker.leads:
-            taker.signal.release()
+                # One step, as far as interrupts go: the job is either the taker's or still among the caught.
+                taker.catch = caught[0]
+                caught.popleft()
+        if taker is not None:
+            taker.wake()
+        else:
+            caught.popleft()
+            member.pool.discard(connection, "nobody waits any more")
 
-    def _leave(self, seat: _Seat) -> Catch | None:
+    def _first_open(self) -> _Seat | None:
+        return next((seat for seat in self._seats if seat.open), None)
+
+    def _leave(self, seat: _Seat) -> None:
         heir = ended = None
         with self._lock:
             with contextlib.suppress(ValueError):
                 self._seats.remove(seat)
             if self._leader is seat:
-                self._leader = None
-                if self._seats:
-                    heir = self._leader = self._seats[0]
+                heir = self._first_open()
+                if heir is not None:
                     heir.leads = True
                 else:
                     ended, self._watch = self._watch, None
-            catch = seat.catch
+                # Last: until then an interrupt finds this thread responsible for what waits.
+                self._leader = heir
         if heir is not None:
-            heir.signal.release()
+            heir.wake()
         if ended is not None:
             self._linger(ended.end())
-        return catch
+
+    def _abort(self, seat: _Seat, begun: Begun) -> None:
+        """An exception ends this thread's wait, maybe an interrupt at whatever line; it must not end that of others."""
+        watch = self._watch
+        if watch is not None and self._leader is seat:
+            watch.scrap()
+        self._leave(seat)
+        with self._lock:
+            settled = [other for other in self._seats if other.leads or not other.open]
+        for other in settled:
+            other.wake()
+        for member, connection in [*begun, *([seat.catch[:2]] if seat.catch is not None else [])]:
+            # Nobody will ever see what comes, or came, on it: the server takes it back.
+            member.pool.discard(connection, "the caller was interrupted")
 
     # From other threads.
 
@@ -193,22 +227,18 @@ class SharedWait:
 
     def give_up(self, member: Member) -> None:
         """Free the connection that waits on this server: a caller needs it more."""
-        watch = self._watch
-        if watch is not None and member in watch.stations:
-            watch.unwanted.append(member)
-            watch.poke()
+        if self.waits_on(member):
+            self.poke()
 
     def close(self) -> None:
         """Wake every waiting thread with :class:`PoolClosed`."""
         with self._lock:
             self._closed = True
-            seats = list(self._seats)
-            self._seats.clear()
+            seats = [seat for seat in self._seats if seat.open]
             for seat in seats:
                 seat.error = PoolClosed("the pool was closed while this thread waited for a job")
         for seat in seats:
-            if not seat.leads:
-                seat.signal.release()
+            seat.wake()
         self.poke()
 
 
@@ -221,11 +251,14 @@ def _lock_timeout(deadline: float) -> float:
 class _Watch:
     """The connections that wait, and the selector over them. Used by the leader alone, but for what says otherwise."""
 
+    # Until there are others: an interrupt may come before.
+    _reader = _writer = -1
+
     def __init__(self, tubes: tuple[str, ...]) -> None:
         self._tubes = tubes
         self.stations: dict[Member, _Station] = {}
-        self.unwanted: collections.deque[Member] = collections.deque()
-        """Servers whose connection others need; appended to by any thread."""
+        self.caught: collections.deque[Catch] = collections.deque()
+        """Jobs that came in and that no thread has yet."""
         self._adopted: collections.deque[tuple[Member, PooledConnection]] = collections.deque()
         self._not_before: dict[Member, float] = {}
         self._pipe_lock = threading.Lock()
@@ -236,6 +269,16 @@ class _Watch:
         self._selector.register(self._reader, selectors.EVENT_READ)
         self._wake_at = 0.0
 
+    def __del__(self) -> None:
+        # In a forked child nobody ends the wait of a thread that is the parent's.
+        for descriptor in (self._reader, self._writer):
+            if descriptor >= 0:
+                os.close(descriptor)
+        selector = getattr(self, "_selector", None)
+        if selector is not None:
+            # It is a circle of its own, and what it watches would be alive until somebody collects circles.
+            selector.close()
+
     # From any thread.
 
     def poke(self) -> None:
@@ -245,7 +288,7 @@ class _Watch:
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._writer, b"p")
 
-    def adopt(self, begun: Iterable[tuple[Member, PooledConnection]]) -> None:
+    def adopt(self, begun: Begun) -> None:
         """Take over connections with a reserve under way."""
         self._adopted.extend(begun)
 
@@ -260,8 +303,8 @@ class _Watch:
         self._wake_at = math.inf
         while self._adopted:
             self._settle_in(*self._adopted.popleft())
-        while self.unwanted:
-            self._vacate(self.unwanted.popleft(), now)
+        for member in [member for member in self.stations if member.pool.contended]:
+            self._vacate(member, now)
         if longest_wait <= 0:
             return
         present = set()
@@ -299,7 +342,7 @@ class _Watch:
                 self._not_before[member] = now + _REJOIN_AFTER
                 return
             if connection.channel_state is None:
-                connection.begin_dialing(member.targets())
+                connection.begin_dialing()
             station = self.stations[member] = _Station(member, connection)
             self._ask(station, now, longest_wait)
         except BeanpoolError as error:
@@ -319,8 +362,8 @@ class _Watch:
         except BeanpoolError as error:
             self._lose(station, error)
 
-    def catches(self, deadline: float) -> list[Catch]:
-        """Wait until something happens, or until `deadline`; return the jobs that came in."""
+    def look(self, deadline: float) -> None:
+        """Wait until something happens, or until `deadline`; the jobs that came in are in :attr:`caught`."""
         now = time.monotonic()
         until = min(deadline, self._wake_at)
         if self.ends_by(deadline + _LAST_MOMENT):
@@ -328,38 +371,33 @@ class _Watch:
         for station in self.stations.values():
             until = min(until, station.connection.give_up_at)
         timeout = None if until == math.inf else max(0.0, until - now)
-        caught: list[Catch] = []
         for key, _ in self._selector.select(timeout):
             if key.fd == self._reader:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._reader, 4096)
                 continue
-            reply = self._step(key.data)
-            if reply is not None:
-                caught.append((key.data.member, key.data.connection, reply))
+            self._step(key.data)
         now = time.monotonic()
         for station in list(self.stations.values()):
             if station.connection.waiting and station.connection.give_up_at <= now:
                 self._lose(station, station.connection.late())
-        return caught
 
-    def _step(self, station: _Station) -> Reply | None:
+    def _step(self, station: _Station) -> None:
         try:
             reply = station.connection.step()
             if reply is None:
                 self._register(station)
-                return None
+                return
             if reply.status not in ("RESERVED", "TIMED_OUT", "DEADLINE_SOON"):
                 raise station.connection.refuse(RESERVE_WITH_TIMEOUT, reply)
         except BeanpoolError as error:
             self._lose(station, error)
-            return None
+            return
         station.member.works()
         self._unregister(station)
-        if reply.status != "RESERVED":
-            return None
-        del self.stations[station.member]
-        return reply
+        if reply.status == "RESERVED":
+            self.caught.append((station.member, station.connection, reply))
+            del self.stations[station.member]
 
     def _lose(self, station: _Station, error: BeanpoolError) -> None:
         self._unregister(station)
@@ -388,7 +426,7 @@ class _Watch:
 
     def _register(self, station: _Station) -> None:
         descriptor = station.connection.fileno()
-        events = selectors.EVENT_WRITE if station.connection.dialing else selectors.EVENT_READ
+        events = selectors.EVENT_WRITE if station.connection.wants_write else selectors.EVENT_READ
         if station.descriptor == descriptor and self._selector.get_key(descriptor).events == events:
             return
         self._unregister(station)
@@ -401,13 +439,25 @@ class _Watch:
                 self._selector.unregister(station.descriptor)
             station.descriptor = -1
 
+    def scrap(self) -> None:
+        """Close everything: after an interrupt nobody knows what a connection waits for, or whether it holds a job."""
+        connections = [(station.member, station.connection) for station in self.stations.values()]
+        connections += [(member, connection) for member, connection, _ in self.caught]
+        for station in self.stations.values():
+            self._unregister(station)
+        self.stations.clear()
+        self.caught.clear()
+        for member, connection in connections:
+            member.pool.discard(connection, "the thread that watched it was interrupted")
+
     def end(self) -> list[Channel]:
         """Nobody waits any more: cancel what still waits; returns the channels to be read to their end."""
         cancelled: list[Channel] = []
         with self._pipe_lock:
-            os.close(self._reader)
-            os.close(self._writer)
-            self._reader = self._writer = -1
+            # Forgotten before they are closed: closed twice, after an interrupt, they might be somebody else's.
+            descriptors, self._reader, self._writer = (self._reader, self._writer), -1, -1
+            for descriptor in descriptors:
+                os.close(descriptor)
         self._selector.close()
         connections = [(station.member, station.connection) for station in self.stations.values()]
         for member, connection in [*connections, *self._adopted]:

@@ -50,9 +50,12 @@ def ask_one(
 ) -> Answer:
     """Ask one server.
 
+    :param tube: the tube that the connection has to use; None if that is all the same.
     :raises BeanpoolError: if it refuses, or cannot be asked.
     """
     with member.pool.lend(deadline, tube) as connection:
+        if tube is not None:
+            connection.use_tube(tube, deadline)
         answer = ask(connection, deadline)
     member.works()
     return answer

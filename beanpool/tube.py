@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, check_tube
@@ -10,6 +11,8 @@ if TYPE_CHECKING:  # manager.py makes the handles.
     from beanpool.job import Job
     from beanpool.job_id import JobId
     from beanpool.manager import PoolManager
+    from beanpool.put_item import Put
+    from beanpool.put_many import Outcome
 
 
 class Tube:
@@ -37,6 +40,10 @@ class Tube:
     ) -> JobId:
         """Put a job into this tube; see :meth:`PoolManager.put`."""
         return self._pool.put(body, priority, delay, ttr, tube=self.name, key=key, timeout=timeout)
+
+    def put_many(self, items: Iterable[str | bytes | Put], **options: Any) -> list[Outcome]:
+        """Put many jobs into this tube; see :meth:`PoolManager.put_many`."""
+        return self._pool.put_many(items, tube=self.name, **options)
 
     def reserve(self, timeout: float | None = None) -> Job | None:
         """Reserve a job of this tube; see :meth:`PoolManager.reserve`."""

@@ -20,6 +20,9 @@ MAX_ID = 2**64 - 1
 MAX_JOB_SIZE = 2**30
 """The largest ``max-job-size`` that a beanstalkd can be started with (bytes)."""
 
+Body = str | bytes | bytearray | memoryview
+"""What a job's body may be given as."""
+
 _TUBE = re.compile(r"[A-Za-z0-9+/;.$_()][A-Za-z0-9\-+/;.$_()]{0,199}")
 _known_tubes: dict[str, bytes] = {}
 

@@ -21,8 +21,17 @@ _TEXT_FIELDS = {
 }
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _FLOAT = re.compile(r"-?[0-9]{1,20}\.[0-9]{1,20}")
-# 1.12 sends `os: #1 SMP ...` unquoted, which YAML reads as a comment.
+# 1.12 sends the system's own description unquoted: `#1 SMP ...` is a comment to YAML, `Darwin Kernel Version 22: ...`
+# an error.
 _UNQUOTED_OS = re.compile(r"^os: (?!\")(.*)$", re.MULTILINE)
+# A real one has about 2,000 bytes; parsed, a document takes hundreds of times its size.
+_LARGEST_MAPPING = 65536
+# What beanstalkd sends has one scalar a line. Everything else is refused before YAML sees it: libyaml recurses
+# into nested collections until the C stack overflows, which ends the process.
+_FLAT_MAPPING = re.compile(
+    r"(?:---\n)?(?:[A-Za-z0-9_.-]++:(?: (?![\[\]{}&*!|>%@`?,' ]|-\s)[^\x00-\x1f\x7f\x85\u2028\u2029]*+)?+(?:\n|\Z))++"
+)
+_FLAT_LIST = re.compile(r"(?:---\n)?(?:- (\"?)[A-Za-z0-9+/;.$_()][A-Za-z0-9\-+/;.$_()]{0,199}\1(?:\n|\Z))++")
 
 
 def decode(data: bytes) -> str:
@@ -35,9 +44,13 @@ def parse_mapping(command: str, data: bytes, server: str = "") -> dict[str, Scal
 
     :raises UnexpectedResponse: if it is not a flat mapping.
     """
+    if len(data) > _LARGEST_MAPPING:
+        raise _malformed(command, server)
     text = decode(data)
     os_line = _UNQUOTED_OS.search(text)
-    document = _load(command, text, server)
+    if os_line:
+        text = f'{text[: os_line.start()]}os: ""{text[os_line.end() :]}'
+    document = _load(command, text, _FLAT_MAPPING, server)
     if not isinstance(document, dict) or not all(
         isinstance(key, str) and isinstance(value, str) for key, value in document.items()
     ):
@@ -53,7 +66,7 @@ def parse_list(command: str, data: bytes, server: str = "") -> list[str]:
 
     :raises UnexpectedResponse: if it is not a flat list.
     """
-    document = _load(command, decode(data), server)
+    document = _load(command, decode(data), _FLAT_LIST, server)
     if not isinstance(document, list) or not all(isinstance(name, str) for name in document):
         raise _malformed(command, server)
     return document
@@ -69,7 +82,9 @@ def _typed(value: str) -> Scalar:
     return value
 
 
-def _load(command: str, text: str, server: str) -> Any:
+def _load(command: str, text: str, shape: re.Pattern[str], server: str) -> Any:
+    if not shape.fullmatch(text):
+        raise _malformed(command, server)
     # Here, not at the top: loading yaml costs 20 ms, and most programs never ask for stats.
     import yaml
 

@@ -6,11 +6,16 @@ The caller says which command a reply must answer, and gets a reply that this co
 
 from __future__ import annotations
 
+import re
+
 from beanpool.errors import UnexpectedResponse
 from beanpool.protocol.arguments import MAX_ID, MAX_JOB_SIZE
 from beanpool.protocol.commands import Command
-from beanpool.protocol.replies import BARE_WORD, DOCUMENT_SIZE, JOB_SIZE, MAX_LINE, NUMBER, WORDS, Reply
+from beanpool.protocol.replies import BARE_REPLIES, BARE_WORD, DOCUMENT_SIZE, JOB_SIZE, MAX_LINE, NUMBER, WORDS, Reply
 
+_INSERTED_RUN = re.compile(rb"(?:INSERTED [1-9][0-9]{0,18}\r\n)+")
+# So many digits cannot go beyond 2**64.
+_SAFE_DIGITS = 20
 MAX_DOCUMENT_SIZE = 64 * 1024 * 1024
 """The largest ``stats`` or ``list`` reply that is read (bytes)."""
 
@@ -48,6 +53,28 @@ class Parser:
             self._body_start -= self._position
             self._body_end -= self._position
         self._position = 0
+
+    def only(self, command: Command, data: bytes) -> Reply | None:
+        """As :meth:`feed` and :meth:`next`, made for what nearly always comes: one whole reply, and nothing else."""
+        if not self._buffer:
+            match = command.line.match(data)
+            if match is not None:
+                shape, end = match.lastindex, match.end()
+                if shape == NUMBER:
+                    if end == len(data) and len(match[3]) < _SAFE_DIGITS:
+                        return Reply(WORDS[match[2]], int(match[3]))
+                elif shape == BARE_WORD:
+                    if end == len(data):
+                        return BARE_REPLIES[match[1]]
+                elif (
+                    shape == JOB_SIZE
+                    and len(data) == end + int(match[6]) + 2
+                    and data.endswith(b"\r\n")
+                    and len(match[5]) < _SAFE_DIGITS
+                ):
+                    return Reply(WORDS[match[4]], int(match[5]), data[end:-2])
+        self.feed(data)
+        return self.next(command)
 
     def next(self, command: Command) -> Reply | None:
         """Return the next reply, which must answer `command`; None if it has not arrived in full.
@@ -88,6 +115,21 @@ class Parser:
             self._body_end = match.end() + size
         return self._next_body(command)
 
+    def next_inserted(self, most: int) -> list[int]:
+        """The ids of the plain ``INSERTED`` replies that come next, up to `most`; empty if another reply comes next."""
+        if self._head is not None:
+            return []
+        match = _INSERTED_RUN.match(self._buffer, self._position)
+        if match is None:
+            return []
+        words = bytes(match[0])[len(b"INSERTED ") : -2].split(b"\r\nINSERTED ")
+        end = match.end()
+        if len(words) > most:
+            end -= sum(len(word) + len(b"INSERTED \r\n") for word in words[most:])
+            del words[most:]
+        self._consume(end)
+        return list(map(int, words))
+
     def _next_body(self, command: Command) -> Reply | None:
         end = self._body_end
         ending = bytes(self._buffer[end : end + 2])
@@ -102,6 +144,10 @@ class Parser:
         return self._finish(end + 2, head._replace(body=bytes(self._buffer[self._body_start : end])))
 
     def _finish(self, position: int, reply: Reply) -> Reply:
+        self._consume(position)
+        return reply
+
+    def _consume(self, position: int) -> None:
         if position == len(self._buffer):
             self._buffer = b""
             self._position = 0
@@ -110,7 +156,6 @@ class Parser:
             self._position = 0
         else:
             self._position = position
-        return reply
 
     def _check_partial_line(self, command: Command) -> None:
         end = self._buffer.find(b"\r\n", self._position, self._position + MAX_LINE)
@@ -120,7 +165,7 @@ class Parser:
             return
         # Only a known word is shown: what stands here may be part of a job's body.
         word = bytes(self._buffer[self._position : end]).split(b" ", 1)[0].decode("ascii", "replace")
-        if word in WORDS:
+        if word.encode() in WORDS:
             raise self._unexpected(command, f"{word} in a form or place where the protocol has none")
         raise self._unexpected(command, f"a line of {end - self._position} bytes that is no reply")
 

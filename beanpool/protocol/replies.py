@@ -33,14 +33,18 @@ TUBE: Final = "tube"
 ERRORS: Final = ("OUT_OF_MEMORY", "INTERNAL_ERROR", "BAD_FORMAT", "UNKNOWN_COMMAND")
 """Every command may be answered with these."""
 
-WORDS: Final = frozenset(
-    {
-        *ERRORS,
-        *("INSERTED", "BURIED", "EXPECTED_CRLF", "JOB_TOO_BIG", "DRAINING", "USING", "RESERVED"),
-        *("DEADLINE_SOON", "TIMED_OUT", "NOT_FOUND", "DELETED", "RELEASED", "TOUCHED", "WATCHING"),
-        *("NOT_IGNORED", "FOUND", "KICKED", "OK", "PAUSED"),
-    }
+_ALL_WORDS = (
+    *ERRORS,
+    *("INSERTED", "BURIED", "EXPECTED_CRLF", "JOB_TOO_BIG", "DRAINING", "USING", "RESERVED"),
+    *("DEADLINE_SOON", "TIMED_OUT", "NOT_FOUND", "DELETED", "RELEASED", "TOUCHED", "WATCHING"),
+    *("NOT_IGNORED", "FOUND", "KICKED", "OK", "PAUSED"),
 )
+
+WORDS: Final = {word.encode(): word for word in _ALL_WORDS}
+"""Every first word that a reply may have, by its bytes."""
+
+BARE_REPLIES: Final = {word.encode(): Reply(word) for word in _ALL_WORDS}
+"""The replies that are a word and nothing else."""
 
 _ID = rb"([1-9][0-9]{0,19})"
 _SIZE = rb"(0|[1-9][0-9]{0,9})"

@@ -1,0 +1,120 @@
+"""A cluster's commands that concern all of its servers."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from beanpool.cluster import Cluster
+from beanpool.errors import BeanpoolError
+from beanpool.job import Job
+from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.arguments import MAX_UINT32, check_int, check_tube
+from beanpool.protocol.commands import encode_pause_tube
+from beanpool.survey import Answers, add_up, ask_all, ask_one, given
+
+
+class ClusterVerbs(Cluster):
+    """Questions to, and commands for, all servers. Each has a ``..._by_server`` twin, which hides no missing server."""
+
+    _used: str
+
+    def peek_ready(self, *, tube: str | None = None) -> Job | None:
+        """Look at a ready job of the used tube, on whichever server has one (``peek-ready``)."""
+        return self._peek(PooledConnection.peek_ready, tube)
+
+    def peek_delayed(self, *, tube: str | None = None) -> Job | None:
+        """Look at a delayed job of the used tube, on whichever server has one (``peek-delayed``)."""
+        return self._peek(PooledConnection.peek_delayed, tube)
+
+    def peek_buried(self, *, tube: str | None = None) -> Job | None:
+        """Look at a buried job of the used tube, on whichever server has one (``peek-buried``)."""
+        return self._peek(PooledConnection.peek_buried, tube)
+
+    def _peek(self, peek: Callable[[PooledConnection], Job | None], tube: str | None) -> Job | None:
+        answers = self._ask_all(lambda connection, _: peek(connection), tube)
+        for job in given(answers, "could be asked for a job"):
+            if job is not None:
+                member = self._topology.find(job.server)
+                return self._reserver.at_home(member, job) if member is not None else None
+        return None
+
+    def tubes(self) -> list[str]:
+        """The names of the tubes of all servers that answer, sorted (``list-tubes``)."""
+        return sorted({name for names in given(self.tubes_by_server(), "listed its tubes") for name in names})
+
+    def tubes_by_server(self) -> Answers:
+        """Every server's own tubes, or its error, by address."""
+        return self._ask_all(lambda connection, _: connection.tubes())
+
+    def stats(self) -> dict[str, Any]:
+        """The statistics of all servers that answer, added up (``stats``); see :func:`beanpool.survey.add_up`."""
+        return add_up(given(self.stats_by_server(), "gave its statistics"))
+
+    def stats_by_server(self) -> Answers:
+        """Every server's own statistics, or its error, by address."""
+        return self._ask_all(lambda connection, _: connection.stats())
+
+    def stats_tube(self, tube: str) -> dict[str, Any]:
+        """The statistics of a tube, added up over the servers that have it (``stats-tube``).
+
+        :raises NotFound: if no server has it.
+        """
+        return add_up(given(self.stats_tube_by_server(tube), f"gave the statistics of tube {tube}"))
+
+    def stats_tube_by_server(self, tube: str) -> Answers:
+        """Every server's own statistics of a tube, or its error, by address."""
+        check_tube(tube)
+        return self._ask_all(lambda connection, _: connection.stats_tube(tube))
+
+    def pause_tube(self, tube: str, seconds: int) -> None:
+        """Let nobody reserve from `tube` for this long, on all servers that have it (``pause-tube``).
+
+        :raises NotFound: if no server has it.
+        """
+        given(self.pause_tube_by_server(tube, seconds), f"paused tube {tube}")
+
+    def pause_tube_by_server(self, tube: str, seconds: int) -> Answers:
+        """As :meth:`pause_tube`; returns None, or the error, by address."""
+        encode_pause_tube(tube, seconds)
+        return self._ask_all(lambda connection, _: connection.pause_tube(tube, seconds))
+
+    def kick(self, bound: int = 1, *, tube: str | None = None) -> int:
+        """Kick up to `bound` jobs of the used tube over all servers (``kick``); returns how many were made ready."""
+        return sum(given(self.kick_by_server(bound, tube=tube), "kicked jobs"))
+
+    def kick_by_server(self, bound: int = 1, *, tube: str | None = None) -> Answers:
+        """As :meth:`kick`; returns every server's own count, or its error, by address."""
+        check_int("bound", bound, 0, MAX_UINT32)
+        used = self._used if tube is None else tube
+        check_tube(used)
+        deadline = time.monotonic() + self._timeout
+        answers: Answers = {}
+        left = bound
+        # One after the other: the bound is one for all.
+        for member in self._members():
+            answers[member.address] = 0
+            if not left:
+                continue
+            if member.down:
+                answers[member.address] = member.unusable("not asked")
+                continue
+            try:
+                kicked = ask_one(member, deadline, functools.partial(_kick, left), used)
+            except BeanpoolError as error:
+                answers[member.address] = error.with_traceback(None)
+            else:
+                answers[member.address] = kicked
+                left -= kicked
+        return answers
+
+    def _ask_all(self, ask: Callable[[PooledConnection, float], Any], tube: str | None = None) -> Answers:
+        used = self._used if tube is None else tube
+        check_tube(used)
+        return ask_all(self._members(), self._timeout, ask, used)
+
+
+def _kick(bound: int, connection: PooledConnection, _: float) -> int:
+    return connection.kick(bound)

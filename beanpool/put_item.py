@@ -1,0 +1,79 @@
+"""A put as users describe it, and as it is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from beanpool.protocol.arguments import check_tube, encode_body
+from beanpool.protocol.commands import encode_put
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Put:
+    """A body, and what is different about it; None means what the batch says.
+
+    :param body: ``str`` or bytes-like.
+    :param key: jobs with the same key go to the same server.
+    :param tube: the tube.
+    :param priority: 0 (most urgent) to 2**32 - 1.
+    :param delay: how long before the job becomes ready (seconds).
+    :param ttr: how long a worker may take (seconds, at least 1).
+    """
+
+    body: str | bytes
+    key: str | bytes | None = None
+    tube: str | None = None
+    priority: int | None = None
+    delay: int | None = None
+    ttr: int | None = None
+
+
+class EncodedPut(NamedTuple):
+    """A put that is ready to be sent."""
+
+    request: bytes
+    size: int
+    """Of the body (bytes)."""
+    tube: str
+    key: str | bytes | None
+
+
+class Usual(NamedTuple):
+    """What holds for the items of a batch that do not say otherwise."""
+
+    key: str | bytes | None
+    tube: str
+    priority: int
+    delay: int
+    ttr: int
+
+
+def encoded(put: Put, usual: Usual, encoding: str | None) -> EncodedPut | Exception:
+    """What is sent for `put`, with what it leaves open taken from `usual`; or what is wrong with it."""
+    tube = usual.tube if put.tube is None else put.tube
+    key = usual.key if put.key is None else put.key
+    try:
+        data = encode_body(put.body, encoding)
+        request = encode_put(
+            data,
+            usual.priority if put.priority is None else put.priority,
+            usual.delay if put.delay is None else put.delay,
+            usual.ttr if put.ttr is None else put.ttr,
+        )
+        check_tube(tube)
+        if key is not None:
+            check_key(key)
+    except (ValueError, TypeError) as error:
+        return error.with_traceback(None)
+    return EncodedPut(request, len(data), tube, key)
+
+
+def check_key(key: Any) -> str | bytes:
+    """Return `key` if it can be one.
+
+    :raises TypeError: if it is neither ``str`` nor ``bytes``.
+    """
+    if not isinstance(key, str | bytes):
+        raise TypeError(f"key must be str or bytes, not {type(key).__name__}")
+    return key

@@ -45,6 +45,8 @@ _seed = pytest.StashKey[int]()
 def pytest_configure(config: pytest.Config) -> None:
     named = os.environ.get("BEANPOOL_SEED", "")
     config.stash[_seed] = int(named) if named else secrets.randbits(32)
+    # For what else shows it, or repeats by it: reports, and the processes that tests start.
+    os.environ["BEANPOOL_SEED"] = str(config.stash[_seed])
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -1,0 +1,152 @@
+"""The buffered producer: single puts at the speed of batches, with the promises of single puts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from support.processes import run_python
+from support.servers import BeanstalkdServer
+from support.threads import background, run_together
+from support.waiting import wait_until, within
+
+from beanpool import JobId, PoolClosed, PoolManager, PoolTimeout
+
+if TYPE_CHECKING:
+    from conftest import StartCluster
+
+
+@pytest.fixture
+def pool(cluster: StartCluster) -> Iterator[PoolManager]:
+    with PoolManager([server.address for server in cluster(2)]) as made:
+        yield made
+
+
+def test_a_future_of_the_job_id(pool: PoolManager) -> None:
+    with pool.producer() as producer:
+        jid = producer.put("body", priority=7, ttr=9, tube="mine", key="k").result(5)
+    assert isinstance(jid, JobId)
+    assert jid.server == pool.route("k")[0]
+    stats = pool.stats_job(jid)
+    assert (stats["pri"], stats["ttr"], stats["tube"]) == (7, 9, "mine")
+
+
+def test_many_threads_and_every_job_once(pool: PoolManager) -> None:
+    with pool.producer(max_batch=50) as producer:
+
+        def produce(thread: int) -> list[JobId]:
+            futures = [producer.put(f"{thread}/{number}") for number in range(500)]
+            return [future.result(10) for future in futures]
+
+        stored = run_together(*(lambda thread=thread: produce(thread) for thread in range(8)))
+    names = [(jid.server, int(jid)) for ids in stored for jid in ids]
+    assert len(set(names)) == len(names) == 4000
+    bodies = Counter[str]()
+    while (job := pool.reserve(timeout=0)) is not None:
+        bodies[str(job.body)] += 1
+        job.delete()
+    assert bodies == Counter(f"{thread}/{number}" for thread in range(8) for number in range(500))
+
+
+def test_close_loses_nothing(pool: PoolManager) -> None:
+    producer = pool.producer(linger=60)
+    futures = [producer.put("x") for _ in range(100)]
+    producer.close()
+    assert all(future.done() for future in futures)
+    assert pool.stats_tube("default")["current-jobs-ready"] == 100
+    producer.close()
+    with pytest.raises(PoolClosed):
+        producer.put("x")
+
+
+def test_flush_does_not_wait_for_the_linger(pool: PoolManager) -> None:
+    with pool.producer(linger=60) as producer:
+        futures = [producer.put("x") for _ in range(10)]
+        with within(2, "flush"):
+            producer.flush()
+        assert all(future.done() for future in futures)
+
+
+def test_a_full_batch_does_not_wait_for_the_linger(pool: PoolManager) -> None:
+    with pool.producer(linger=60, max_batch=10) as producer:
+        futures = [producer.put("x") for _ in range(10)]
+        with within(2, "the batch"):
+            assert all(isinstance(future.result(5), JobId) for future in futures)
+
+
+def test_bad_arguments_are_raised_at_once(pool: PoolManager) -> None:
+    with pool.producer() as producer:
+        with pytest.raises(ValueError, match="ttr"):
+            producer.put("x", ttr=0)
+        with pytest.raises(ValueError, match="tube"):
+            producer.put("x", tube="a b")
+        with pytest.raises(TypeError, match="body"):
+            producer.put(5)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(ValueError, match="max_batch"):
+        pool.producer(max_batch=0)
+
+
+def test_a_full_buffer_holds_the_threads_back(beanstalkd: BeanstalkdServer) -> None:
+    with PoolManager([beanstalkd.address], timeout=2) as pool, pool.producer(linger=0, max_batch=1) as producer:
+        producer.put("first").result(5)
+        beanstalkd.freeze()
+        try:
+            with pytest.raises(PoolTimeout, match="buffer"):
+                for _ in range(100):
+                    producer.put("x", timeout=0.05)
+        finally:
+            beanstalkd.thaw()
+
+
+def test_one_that_was_cancelled_is_not_put(pool: PoolManager) -> None:
+    with pool.producer(linger=60) as producer:
+        kept, cancelled = producer.put("kept"), producer.put("cancelled")
+        assert cancelled.cancel()
+        producer.flush()
+        assert kept.done()
+    assert pool.stats_tube("default")["current-jobs-ready"] == 1
+
+
+def test_a_pool_that_is_closed_fails_the_futures(cluster: StartCluster) -> None:
+    pool = PoolManager([cluster(1)[0].address])
+    producer = pool.producer(linger=60)
+    futures = [producer.put("x") for _ in range(5)]
+    pool.close()
+    producer.close()
+    for future in futures:
+        with pytest.raises(PoolClosed):
+            future.result(5)
+
+
+def test_a_waiting_put_ends_when_the_producer_closes(beanstalkd: BeanstalkdServer) -> None:
+    with PoolManager([beanstalkd.address], timeout=1) as pool:
+        producer = pool.producer(linger=0, max_batch=1)
+        producer.put("first").result(5)
+        beanstalkd.freeze()
+        try:
+            for _ in range(8):
+                producer.put("x", timeout=5)
+            waiting = background(lambda: [producer.put("late", timeout=5) for _ in range(8)])
+            wait_until(lambda: "waiting" in repr(producer), "the buffer to fill")
+            closing = background(producer.close)
+            assert isinstance(waiting.error(5), PoolClosed)
+        finally:
+            beanstalkd.thaw()
+        closing.result(20)
+
+
+def test_a_program_that_ends_without_close_loses_nothing(beanstalkd: BeanstalkdServer) -> None:
+    ended = run_python(
+        "import atexit, sys\n"
+        "from beanpool import PoolManager\n"
+        "pool = PoolManager(sys.argv[1])\n"
+        "atexit.register(pool.close)\n"
+        "producer = pool.producer(linger=60)\n"
+        "for _ in range(20):\n"
+        "    producer.put('x')\n",
+        beanstalkd.url,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert beanstalkd.control.counter("current-jobs-ready", "default") == 20

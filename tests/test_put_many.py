@@ -1,0 +1,257 @@
+"""Many puts at once: one outcome per item, whatever becomes of its neighbours."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.ledger import Ledger
+from support.processes import assert_baseline
+from support.scripted import ScriptedConnection, answering, close, expect_line, send, stats_reply, with_data
+from support.servers import BeanstalkdServer, ServerFactory
+from support.threads import background
+from support.waiting import within
+
+from beanpool import JobId, JobTooBig, NoServerAvailable, PoolManager, Put, PutAmbiguous
+
+if TYPE_CHECKING:
+    from conftest import StartCluster, StartScripted
+
+
+def manager(servers: list[BeanstalkdServer], **options: Any) -> PoolManager:
+    return PoolManager([server.address for server in servers], **{"health_interval": 0.3, **options})
+
+
+def ids(outcomes: list[JobId | Exception]) -> list[JobId]:
+    errors = [outcome for outcome in outcomes if not isinstance(outcome, JobId)]
+    assert errors == []
+    return [outcome for outcome in outcomes if isinstance(outcome, JobId)]
+
+
+class TestOutcomes:
+    def test_in_the_order_of_the_items(self, cluster: StartCluster) -> None:
+        servers = cluster(3)
+        bodies = [f"job {number}" for number in range(1000)]
+        with manager(servers) as pool:
+            stored = ids(pool.put_many(iter(bodies)))
+        truth = {
+            (server.address, job.id): job.body for server in servers for job in server.control.drain_jobs("default")
+        }
+        assert [truth[jid.server, int(jid)].decode() for jid in stored] == bodies
+
+    def test_spread_over_all_servers(self, cluster: StartCluster) -> None:
+        with manager(cluster(3)) as pool:
+            shares = Counter(jid.server for jid in ids(pool.put_many(["x"] * 900)))
+        assert sorted(shares.values()) == [300, 300, 300]
+
+    def test_nothing_of_nothing(self, cluster: StartCluster) -> None:
+        with manager(cluster(1)) as pool:
+            assert pool.put_many([]) == []
+
+    def test_keys_go_where_single_puts_go(self, cluster: StartCluster) -> None:
+        with manager(cluster(3)) as pool:
+            keys = [f"customer {number}" for number in range(200)]
+            stored = ids(pool.put_many(Put("x", key=key) for key in keys))
+            assert [jid.server for jid in stored] == [pool.route(key)[0] for key in keys]
+
+    def test_items_of_their_own_mind(self, beanstalkd: BeanstalkdServer) -> None:
+        with manager([beanstalkd]) as pool:
+            stored = ids(
+                pool.put_many(
+                    ["usual", Put(b"own", tube="other", priority=7, delay=60, ttr=9)], tube="mine", priority=5, ttr=33
+                )
+            )
+        usual, own = (beanstalkd.control.stats_job(int(jid)) for jid in stored)
+        assert usual is not None
+        assert own is not None
+        assert (usual["tube"], usual["pri"], usual["ttr"], usual["state"]) == ("mine", "5", "33", "ready")
+        assert (own["tube"], own["pri"], own["ttr"], own["state"]) == ("other", "7", "9", "delayed")
+
+    def test_more_tubes_than_connections(self, beanstalkd: BeanstalkdServer) -> None:
+        with manager([beanstalkd], max_connections=100) as pool:
+            tubes = [f"tube-{number % 150}" for number in range(600)]
+            stored = ids(pool.put_many(Put("x", tube=tube) for tube in tubes))
+        assert len(stored) == 600
+        assert all(beanstalkd.control.counter("current-jobs-ready", tube) == 4 for tube in set(tubes))
+
+    @pytest.mark.parametrize(
+        ("bad", "kind"),
+        [
+            (Put("x", ttr=0), ValueError),
+            (Put("x", priority=2**32), ValueError),
+            (Put("x", tube="no space"), ValueError),
+            (Put("x", key=5), TypeError),  # type: ignore[arg-type]  # what is tested
+            (5, TypeError),
+        ],
+    )
+    def test_a_bad_item_disturbs_no_other(self, beanstalkd: BeanstalkdServer, bad: Any, kind: type[Exception]) -> None:
+        with manager([beanstalkd]) as pool:
+            before, wrong, after = pool.put_many(["before", bad, "after"])
+        assert isinstance(before, JobId)
+        assert isinstance(wrong, kind)
+        assert isinstance(after, JobId)
+        assert [job.body for job in beanstalkd.control.drain_all()] == [b"before", b"after"]
+
+    def test_a_job_that_is_too_big_disturbs_no_other(self, beanstalkd_factory: ServerFactory) -> None:
+        server = beanstalkd_factory(max_job_size=100)
+        with manager([server]) as pool:
+            outcomes = pool.put_many(["a" * 100, "b" * 101, "c"])
+        assert [type(outcome) for outcome in outcomes] == [JobId, JobTooBig, JobId]
+
+    @pytest.mark.parametrize(
+        ("options", "kind"),
+        [({"tube": "no space"}, ValueError), ({"ttr": 0}, ValueError), ({"priority": "5"}, TypeError)],
+    )
+    def test_bad_arguments_of_the_batch_are_raised(
+        self, beanstalkd: BeanstalkdServer, options: dict[str, Any], kind: type[Exception]
+    ) -> None:
+        with manager([beanstalkd]) as pool, pytest.raises(kind):
+            pool.put_many(["x"], **options)
+
+
+class TestAmounts:
+    def test_a_stream_that_nobody_could_hold(self, cluster: StartCluster) -> None:
+        with manager(cluster(2)) as pool:
+            assert len(ids(pool.put_many("x" * 100 for _ in range(60_000)))) == 60_000
+
+    def test_large_bodies_among_small_ones(self, beanstalkd_factory: ServerFactory) -> None:
+        server = beanstalkd_factory(max_job_size=2_000_000)
+        sizes = itertools.cycle([10, 60_000, 0, 1_500_000, 300])
+        with manager([server]) as pool, within(20, "the batch"):
+            stored = ids(pool.put_many((b"x" * next(sizes) for _ in range(200)), timeout=20))
+        assert len(stored) == 200
+
+
+class TestFaults:
+    def test_a_server_that_is_down_from_the_start(self, cluster: StartCluster, ledger: Ledger) -> None:
+        servers = cluster(3)
+        servers[0].kill()
+        with manager(servers) as pool:
+            bodies = ledger.tokens(300)
+            for body, jid in zip(bodies, ids(pool.put_many(bodies)), strict=True):
+                ledger.acked(body, jid.server, int(jid), maybe_duplicate=jid.maybe_duplicate)
+            assert {status.state for status in pool.servers if status.address == servers[0].address} == {"down"}
+        servers[0].start()
+        ledger_is_right(ledger, servers)
+
+    def test_a_server_that_dies_in_the_middle(self, cluster: StartCluster, ledger: Ledger) -> None:
+        servers = cluster(3, wal=True)
+        bodies = ledger.tokens(20_000)
+        half = threading.Event()
+
+        def stream() -> Iterator[bytes]:
+            for number, body in enumerate(bodies):
+                if number == 10_000:
+                    half.set()
+                    killed.result()
+                yield body
+
+        def kill() -> None:
+            assert half.wait(10)
+            servers[1].kill()
+
+        with manager(servers) as pool:
+            killed = background(kill)
+            for body, jid in zip(bodies, ids(pool.put_many(stream())), strict=True):
+                ledger.acked(body, jid.server, int(jid), maybe_duplicate=jid.maybe_duplicate)
+        servers[1].start()
+        ledger_is_right(ledger, servers)
+
+    def test_a_draining_server(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            pool.wait(2)
+            servers[0].drain()
+            stored = ids(pool.put_many(["x"] * 500))
+        assert {jid.server for jid in stored} == {servers[1].address}
+        assert not any(jid.maybe_duplicate for jid in stored)
+
+    def test_all_servers_down_ends_in_time(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        for server in servers:
+            server.kill()
+        with manager(servers) as pool, within(1.0, "the batch", slack=1.0):
+            outcomes = pool.put_many(["x"] * 2000, timeout=0.5)
+        assert len(outcomes) == 2000
+        assert {type(outcome) for outcome in outcomes} == {NoServerAvailable}
+
+    @pytest.mark.parametrize("policy", ["resend", "raise"])
+    def test_only_what_was_sent_is_ambiguous(
+        self, beanstalkd: BeanstalkdServer, scripted_server: StartScripted, policy: str
+    ) -> None:
+        taken = 3
+
+        def take_some(connection: ScriptedConnection) -> None:
+            for number in range(10):
+                connection.read_line()
+                connection.read(len(b"body\r\n"))
+                if number < taken:
+                    connection.send(b"INSERTED %d\r\n" % (number + 1))
+            connection.close()
+
+        greeting = [expect_line(b"stats"), send(stats_reply())]
+        fake = scripted_server([*greeting, take_some], default=close())
+        with PoolManager([fake.address, beanstalkd.address], health_interval=30) as pool:
+            outcomes = pool.put_many(["body"] * 20, on_ambiguous=policy)
+        stored = [outcome for outcome in outcomes if isinstance(outcome, JobId)]
+        at_fake = [jid for jid in stored if jid.server == fake.address]
+        assert len(at_fake) == taken
+        assert not any(jid.maybe_duplicate for jid in at_fake)
+        # All ten of the fake server's share went out in one piece: seven of them have no reply.
+        if policy == "resend":
+            assert len(stored) == 20
+            assert sum(jid.maybe_duplicate for jid in stored) == 10 - taken
+        else:
+            ambiguous = [outcome for outcome in outcomes if not isinstance(outcome, JobId)]
+            assert {type(outcome) for outcome in ambiguous} == {PutAmbiguous}
+            assert len(ambiguous) == 10 - taken
+            assert not any("body" in str(outcome) for outcome in ambiguous)
+
+    def test_a_silent_server_takes_half_of_the_time_at_most(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers, timeout=1.0) as pool:
+            pool.wait(2)
+            servers[0].freeze()
+            try:
+                with within(1.0, "the batch", slack=0.5):
+                    stored = ids(pool.put_many(["x"] * 100))
+            finally:
+                servers[0].thaw()
+            assert sum(jid.maybe_duplicate for jid in stored) == 50
+            assert {jid.server for jid in stored} == {servers[1].address}
+
+    def test_a_reply_that_no_put_may_have(self, beanstalkd: BeanstalkdServer, scripted_server: StartScripted) -> None:
+        odd = answering({"stats": stats_reply(), "put": with_data(b"RESERVED 1", b"what")})
+        fake = scripted_server(odd, default=close())
+        with PoolManager([fake.address, beanstalkd.address], health_interval=30) as pool:
+            stored = ids(pool.put_many(["body"] * 20))
+        assert {jid.server for jid in stored} == {beanstalkd.address}
+        assert sum(jid.maybe_duplicate for jid in stored) == 10
+
+    def test_items_that_raise_leave_nothing_behind(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+
+        def stream() -> Iterator[str]:
+            for _ in range(500):
+                yield "x" * 200
+            raise KeyboardInterrupt
+
+        with manager(servers) as pool:
+            pool.put_many(["warm"] * 10)
+            with pytest.raises(KeyboardInterrupt):
+                pool.put_many(stream())
+            assert sum(status.leased for status in pool.servers) == 0
+            assert len(ids(pool.put_many(["next"] * 10))) == 10
+
+    def test_no_descriptor_is_left(self, cluster: StartCluster) -> None:
+        servers = cluster(3)
+        with assert_baseline(), manager(servers) as pool:
+            pool.put_many(["x"] * 1000)
+
+
+def ledger_is_right(ledger: Ledger, servers: list[BeanstalkdServer]) -> None:
+    ledger.reconcile([server.control for server in servers])

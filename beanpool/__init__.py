@@ -30,7 +30,6 @@ from beanpool.job import Job
 from beanpool.job_id import JobId
 from beanpool.manager import PoolManager
 from beanpool.pipeline import Pipeline
-from beanpool.producer import Producer
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
 from beanpool.put_item import Put
 from beanpool.status import ServerStatus
@@ -62,7 +61,6 @@ __all__ = [
     "PoolClosed",
     "PoolManager",
     "PoolTimeout",
-    "Producer",
     "Put",
     "PutAmbiguous",
     "Server",

@@ -6,7 +6,7 @@ import enum
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beanpool.checks import check_on_ambiguous, check_seconds, check_wait
 from beanpool.cluster_verbs import ClusterVerbs
@@ -15,11 +15,11 @@ from beanpool.errors import BeanpoolError
 from beanpool.job import Job
 from beanpool.job_id import JobId
 from beanpool.job_verbs import JobVerbs
-from beanpool.producer import Producer
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
     MAX_UINT32,
+    Body,
     check_int,
     check_tube,
     encode_body,
@@ -30,6 +30,9 @@ from beanpool.put_many import Outcome, PutMany
 from beanpool.putting import PutRequest, put_once
 from beanpool.retry import RetryPolicy
 from beanpool.tube import Tube
+
+if TYPE_CHECKING:
+    from beanpool.producer import Producer
 
 
 class Unset(enum.Enum):
@@ -113,7 +116,7 @@ class PoolManager(JobVerbs, ClusterVerbs):
 
     def put(
         self,
-        body: str | bytes,
+        body: Body,
         priority: int = DEFAULT_PRIORITY,
         delay: int = 0,
         ttr: int = DEFAULT_TTR,
@@ -166,7 +169,7 @@ class PoolManager(JobVerbs, ClusterVerbs):
 
     def put_many(
         self,
-        items: Iterable[str | bytes | Put],
+        items: Iterable[Body | Put],
         *,
         tube: str | None = None,
         key: str | bytes | None = None,
@@ -205,6 +208,9 @@ class PoolManager(JobVerbs, ClusterVerbs):
         :param linger: how long the first job of a batch may wait for others (seconds).
         :param max_batch: how many jobs go out together at most.
         """
+        # Here, not at the top: concurrent.futures costs 10 ms, and most programs never ask for it.
+        from beanpool.producer import Producer
+
         check_wait("linger", linger)
         check_int("max_batch", max_batch, 1, MAX_UINT32)
 

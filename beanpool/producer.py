@@ -12,7 +12,7 @@ from types import TracebackType
 
 from beanpool.errors import PoolClosed, PoolTimeout
 from beanpool.job_id import JobId
-from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR
+from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body
 from beanpool.put_item import EncodedPut, Put
 from beanpool.put_many import Outcome
 
@@ -69,7 +69,7 @@ class Producer:
 
     def put(
         self,
-        body: str | bytes,
+        body: Body,
         priority: int = DEFAULT_PRIORITY,
         delay: int = 0,
         ttr: int = DEFAULT_TTR,

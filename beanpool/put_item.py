@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-from beanpool.protocol.arguments import check_tube, encode_body
+from beanpool.protocol.arguments import Body, check_tube, encode_body
 from beanpool.protocol.commands import encode_put
 
 
@@ -21,7 +21,7 @@ class Put:
     :param ttr: how long a worker may take (seconds, at least 1).
     """
 
-    body: str | bytes
+    body: Body
     key: str | bytes | None = None
     tube: str | None = None
     priority: int | None = None

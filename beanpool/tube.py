@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, check_tube
+from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
 
 if TYPE_CHECKING:  # manager.py makes the handles.
     from beanpool.job import Job
@@ -30,7 +30,7 @@ class Tube:
 
     def put(
         self,
-        body: str | bytes,
+        body: Body,
         priority: int = DEFAULT_PRIORITY,
         delay: int = 0,
         ttr: int = DEFAULT_TTR,
@@ -41,7 +41,7 @@ class Tube:
         """Put a job into this tube; see :meth:`PoolManager.put`."""
         return self._pool.put(body, priority, delay, ttr, tube=self.name, key=key, timeout=timeout)
 
-    def put_many(self, items: Iterable[str | bytes | Put], **options: Any) -> list[Outcome]:
+    def put_many(self, items: Iterable[Body | Put], **options: Any) -> list[Outcome]:
         """Put many jobs into this tube; see :meth:`PoolManager.put_many`."""
         return self._pool.put_many(items, tube=self.name, **options)
 

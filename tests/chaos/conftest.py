@@ -1,0 +1,74 @@
+"""Fixtures of the tests under network faults, and the table of what came of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Protocol, Unpack
+
+import pytest
+from chaos.proxies import ProxiedClusters, ProxiedServer, Toxiproxy, no_toxiproxy
+from chaos.report import Results
+from support.servers import ServerOptions
+
+
+class StartProxied(Protocol):
+    """The type of the fixture ``proxied``."""
+
+    def __call__(self, count: int, **options: Unpack[ServerOptions]) -> list[ProxiedServer]: ...
+
+
+_results = pytest.StashKey[Results]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos-report", metavar="FILE", help="write the table of faults and operations into this file")
+    group.addoption("--soak-seconds", type=float, metavar="N", help="how long the soak injects faults (default: 60)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_results] = Results()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # The summary merges skips that have place and reason in common: one line for all of them.
+    if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(no_toxiproxy()):
+        report.longrepr = (__file__, 0, report.longrepr[2])
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    results = config.stash.get(_results, None)
+    if not results:
+        return
+    table = results.table(os.environ["BEANPOOL_SEED"])
+    terminalreporter.section("faults and operations")
+    terminalreporter.write(table)
+    file = config.getoption("chaos_report", default=None) or os.environ.get("BEANPOOL_CHAOS_REPORT")
+    if file:
+        Path(file).write_text(table)
+
+
+@pytest.fixture
+def results(pytestconfig: pytest.Config) -> Results:
+    """Takes what the session's table shows."""
+    return pytestconfig.stash.setdefault(_results, Results())
+
+
+@pytest.fixture(scope="session")
+def toxiproxy_server() -> Iterator[Toxiproxy]:
+    """The one toxiproxy-server of the session."""
+    with Toxiproxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied(toxiproxy_server: Toxiproxy) -> Iterator[StartProxied]:
+    """``proxied(4, wal=True)``: a list of started servers, each behind a link of its own."""
+    clusters = ProxiedClusters(toxiproxy_server)
+    yield clusters
+    clusters.stop()

@@ -1,0 +1,71 @@
+"""The functional tests once more, with every server behind a slicer: any fragmentation reads the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from chaos.proxies import require_toxiproxy
+from chaos.report import Results
+
+TESTS = Path(__file__).resolve().parents[1]
+
+# At once, for most of the time they wait.
+TOGETHER = (
+    ("tests/test_connection.py", "tests/test_job.py", "tests/test_server_pool.py", "tests/test_leases.py"),
+    ("tests/test_cluster_verbs.py", "tests/test_reserve.py", "tests/test_put.py"),
+    ("tests/test_shared_wait.py", "tests/test_pipeline.py"),
+)
+# Megabytes, or deadlines of tenths of a second: byte by byte that takes longer than these tests may.
+TOO_SLOW = (
+    "tests/test_connection.py::TestClosing::test_a_put_cut_off_in_its_body_is_not_stored",
+    "tests/test_connection.py::TestCommands::test_refused_puts",
+    "tests/test_pipeline.py::TestResults::test_large_bodies",
+    "tests/test_put.py::TestServersThatDoNotTakeIt::test_all_drain",
+    "tests/test_put.py::TestServersThatDoNotTakeIt::test_one_that_is_out_of_memory_rests",
+    "tests/test_put.py::TestServersThatDoNotTakeIt::test_a_body_that_is_too_big_is_nobodys_fault",
+    "tests/test_put.py::TestAmbiguous::test_what_the_kernel_did_not_take_in_full_is_not_ambiguous",
+)
+
+
+def run(tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run these tests behind the slicer."""
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "chaos.sliced", "-q", "--tb=short", "-p", "no:cacheprovider"),
+            *(f"--deselect={test}" for test in TOO_SLOW),
+            *tests,
+        ],
+        cwd=TESTS.parent,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+@pytest.mark.timeout(240)
+def test_the_functional_tests_pass_byte_by_byte(results: Results) -> None:
+    require_toxiproxy()
+    with ThreadPoolExecutor(len(TOGETHER)) as executor:
+        runs = list(executor.map(run, TOGETHER))
+    assert {done.returncode for done in runs} <= {0, 1}, "\n".join(done.stdout[-3000:] + done.stderr for done in runs)
+    failed = [test for done in runs for test in re.findall(r"^FAILED (\S+::\S+)", done.stdout, re.MULTILINE)]
+    assert len(failed) <= 5, "\n".join(done.stdout[-6000:] for done in runs)
+    if failed:
+        # A slow machine is late; a parser that cannot put pieces together fails again.
+        again = run(failed)
+        assert again.returncode == 0, again.stdout[-6000:] + again.stderr[-2000:]
+    passed = len(failed) + sum(int(number) for done in runs for number in re.findall(r"(\d+) passed", done.stdout))
+    assert passed > 100
+    results.figures(
+        "functional tests behind a slicer of one byte", f"{passed} passed, {len(failed)} at the second attempt", passed
+    )

@@ -67,7 +67,7 @@ class Cluster:
 
         self._leaving: tuple[Member, ...] = ()
         self._monitor = Monitor(members, self._settings.health_interval, self.name)
-        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor.linger, self._home)
+        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor, self._home)
         budget = RetryBudget(lambda: sum(member.pool.returns for member in self._topology.members))
         self._putter = Putter(lambda: self._topology, self._policy, self._closing, self._announcer, budget)
 

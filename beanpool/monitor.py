@@ -43,6 +43,7 @@ class Monitor:
         self._stopping = False
         self._wake_reader = self._wake_writer = -1
         self._lingering: collections.deque[Channel] = collections.deque()
+        self._calls: collections.deque[Callable[[], None]] = collections.deque()
 
     # From any thread.
 
@@ -77,6 +78,14 @@ class Monitor:
         self._lingering.extend(channels)
         self.wake()
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have this done in the thread, at once; here, if there is none."""
+        if self._thread is None:
+            call()
+            return
+        self._calls.append(call)
+        self.wake()
+
     def stop(self, timeout: float) -> None:
         """End the thread and wait for it, but not for longer than `timeout` (seconds)."""
         with self._lock:
@@ -85,6 +94,8 @@ class Monitor:
         self.wake()
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+        while self._calls:
+            self._calls.popleft()()
         while self._lingering:
             self._lingering.popleft().close("the pool was closed")
 
@@ -109,6 +120,8 @@ class Monitor:
                 members = self._members()
                 if members is None:
                     break
+                while self._calls:
+                    self._calls.popleft()()
                 until = watch.tend(members, self._lingering)
                 # Nothing that keeps the pool alive may be held while waiting.
                 del members

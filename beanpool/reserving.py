@@ -8,9 +8,8 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from beanpool.channel import Channel
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed
 from beanpool.job import Home, Job
 from beanpool.lease import Lease
@@ -18,7 +17,7 @@ from beanpool.member import Member
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.putting import no_server
 from beanpool.recovery import why_another
-from beanpool.shared_wait import Begun, Catch, SharedWait
+from beanpool.shared_wait import Begun, Catch, Janitor, SharedWait
 from beanpool.topology import Topology
 
 # How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
@@ -30,7 +29,7 @@ class Reserver:
     """Reserves jobs from all servers of a cluster.
 
     :param topology: returns the current topology.
-    :param linger: takes channels whose reserve was cancelled.
+    :param janitor: does what callers should not wait for.
     :param home: returns where a member's jobs go when they need more than their own connection.
     """
 
@@ -38,13 +37,13 @@ class Reserver:
         self,
         topology: Callable[[], Topology],
         timeout: float,
-        linger: Callable[[Iterable[Channel]], None],
+        janitor: Janitor,
         home: Callable[[Member], Home],
     ) -> None:
         self._topology = topology
         self._home = home
         self._timeout = timeout
-        self._linger = linger
+        self._janitor = janitor
         self._starts = itertools.count(random.randrange(1 << 30))
         self._waits: dict[tuple[str, ...], SharedWait] = {}
         self._lock = threading.Lock()
@@ -57,14 +56,23 @@ class Reserver:
         :raises NoServerAvailable: if no server could be asked until then.
         """
         shared = self._shared_wait(tubes)
+        for other in list(self._waits.values()):
+            # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
+            if other is not shared or timeout == 0:
+                other.end()
         now = time.monotonic()
         deadline = math.inf if timeout is None else now + timeout
         # With no time to wait, the sweep itself has as long as any command.
-        catch, begun, errors = self._sweep(
-            tubes, shared, deadline if timeout != 0 else now + self._timeout, timeout == 0
-        )
-        if catch is None and timeout != 0:
-            catch = shared.wait(deadline, begun)
+        until = deadline if timeout != 0 else now + self._timeout
+        begun: Begun = []
+        errors: dict[str, BaseException] = {}
+        try:
+            catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors)
+            if catch is None and timeout != 0:
+                catch = shared.wait(deadline, begun)
+        except BaseException:
+            self._dismiss(begun)
+            raise
         if catch is not None:
             return self._job(tubes, catch)
         self._refuse_silence(shared, errors)
@@ -82,29 +90,29 @@ class Reserver:
             raise usable[0].pool.exhausted()
 
     def _sweep(
-        self, tubes: tuple[str, ...], shared: SharedWait, until: float, thorough: bool
-    ) -> tuple[Catch | None, Begun, dict[str, BaseException]]:
-        begun: Begun = []
-        errors: dict[str, BaseException] = {}
+        self,
+        tubes: tuple[str, ...],
+        shared: SharedWait,
+        until: float,
+        thorough: bool,
+        begun: Begun,
+        errors: dict[str, BaseException],
+    ) -> Catch | None:
+        """Ask one server after another; what was begun, and who failed, is added to the last two."""
         members = self._topology().rotation(next(self._starts))
         catch: Catch | None = None
-        try:
-            for member in members:
-                if shared.waits_on(member) or not (member.up or thorough):
-                    continue
-                patience = min(until, time.monotonic() + _PATIENCE)
-                catch = self._ask(member, tubes, patience, begun, errors)
-                if catch is not None:
-                    break
-            if thorough and catch is None:
-                catch = self._collect(begun, until)
-        except BaseException:
-            self._dismiss(begun)
-            raise
+        for member in members:
+            if shared.waits_on(member) or not (member.up or thorough):
+                continue
+            patience = min(until, time.monotonic() + _PATIENCE)
+            catch = self._ask(member, tubes, patience, begun, errors)
+            if catch is not None:
+                break
+        if thorough and catch is None:
+            catch = self._collect(begun, until)
         if catch is not None or thorough:
             self._dismiss(begun)
-            begun = []
-        return catch, begun, errors
+        return catch
 
     def _ask(
         self, member: Member, tubes: tuple[str, ...], until: float, begun: Begun, errors: dict[str, BaseException]
@@ -171,7 +179,7 @@ class Reserver:
             if channel is not None:
                 cancelled.append(channel)
         if cancelled:
-            self._linger(cancelled)
+            self._janitor.linger(cancelled)
 
     def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job:
         member, connection, reply = catch
@@ -226,7 +234,7 @@ class Reserver:
             if len(self._waits) >= _KEPT_WAITS:
                 self._waits = {key: wait for key, wait in self._waits.items() if wait.waiting}
             return self._waits.setdefault(
-                tubes, SharedWait(tubes, members=lambda: self._topology().members, linger=self._linger)
+                tubes, SharedWait(tubes, members=lambda: self._topology().members, janitor=self._janitor)
             )
 
     # What concerns those who wait.

@@ -69,9 +69,11 @@ class Lookup:
     Nothing is cached: a server that moved is found at the next connect.
     """
 
+    # Here too: the finalizer also runs when an interrupt came before the first line of __init__.
+    _reader = _writer = -1
+
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._reader = self._writer = -1
         self._query: _Query | None = None
         self._targets: list[Target] = []
         if address.path is not None:

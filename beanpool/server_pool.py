@@ -12,7 +12,7 @@ from typing import Protocol
 
 from beanpool.address import Address
 from beanpool.channel import ChannelState
-from beanpool.errors import BeanpoolError, ConnectionFailed, PoolClosed, PoolTimeout, UnexpectedResponse
+from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolTimeout, UnexpectedResponse
 from beanpool.job import Job
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
@@ -324,6 +324,10 @@ class ServerPool:
 
     def broke(self, connection: PooledConnection, error: BaseException) -> None:
         """Give up a connection that failed, and report the error if it says something of the server."""
+        if isinstance(error, CommandTimeout) and connection.channel_state is ChannelState.IN_STEP:
+            # Nothing was sent: the caller's time was up, after waiting for its turn. The server has done nothing.
+            self.release(connection)
+            return
         with self._lock:
             stood = bool(connection.instance)
             self._counts["returns_bad"] += stood

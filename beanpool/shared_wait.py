@@ -2,8 +2,12 @@
 
 On each server one connection waits in a reserve, however many threads do here. One of the waiting threads,
 the leader, watches all of these connections; the others sleep on a lock of their own. A job goes to the
-thread that has waited longest. A leader that has its job makes the next thread the leader; the last one
-cancels what still waits. A single waiting thread is its own leader, so it pays for no thread switch.
+thread that has waited longest. A leader that has its job makes the next thread the leader. A single waiting
+thread is its own leader, so it pays for no thread switch.
+
+When nobody waits any longer, what still waits on the servers is cancelled at once, but in the monitor's thread:
+each cancellation costs as much as a delivery, and the caller has its job. A thread that comes back before that
+finds everything in place.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from beanpool.channel import Channel
 from beanpool.connection import RESERVE_SLICE
@@ -82,11 +87,21 @@ class _Station:
         """When the server's own wait ends (monotonic seconds)."""
 
 
+class Janitor(Protocol):
+    """Who does what callers should not wait for."""
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have this done in another thread, at once."""
+
+    def linger(self, channels: Iterable[Channel]) -> None:
+        """Read channels whose reserve was cancelled to their end, then close them."""
+
+
 class SharedWait:
     """The threads of one pool that wait for one set of tubes.
 
     :param members: returns the servers to wait on.
-    :param linger: takes the channels whose reserve was cancelled, and reads them to their end.
+    :param janitor: does what callers should not wait for.
     """
 
     def __init__(
@@ -94,11 +109,11 @@ class SharedWait:
         tubes: tuple[str, ...],
         *,
         members: Callable[[], Iterable[Member]],
-        linger: Callable[[Iterable[Channel]], None],
+        janitor: Janitor,
     ) -> None:
         self.tubes = tubes
         self._members = members
-        self._linger = linger
+        self._janitor = janitor
         self._lock = threading.Lock()
         self._seats: collections.deque[_Seat] = collections.deque()
         self._leader: _Seat | None = None
@@ -118,7 +133,8 @@ class SharedWait:
     def wait(self, deadline: float, begun: Begun) -> Catch | None:
         """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
 
-        :param begun: connections on which this caller has a reserve under way; they are taken over.
+        :param begun: connections on which this caller has a reserve under way; they are taken over, and the list is
+            emptied then.
         :raises PoolClosed: if the pool is closed meanwhile.
         """
         seat = _Seat(deadline)
@@ -131,8 +147,8 @@ class SharedWait:
                     self._leader = seat
                     seat.leads = True
                 watch = self._watch_now()
-                adopted, begun = begun, []
-                watch.adopt(adopted)
+                watch.adopt(begun)
+                begun.clear()
             if not seat.leads:
                 watch.poke()
                 seat.sleep()
@@ -140,7 +156,7 @@ class SharedWait:
                 self._lead(seat, watch)
             self._leave(seat)
         except BaseException:
-            self._abort(seat, begun)
+            self._abort(seat)
             raise
         if seat.catch is None and seat.error is not None:
             raise seat.error
@@ -186,35 +202,37 @@ class SharedWait:
         return next((seat for seat in self._seats if seat.open), None)
 
     def _leave(self, seat: _Seat) -> None:
-        heir = ended = None
+        heir = None
+        lapsed = False
         with self._lock:
             with contextlib.suppress(ValueError):
                 self._seats.remove(seat)
             if self._leader is seat:
                 heir = self._first_open()
+                lapsed = heir is None
                 if heir is not None:
                     heir.leads = True
-                else:
-                    ended, self._watch = self._watch, None
                 # Last: until then an interrupt finds this thread responsible for what waits.
                 self._leader = heir
         if heir is not None:
             heir.wake()
-        if ended is not None:
-            self._linger(ended.end())
+        elif lapsed:
+            self._janitor.soon(self.end)
 
-    def _abort(self, seat: _Seat, begun: Begun) -> None:
+    def _abort(self, seat: _Seat) -> None:
         """An exception ends this thread's wait, maybe an interrupt at whatever line; it must not end that of others."""
         watch = self._watch
         if watch is not None and self._leader is seat:
             watch.scrap()
         self._leave(seat)
+        self.end()
         with self._lock:
             settled = [other for other in self._seats if other.leads or not other.open]
         for other in settled:
             other.wake()
-        for member, connection in [*begun, *([seat.catch[:2]] if seat.catch is not None else [])]:
-            # Nobody will ever see what comes, or came, on it: the server takes it back.
+        if seat.catch is not None:
+            # Nobody will ever see this job: the server takes it back.
+            member, connection, _ = seat.catch
             member.pool.discard(connection, "the caller was interrupted")
 
     # From other threads.
@@ -228,7 +246,20 @@ class SharedWait:
     def give_up(self, member: Member) -> None:
         """Free the connection that waits on this server: a caller needs it more."""
         if self.waits_on(member):
+            self.end()
             self.poke()
+
+    def end(self) -> None:
+        """Cancel what waits on the servers, if nobody waits here any more."""
+        if self._leader is not None or self._watch is None:
+            return
+        with self._lock:
+            if self._leader is not None:
+                return
+            ended, self._watch = self._watch, None
+        cancelled = ended.end() if ended is not None else None
+        if cancelled:
+            self._janitor.linger(cancelled)
 
     def close(self) -> None:
         """Wake every waiting thread with :class:`PoolClosed`."""
@@ -239,6 +270,7 @@ class SharedWait:
                 seat.error = PoolClosed("the pool was closed while this thread waited for a job")
         for seat in seats:
             seat.wake()
+        self.end()
         self.poke()
 
 
@@ -377,6 +409,8 @@ class _Watch:
                     os.read(self._reader, 4096)
                 continue
             self._step(key.data)
+        if self.caught:
+            return
         now = time.monotonic()
         for station in list(self.stations.values()):
             if station.connection.waiting and station.connection.give_up_at <= now:

@@ -75,18 +75,18 @@ class Reserver:
             raise
         if catch is not None:
             return self._job(tubes, catch)
-        self._refuse_silence(shared, errors)
+        self._refuse_silence(errors)
         return None
 
-    def _refuse_silence(self, shared: SharedWait, errors: dict[str, BaseException]) -> None:
+    def _refuse_silence(self, errors: dict[str, BaseException]) -> None:
         """Raise, instead of telling the caller that there is no job, when nobody could say so."""
         members = self._topology().members
         usable = [member for member in members if member.up]
         if not usable:
             reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
             raise no_server(reasons, "could be asked for a job")
-        # A connection that another thread of ours waits on is in use too, but that server has been asked.
-        if all(not shared.waits_on(member) and member.pool.full() for member in usable):
+        # Connections that wait, or that a call uses for a moment, are in use too, but those servers have been asked.
+        if all(member.pool.full_of_jobs() for member in usable):
             raise usable[0].pool.exhausted()
 
     def _sweep(
@@ -170,7 +170,8 @@ class Reserver:
 
     def _dismiss(self, begun: Begun) -> None:
         cancelled = []
-        for member, connection in begun:
+        while begun:
+            member, connection = begun.pop()
             if not connection.waiting:
                 member.pool.release(connection)
                 continue

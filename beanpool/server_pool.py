@@ -114,10 +114,9 @@ class ServerPool:
         with self._lock:
             return len(self._connections), len(self._idle)
 
-    def full(self) -> bool:
-        """Whether all connections that there may be are in use."""
-        with self._lock:
-            return len(self._connections) >= self.max_connections and not self._idle
+    def full_of_jobs(self) -> bool:
+        """Whether all connections that there may be are held by unfinished jobs."""
+        return len(self._jobs_in_hand()) >= self.max_connections
 
     @property
     def contended(self) -> bool:
@@ -366,13 +365,17 @@ class ServerPool:
 
     def job_in_hand(self, jid: int, instance: str | None) -> Job | None:
         """The unfinished job with this id, if it was reserved through this pool (from the process `instance`)."""
-        with self._lock:
-            connections = list(self._connections)
-        for connection in connections:
-            job = connection.job() if connection.job is not None else None
-            if job is not None and job.id == jid and job.reserved and instance in (None, connection.instance):
+        for connection, job in self._jobs_in_hand():
+            if job.id == jid and instance in (None, connection.instance):
                 return job
         return None
+
+    def _jobs_in_hand(self) -> list[tuple[PooledConnection, Job]]:
+        with self._lock:
+            connections = list(self._connections)
+        # Outside of the lock: a job that goes away here ends its lease.
+        jobs = [(connection, connection.job()) for connection in connections if connection.job is not None]
+        return [(connection, job) for connection, job in jobs if job is not None and job.reserved]
 
     # Upkeep.
 

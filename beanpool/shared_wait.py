@@ -133,8 +133,8 @@ class SharedWait:
     def wait(self, deadline: float, begun: Begun) -> Catch | None:
         """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
 
-        :param begun: connections on which this caller has a reserve under way; they are taken over, and the list is
-            emptied then.
+        :param begun: connections on which this caller has a reserve under way; they are taken over: who
+            takes an entry out of the list has it.
         :raises PoolClosed: if the pool is closed meanwhile.
         """
         seat = _Seat(deadline)
@@ -148,7 +148,6 @@ class SharedWait:
                     seat.leads = True
                 watch = self._watch_now()
                 watch.adopt(begun)
-                begun.clear()
             if not seat.leads:
                 watch.poke()
                 seat.sleep()
@@ -291,7 +290,8 @@ class _Watch:
         self.stations: dict[Member, _Station] = {}
         self.caught: collections.deque[Catch] = collections.deque()
         """Jobs that came in and that no thread has yet."""
-        self._adopted: collections.deque[tuple[Member, PooledConnection]] = collections.deque()
+        # Lists that their first owners still hold: who pops an entry has it, whoever else was interrupted.
+        self._adopted: collections.deque[Begun] = collections.deque()
         self._not_before: dict[Member, float] = {}
         self._pipe_lock = threading.Lock()
         self._reader, self._writer = os.pipe()
@@ -322,7 +322,7 @@ class _Watch:
 
     def adopt(self, begun: Begun) -> None:
         """Take over connections with a reserve under way."""
-        self._adopted.extend(begun)
+        self._adopted.append(begun)
 
     # The leader's.
 
@@ -333,8 +333,10 @@ class _Watch:
     def attend(self, members: Iterable[Member], now: float, longest_wait: float) -> None:
         """See to it that a connection waits on every server that can be asked."""
         self._wake_at = math.inf
-        while self._adopted:
-            self._settle_in(*self._adopted.popleft())
+        for begun in list(self._adopted):
+            while begun:
+                self._settle_in(*begun.pop())
+            self._adopted.remove(begun)
         for member in [member for member in self.stations if member.pool.contended]:
             self._vacate(member, now)
         if longest_wait <= 0:
@@ -494,7 +496,10 @@ class _Watch:
                 os.close(descriptor)
         self._selector.close()
         connections = [(station.member, station.connection) for station in self.stations.values()]
-        for member, connection in [*connections, *self._adopted]:
+        for begun in self._adopted:
+            while begun:
+                connections.append(begun.pop())
+        for member, connection in connections:
             if not connection.waiting:
                 member.pool.release(connection)
                 continue

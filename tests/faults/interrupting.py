@@ -1,0 +1,120 @@
+"""Raises an exception at the n-th place of the library's code at which a signal could have raised it.
+
+A signal handler runs between two instructions, but not between any two: CPython looks for signals when a function
+starts, after a call, and when it jumps backwards. A trace function sees more places than those, and two of the others
+would find faults that cannot happen:
+
+- The line of a ``with`` comes up a second time when its block ends, *before* ``__exit__`` is called. Nothing was
+  called since the end of the block, so no signal is handled there: the last place was within the block, and the next
+  one is after ``__exit__``. For a lock this is what makes ``with`` safe.
+- In the same way the first line of a ``finally`` or ``except`` comes up before it has called anything. The last place
+  was within the ``try``, which then goes the way of the exception.
+
+These are left out, by looking at the instructions at hand. The return of each function is a place too: it stands for
+the moment after the call in which the caller has not stored the result yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import beanpool
+
+_FOLDER = str(Path(beanpool.__file__).parent)
+# A generator's context manager is left within its code.
+_TRACED = (_FOLDER, contextlib.__file__)
+_SILENT = {"NOP", "SWAP", "COPY", "EXTENDED_ARG", "NOT_TAKEN"}
+_HANDLES_SIGNALS = ("CALL", "PRECALL", "RESUME", "JUMP_BACKWARD", "SEND", "YIELD", "FOR_ITER")
+
+
+@functools.cache
+def _out_of_reach(code: CodeType) -> frozenset[int]:
+    """The offsets of instructions that no signal comes before: the ends of ``with`` and the starts of handlers."""
+    instructions = [instruction for instruction in dis.get_instructions(code) if instruction.opname != "CACHE"]
+    names = [instruction.opname for instruction in instructions]
+    found = set()
+    regions = _regions(code)
+    for index, instruction in enumerate(instructions):
+        rest = index
+        while rest < len(names) and names[rest] in _SILENT:
+            rest += 1
+        following = instructions[rest : rest + 5]
+        loads = [i.opname == "LOAD_CONST" and i.argval is None for i in following[:3]]
+        leaves_with = loads == [True, True, True] and any("CALL" in i.opname for i in following[3:5])
+        starts_handler = names[index] in ("PUSH_EXC_INFO", "WITH_EXCEPT_START")
+        before = instructions[index - 1] if index else None
+        leaves_try = (
+            before is not None
+            and regions.get(before.offset) != regions.get(instruction.offset)
+            and regions.get(before.offset) is not None
+            and not before.opname.startswith(_HANDLES_SIGNALS[4:])
+        )
+        if leaves_with or starts_handler or leaves_try:
+            found.add(instruction.offset)
+    return frozenset(found)
+
+
+def _regions(code: CodeType) -> dict[int, int]:
+    """Which handler each instruction's exceptions go to."""
+    regions = {}
+    for entry in dis.Bytecode(code).exception_entries:  # type: ignore[attr-defined]  # Not in the type stubs.
+        for offset in range(entry.start, entry.end, 2):
+            regions[offset] = entry.target
+    return regions
+
+
+def _returns(opcode: int) -> bool:
+    return dis.opname[opcode] in ("RETURN_VALUE", "RETURN_CONST")
+
+
+class Interrupt:
+    """Calls a function, and raises within it at one place.
+
+    :param place: the number of the place, counted from 0.
+    """
+
+    def __init__(self, place: int, error: BaseException) -> None:
+        self.happened = False
+        self.where = ""
+        self._left = place
+        self._error: BaseException | None = error
+
+    def run(self, call: Callable[[], object]) -> object:
+        """Call it; returns what it returns, raises what it raises."""
+        sys.settrace(self._enter)
+        try:
+            return call()
+        finally:
+            sys.settrace(None)
+
+    def _enter(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any] | None:
+        if self._error is None or not frame.f_code.co_filename.startswith(_TRACED):
+            return None
+        return self._trace
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any] | None:
+        if self._error is None or event not in ("line", "return"):
+            return self._trace
+        if event == "line" and frame.f_lasti in _out_of_reach(frame.f_code):
+            return self._trace
+        if event == "return" and not _returns(frame.f_code.co_code[frame.f_lasti]):
+            # An exception passes through, or a generator waits.
+            return self._trace
+        self._left -= 1
+        if self._left >= 0:
+            return self._trace
+        error, self._error = self._error, None
+        self.happened = True
+        self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} ({frame.f_code.co_name}, {event})"
+        try:
+            raise error
+        finally:
+            # This frame is in the traceback: a name for the error in it would be a circle.
+            del error

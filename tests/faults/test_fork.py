@@ -1,0 +1,262 @@
+"""A fork: the child starts afresh, and nothing that it does or is reaches the parent's connections."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import pytest
+from support.scripted import ScriptedServer, answering, stats_reply, with_data
+from support.servers import BeanstalkdServer
+from support.threads import background
+from support.waiting import wait_until
+
+from beanpool import Connection, Job, PoolManager
+from beanpool.errors import BeanpoolError, JobLost
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
+    # Python warns of every fork with threads, which is what these tests are about.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
+
+
+def in_child(work: Callable[[], object], timeout: int = 10) -> None:
+    """Fork, do `work` in the child, and fail if it raises or does not end (SIGALRM ends it)."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(timeout)
+            work()
+            status = 0
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode()[-8000:])
+        finally:
+            # Neither pytest nor the parent's other finalizers may run here.
+            os._exit(status)
+    os.close(writer)
+    try:
+        with open(reader, "rb") as told:
+            text = told.read().decode()
+    finally:
+        _, status = os.waitpid(pid, 0)
+    assert status == 0, f"the child ended with {os.waitstatus_to_exitcode(status)}:\n{text}"
+
+
+class StartPool(Protocol):
+    def __call__(self, **options: object) -> PoolManager: ...
+
+
+@pytest.fixture
+def pool(beanstalkd: BeanstalkdServer) -> Iterator[PoolManager]:
+    with PoolManager(beanstalkd.url, timeout=2, health_interval=0.3, max_connections=8) as pool:
+        yield pool
+
+
+def check_works(pool: PoolManager, tube: str) -> None:
+    """The pool carries out commands, and each reply is its own."""
+    for number in range(5):
+        jid = pool.put(f"{tube} {number}", tube=tube)
+        job = pool.reserve(2, tubes=tube)
+        assert job is not None
+        assert (job.id, job.body) == (jid, f"{tube} {number}")
+        job.touch()
+        job.delete()
+
+
+def test_idle_and_borrowed_connections(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
+    control = beanstalkd.control.open()
+    pool.put("in hand")
+    job = pool.reserve(0)
+    assert job is not None
+    pool.put("idle", tube="other")
+    before = control.other_connections()
+
+    def child() -> None:
+        for use in (job.delete, job.touch, job.release, job.bury, job.stats, job.reacquire):
+            with pytest.raises(JobLost, match="parent process"):
+                use()
+        assert job.lost
+        assert not job.reserved
+        check_works(pool, "child")
+        pool.close(0.1)
+
+    in_child(child)
+    # Nothing was shut down, nothing was given back, and the parent goes on on the very same connections.
+    wait_until(lambda: control.other_connections() == before, "the child's own connections to be gone")
+    assert control.state(job.id) == "reserved"
+    check_works(pool, "parent")
+    assert int(job.stats()["id"]) == job.id
+    job.touch()
+    job.delete()
+    assert control.state(job.id) is None
+
+
+def test_a_child_that_ends_without_a_word_gives_nothing_back(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
+    pool.put("in hand")
+    job = pool.reserve(0)
+    assert job is not None
+    in_child(lambda: None)
+    # As a child ends that drops everything it has inherited.
+    in_child(lambda: job.__class__)
+    assert beanstalkd.control.state(job.id) == "reserved"
+    job.delete()
+
+
+def test_a_plain_connection_and_its_job(beanstalkd: BeanstalkdServer) -> None:
+    with Connection(beanstalkd.host, beanstalkd.port, timeout=2) as connection:
+        connection.put("in hand")
+        job = connection.reserve(0)
+        assert job is not None
+
+        def child() -> None:
+            with pytest.raises(BeanpoolError, match="parent process"):
+                connection.using()
+            with pytest.raises(JobLost, match="parent process"):
+                job.delete()
+            connection.close()
+            connection.reconnect()
+            assert connection.using() == "default"
+
+        in_child(child)
+        assert connection.using() == "default"
+        job.delete()
+
+
+def test_mid_reserve_and_with_every_lock_held_by_other_threads(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
+    control = beanstalkd.control.open()
+    waiter = background(lambda: pool.reserve(30, tubes="awaited"), "waiter")
+    wait_until(lambda: control.counter("current-waiting") == 1, "the waiter to wait")
+    member = pool._topology.members[0]
+    shared = pool._reserver._waits[("awaited",)]
+    locks = [pool._lock, pool._monitor._lock, pool._reserver._lock, member._lock, member.pool._lock, shared._lock]
+    held = threading.Event()
+    release = threading.Event()
+
+    def hold() -> None:
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            held.set()
+            assert release.wait(20)
+
+    def child() -> None:
+        check_works(pool, "child")
+        pool.close(0.1)
+
+    holder = background(hold, "holder")
+    assert held.wait(5)
+    try:
+        in_child(child)
+    finally:
+        release.set()
+        holder.result()
+    assert control.counter("current-waiting") == 1
+    control.put(b"for the parent", "awaited")
+    job = waiter.result(2)
+    assert job is not None
+    assert job.data == b"for the parent"
+    job.delete()
+
+
+def test_nothing_is_written_to_or_shut_down_on_an_inherited_socket() -> None:
+    # A scripted server sees every byte, and the end of every stream.
+    serve = answering(
+        {
+            "stats": stats_reply(),
+            "use": lambda connection, line, body: b"USING " + line.split()[1] + b"\r\n",
+            "put": b"INSERTED 1\r\n",
+            "reserve-with-timeout": with_data(b"RESERVED 1", b"job"),
+            "delete": b"DELETED\r\n",
+        }
+    )
+    with ScriptedServer(default=serve) as server, PoolManager(server.url, timeout=2, health_interval=60) as pool:
+        job = pool.reserve(0)
+        assert job is not None
+        pool.put("idle")
+        parents = [server.received(number) for number in range(2)]
+        assert server.accepts == 2
+
+        def child() -> None:
+            pool.put("from the child")
+            with contextlib.suppress(JobLost):
+                job.delete()
+            pool.close(0.1)
+
+        in_child(child)
+        assert server.accepts == 3
+        assert b"from the child" in server.received(2)
+        assert [server.received(number) for number in range(2)] == parents
+        assert not any(connection.closed.is_set() for connection in server.connections[:2])
+        job.delete()
+        assert server.accepts == 3
+
+
+def test_a_closed_pool_is_closed_in_the_child_too(beanstalkd: BeanstalkdServer) -> None:
+    pool = PoolManager(beanstalkd.url)
+    pool.put("x")
+    pool.close()
+
+    def child() -> None:
+        with pytest.raises(BeanpoolError, match="closed"):
+            pool.put("y")
+
+    in_child(child)
+
+
+def test_membership_and_weights_survive(cluster: Callable[..., list[BeanstalkdServer]]) -> None:
+    servers = cluster(3)
+    addresses = [server.address for server in servers]
+    with PoolManager(addresses[:2]) as pool:
+        pool.add_server(addresses[2])
+        pool.remove_server(addresses[0])
+        pool.set_weight(addresses[1], 0)
+
+        def child() -> None:
+            assert [status.address for status in pool.servers] == addresses[1:]
+            assert {pool.put("x").server for _ in range(10)} == {addresses[2]}
+            pool.close(0.1)
+
+        in_child(child)
+
+
+def test_thirty_forks_under_load(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
+    stop = threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        count = 0
+        while not stop.is_set():
+            tube = f"load-{number}"
+            jid = pool.put(tube, tube=tube)
+            job: Job | None = pool.reserve(2, tubes=tube)
+            assert job is not None
+            assert (job.id, job.body) == (jid, tube)
+            job.delete()
+            # Keeps the machine free for the forks.
+            stop.wait(0.002)
+            count += 1
+        done.append(count)
+
+    threads = [background(lambda number=number: work(number), f"load {number}") for number in range(4)]  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+    try:
+        started = time.monotonic()
+        for number in range(30):
+            # The alarm ends a child that hangs, and the test fails.
+            in_child(lambda number=number: check_works(pool, f"child-{number}"), 5)  # type: ignore[misc]  # As above.
+        print(f"30 forks under load: {time.monotonic() - started:.2f} s")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.result()
+    assert min(done) > 0
+    wait_until(lambda: not beanstalkd.control.counter("current-jobs-reserved"), "nothing to be reserved", 1)

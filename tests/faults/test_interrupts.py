@@ -1,0 +1,395 @@
+"""KeyboardInterrupt, or anything else, at whatever line: no cross-talk, nothing leaked, nothing left reserved."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from faults.interrupting import Interrupt
+from support.processes import assert_baseline, run_python
+from support.servers import BeanstalkdServer
+from support.threads import background
+from support.waiting import wait_until
+
+from beanpool import Connection, PoolManager
+from beanpool.errors import BeanpoolError, PoolTimeout
+
+
+class Cancelled(BaseException):
+    """Another exception that is no Exception: a framework's way to stop a thread."""
+
+
+KINDS = [KeyboardInterrupt, Cancelled]
+
+
+class Stage:
+    """A pool with one connection to its server: whoever leaks it stops everybody."""
+
+    def __init__(self, server: BeanstalkdServer) -> None:
+        self.server = server
+        self.control = server.control.open()
+        self.pool = PoolManager(server.url, max_connections=1, timeout=2, connect_timeout=2, health_interval=60)
+        self.turn = 0
+        self._jobs = iter(range(10**9))
+
+    def token(self) -> str:
+        self.turn += 1
+        return f"token {self.turn}"
+
+    def check(self, where: str) -> None:
+        """Whatever happened: the next calls work, and get replies of their own."""
+        pool, control = self.pool, self.control
+        body = self.token()
+        tube = f"canary-{self.turn}"
+        jid = pool.put(body, tube=tube, timeout=1)
+        job = pool.reserve(1, tubes=tube)
+        assert job is not None, where
+        assert (job.body, job.id) == (body, jid), where
+        assert int(job.stats()["id"]) == jid, where
+        job.delete()
+        del job
+        [status] = pool.servers
+        assert (status.open, status.leased) == (1, 0), where
+        assert status.state == "up", where
+        if control.counter("current-jobs-reserved") or control.counter("current-waiting"):
+            wait_until(lambda: not control.counter("current-jobs-reserved"), f"nothing to be reserved, {where}", 1)
+            wait_until(lambda: not control.counter("current-waiting"), f"nobody to wait, {where}", 1)
+
+    def end(self) -> None:
+        self.pool.close()
+
+
+@pytest.fixture
+def stage(beanstalkd: BeanstalkdServer) -> Iterator[Stage]:
+    stage = Stage(beanstalkd)
+    yield stage
+    stage.end()
+
+
+def at_every_place(
+    prepare: Callable[[], Callable[[], object]],
+    check: Callable[[str], None],
+    kind: type[BaseException],
+    *,
+    step: int = 1,
+    tidy: Callable[[], None] = lambda: None,
+) -> int:
+    """Interrupt a call at each of its places in turn; returns how many there are."""
+    place = 0
+    while True:
+        call = prepare()
+        interrupt = Interrupt(place, kind("at some line"))
+        try:
+            interrupt.run(call)
+        except kind:
+            pass
+        else:
+            # A place in a finalizer swallows what is raised there: it is printed, not propagated.
+            if not interrupt.happened:
+                return place
+        del call
+        tidy()
+        try:
+            check(f"interrupted at place {place}, {interrupt.where}")
+        except BaseException as error:
+            error.add_note(f"interrupted at place {place}, {interrupt.where}")
+            raise
+        place += step
+
+
+@pytest.fixture(autouse=True)
+def quiet_finalizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised in a finalizer is reported, not propagated: here that is no news."""
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_put(stage: Stage, kind: type[BaseException]) -> None:
+    def prepare() -> Callable[[], object]:
+        body = stage.token()
+        return lambda: stage.pool.put(body, tube=f"tube-{stage.turn % 2}")
+
+    assert at_every_place(prepare, stage.check, kind) > 30
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_put_on_a_new_connection(stage: Stage, kind: type[BaseException]) -> None:
+    def prepare() -> Callable[[], object]:
+        connections = stage.pool._topology.members[0].pool
+        idle = connections.acquire_now(())
+        assert idle is not None
+        connections.discard(idle)
+        body = stage.token()
+        return lambda: stage.pool.put(body)
+
+    assert at_every_place(prepare, stage.check, kind, step=1 if kind is KeyboardInterrupt else 3) > 80
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reserve_of_a_ready_job(stage: Stage, kind: type[BaseException]) -> None:
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        stage.control.put(b"ready")
+        return lambda: stage.pool.reserve(0, tubes="default")
+
+    assert at_every_place(prepare, stage.check, kind) > 40
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reserve_that_waits_in_vain(stage: Stage, kind: type[BaseException]) -> None:
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        return lambda: stage.pool.reserve(0.002)
+
+    assert at_every_place(prepare, stage.check, kind, step=1 if kind is KeyboardInterrupt else 3) > 100
+
+
+def test_reserve_that_waits_for_a_job(stage: Stage) -> None:
+    control = stage.server.raw()
+    done = threading.Event()
+
+    def deliver(ended: threading.Event) -> None:
+        while not ended.is_set():
+            if control.counter("current-waiting"):
+                control.put(b"for the one that waits")
+                return
+
+    def prepare() -> Callable[[], object]:
+        nonlocal done
+        stage.control.drain_all()
+        done = threading.Event()
+        ended = done
+        helper = background(lambda: deliver(ended), "deliverer")
+
+        def tidy_up() -> None:
+            ended.set()
+            helper.result()
+
+        stage.tidy = tidy_up  # type: ignore[attr-defined]  # Kept where the next step finds it.
+        return lambda: stage.pool.reserve(3)
+
+    def tidy() -> None:
+        stage.tidy()  # type: ignore[attr-defined]  # See above.
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt, tidy=tidy) > 100
+    tidy()
+
+
+def test_a_follower_that_is_interrupted_ends_nobody_elses_wait(stage: Stage) -> None:
+    leader = background(lambda: stage.pool.reserve(60, tubes="awaited"), "leader")
+    wait_until(lambda: stage.control.counter("current-waiting") == 1, "the leader to wait")
+
+    def check(where: str) -> None:
+        assert not leader.done, where
+        wait_until(lambda: stage.control.counter("current-waiting") == 1, f"the leader to wait, {where}", 1)
+
+    assert at_every_place(lambda: lambda: stage.pool.reserve(0.002, tubes="awaited"), check, KeyboardInterrupt) > 20
+    stage.control.put(b"at last", "awaited")
+    job = leader.result(2)
+    assert job is not None
+    assert job.data == b"at last"
+    job.delete()
+
+
+@pytest.mark.parametrize("command", ["delete", "touch", "release", "bury"])
+def test_commands_of_a_job(stage: Stage, command: str) -> None:
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        stage.control.put(b"in hand")
+        job = stage.pool.reserve(0)
+        assert job is not None
+        return getattr(job, command)  # type: ignore[no-any-return]  # One of the Job's methods.
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt) > 20
+
+
+def test_waiting_for_a_connection(stage: Stage) -> None:
+    # The one connection is in a worker's hands: a put waits for it in vain, and must not be handed it later.
+    stage.control.put(b"in hand")
+    job = stage.pool.reserve(0)
+    assert job is not None
+
+    def check(where: str) -> None:
+        nonlocal job
+        assert job is not None
+        assert job.reserved, where
+        job.release()
+        stage.check(where)
+        job = stage.pool.reserve(1)
+        assert job is not None, where
+
+    def put() -> None:
+        with contextlib.suppress(PoolTimeout):
+            stage.pool.put("x", timeout=0.005)
+
+    assert at_every_place(lambda: put, check, KeyboardInterrupt, step=2) > 50
+    job.delete()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stats(stage: Stage, kind: type[BaseException]) -> None:
+    assert at_every_place(lambda: stage.pool.stats, stage.check, kind, step=1 if kind is KeyboardInterrupt else 3) > 30
+
+
+def test_reserve_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]) -> None:
+    servers = cluster(2)
+    controls = [server.control.open() for server in servers]
+    with PoolManager([server.address for server in servers], max_connections=1, health_interval=60) as pool:
+
+        def check(where: str) -> None:
+            jid = pool.put("canary", tube="canary")
+            job = pool.reserve(1, tubes="canary")
+            assert job is not None, where
+            assert (job.id, job.server) == (jid, jid.server), where
+            job.delete()
+            del job
+            for control in controls:
+                wait_until(lambda control=control: not control.counter("current-waiting"), f"no waiter, {where}", 1)  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+            wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease, {where}", 1)
+
+        assert at_every_place(lambda: lambda: pool.reserve(0.002), check, KeyboardInterrupt, step=2) > 150
+
+
+def test_close(beanstalkd: BeanstalkdServer) -> None:
+    control = beanstalkd.control.open()
+    pools: list[PoolManager] = []
+
+    def prepare() -> Callable[[], object]:
+        pools.append(PoolManager(beanstalkd.url, timeout=1, health_interval=60))
+        pools[-1].put("body")
+        return lambda: pools[-1].close(0.1)
+
+    def check(where: str) -> None:
+        # Idempotent, also after a first one that was interrupted.
+        pools.pop().close(0.1)
+        wait_until(lambda: control.other_connections() == 0, f"no connection to be left, {where}", 2)
+
+    with assert_baseline():
+        assert at_every_place(prepare, check, KeyboardInterrupt) > 30
+        pools.pop().close()
+
+
+@pytest.mark.parametrize("operation", ["put", "reserve", "wait", "using", "stats", "reconnect", "connect", "close"])
+def test_a_plain_connection(beanstalkd: BeanstalkdServer, operation: str) -> None:
+    control = beanstalkd.control.open()
+    connection = Connection(beanstalkd.host, beanstalkd.port, timeout=2)
+    operations: dict[str, Callable[[], object]] = {
+        "put": lambda: connection.put("body"),
+        "reserve": lambda: connection.reserve(0),
+        "wait": lambda: connection.reserve(0),
+        "using": connection.using,
+        "stats": connection.stats,
+        "reconnect": connection.reconnect,
+        "connect": lambda: Connection(beanstalkd.host, beanstalkd.port).close(),
+        "close": connection.close,
+    }
+
+    def prepare() -> Callable[[], object]:
+        control.drain_all()
+        connection.reconnect()
+        connection.use("canary")
+        connection.watch("other")
+        if operation == "reserve":
+            control.put(b"ready")
+        return operations[operation]
+
+    def check(where: str) -> None:
+        try:
+            assert connection.using() == "canary", where
+        except BeanpoolError:
+            # Closed is right, and says why; a reply to another command is not.
+            assert connection.closed_because, where
+            connection.reconnect()
+            assert connection.using() == "canary", where
+        assert sorted(connection.watching()) == ["default", "other"], where
+        connection.close()
+        if control.counter("current-jobs-reserved") or control.other_connections():
+            gc.collect()
+            wait_until(lambda: not control.counter("current-jobs-reserved"), f"nothing to be reserved, {where}", 1)
+            wait_until(lambda: not control.other_connections(), f"no connection to be left, {where}", 1)
+
+    at_every_place(prepare, check, KeyboardInterrupt)
+    connection.close()
+
+
+_LOOP = """
+import json, os, random, signal, sys, time, warnings
+from beanpool import PoolManager
+from beanpool.errors import BeanpoolError
+
+url, rounds = sys.argv[1], int(sys.argv[2])
+rng = random.Random(int(sys.argv[3]))
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# The timer makes the moment a random one; the signal that arrives is SIGINT.
+signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+# A socket that was made a moment before, and belongs to nobody yet, is closed by its finalizer, which says so.
+warnings.simplefilter("ignore", ResourceWarning)
+# What is raised in a finalizer is reported here. An interrupt there is an interrupt; anything else is a fault.
+unraisable = []
+sys.unraisablehook = lambda what: what.exc_type is KeyboardInterrupt or unraisable.append(repr(what.exc_value))
+wrong, raised, cycles, interrupts, slowest = [], [], 0, 0, 0.0
+known = {}
+with PoolManager(url, max_connections=2, timeout=5, health_interval=0.5) as pool:
+    pool.delete(pool.put("warm up"))
+    # An import that is interrupted half-way is Python's to mend: what is imported at the first need is imported now.
+    pool.stats()
+    import tenacity
+    while interrupts < rounds:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0001, 0.004), 0.05)
+            while True:
+                started = time.monotonic()
+                cycles += 1
+                body = f"body {cycles}"
+                jid = pool.put(body)
+                known[int(jid)] = body
+                job = pool.reserve(rng.choice((0, 0.001)))
+                if job is None:
+                    continue
+                if not job.body.startswith("body ") or known.get(job.id, job.body) != job.body:
+                    wrong.append(f"job {job.id} has another body than was put")
+                if rng.random() < 0.2 and int(job.stats()["id"]) != job.id:
+                    wrong.append("stats of another job")
+                if rng.random() < 0.2:
+                    job.touch()
+                job.delete()
+                slowest = max(slowest, time.monotonic() - started)
+        except KeyboardInterrupt:
+            interrupts += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except BeanpoolError as error:
+            raised.append(repr(error))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            job = None
+    # From here on nobody works on a job.
+    time.sleep(1.0)
+    reserved = pool.stats()["current-jobs-reserved"]
+    leased = sum(status.leased for status in pool.servers)
+    alive = pool.reserve(0) is not None or bool(pool.put("still works"))
+sys.stdout.write(json.dumps({
+    "reserved": reserved, "unraisable": unraisable,
+    "interrupts": interrupts, "cycles": cycles, "wrong": wrong, "raised": raised, "leased": leased, "alive": alive,
+    "slowest": slowest,
+}) + "\\n")
+"""
+
+
+def test_a_thousand_sigints_at_random_moments(beanstalkd: BeanstalkdServer) -> None:
+    done = run_python(_LOOP, beanstalkd.url, "1000", "7", timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(result)
+    assert result["interrupts"] == 1000
+    assert result["wrong"] == []
+    assert result["raised"] == []
+    assert result["unraisable"] == []
+    assert result["leased"] == 0
+    assert result["reserved"] == 0
+    assert result["alive"]
+    wait_until(lambda: beanstalkd.control.other_connections() == 0, "no connection to be left", 1)

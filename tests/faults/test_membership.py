@@ -1,0 +1,143 @@
+"""Servers that join, leave, and come back while the pool is at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from support.servers import BeanstalkdServer
+from support.threads import background
+from support.waiting import wait_until, within
+
+from beanpool import PoolManager
+from beanpool.errors import NoServerAvailable
+
+Cluster = Callable[..., list[BeanstalkdServer]]
+
+
+def test_a_server_that_is_added_joins_a_reserve_that_waits(cluster: Cluster) -> None:
+    first, second = cluster(2)
+    with PoolManager([first.address]) as pool:
+        waiter = background(lambda: pool.reserve(10), "the waiter")
+        wait_until(lambda: first.control.counter("current-waiting") == 1, "the reserve to wait")
+        pool.add_server(second.address)
+        added_at = time.monotonic()
+        wait_until(lambda: second.control.counter("current-waiting") == 1, "it to wait on the new server", 1)
+        print(f"joined after {time.monotonic() - added_at:.3f} s")
+        second.control.put(b"from the new one")
+        job = waiter.result(1)
+        assert job is not None
+        assert (job.server, job.data) == (second.address, b"from the new one")
+        job.delete()
+
+
+@pytest.mark.parametrize("down_first", [False, True])
+def test_a_server_that_comes_back_joins_a_reserve_that_waits(cluster: Cluster, down_first: bool) -> None:
+    servers = cluster(2)
+    with PoolManager([server.address for server in servers], health_interval=0.5) as pool:
+        if down_first:
+            servers[0].kill()
+        waiter = background(lambda: pool.reserve(None), "the waiter")
+        wait_until(lambda: servers[1].control.counter("current-waiting") == 1, "the reserve to wait")
+        if not down_first:
+            servers[0].kill()
+        wait_until(lambda: pool.servers[0].state == "down", "its death to be noticed", 2)
+        servers[0].start()
+        started_at = time.monotonic()
+        wait_until(lambda: servers[0].control.counter("current-waiting") == 1, "it to be waited on again", 3)
+        print(f"waited on again after {time.monotonic() - started_at:.3f} s")
+        servers[0].control.put(b"from the one that came back")
+        job = waiter.result(1)
+        assert job is not None
+        job.delete()
+
+
+def test_a_removed_server_gets_and_gives_no_more_and_its_jobs_can_be_finished(cluster: Cluster) -> None:
+    servers = cluster(2)
+    with PoolManager([server.address for server in servers]) as pool:
+        jid = servers[0].control.put(b"in hand")
+        job = pool.reserve(1)
+        assert job is not None
+        waiter = background(lambda: pool.reserve(10, tubes="awaited"), "the waiter")
+        wait_until(lambda: servers[0].control.counter("current-waiting") == 1, "the reserve to wait")
+        pool.remove_server(servers[0].address)
+        assert [status.address for status in pool.servers] == [servers[1].address]
+        wait_until(lambda: servers[0].control.counter("current-waiting") == 0, "nobody to wait there", 1)
+        servers[0].control.put(b"not for us", "awaited")
+        assert {pool.put("x").server for _ in range(10)} == {servers[1].address}
+        job.touch()
+        job.delete()
+        assert servers[0].control.state(jid) is None
+        wait_until(lambda: servers[0].control.other_connections() == 0, "no connection to it", 2)
+        servers[1].control.put(b"for us", "awaited")
+        found = waiter.result(1)
+        assert found is not None
+        assert found.data == b"for us"
+        found.delete()
+        with pytest.raises(ValueError, match="last one"):
+            pool.remove_server(servers[1].address)
+
+
+def test_a_job_of_a_removed_server_can_be_finished_until_the_pool_closes(cluster: Cluster) -> None:
+    servers = cluster(2)
+    pool = PoolManager([server.address for server in servers])
+    jid = servers[0].control.put(b"in hand")
+    job = pool.reserve(1)
+    assert job is not None
+    pool.remove_server(servers[0].address)
+    pool.close(0.1)
+    wait_until(lambda: servers[0].control.state(jid) == "ready", "the job to be given back", 1)
+    assert job.lost
+
+
+def test_weight_0_means_no_puts_and_still_reserves(cluster: Cluster) -> None:
+    servers = cluster(3)
+    with PoolManager([server.address for server in servers]) as pool:
+        keys = [f"key {number}" for number in range(40)]
+        before = {key: pool.put("x", key=key, tube="keys").server for key in keys}
+        pool.set_weight(servers[0].address, 0)
+        after = {key: pool.put("x", key=key, tube="keys").server for key in keys}
+        assert {key for key in keys if after[key] != before[key]} == {
+            key for key in keys if before[key] == servers[0].address
+        }
+        assert servers[0].address not in {pool.put("x", tube="keys").server for _ in range(12)}
+        servers[0].control.put(b"still reserved from")
+        job = pool.reserve(1)
+        assert job is not None
+        assert job.server == servers[0].address
+        job.delete()
+        pool.set_weight(servers[0].address, 1)
+        assert {key: pool.put("x", key=key, tube="keys").server for key in keys} == before
+
+
+def test_wait_for_servers(cluster: Cluster) -> None:
+    servers = cluster(2)
+    servers[0].kill()
+    with PoolManager([server.address for server in servers], health_interval=0.5) as pool:
+        with within(0.5):
+            pool.wait(1, timeout=0.5)
+        with within(0.4), pytest.raises(NoServerAvailable) as caught:
+            pool.wait(2, timeout=0.4)
+        assert set(caught.value.errors) == {servers[0].address}
+        waiter = background(lambda: pool.wait(2, timeout=5), "the waiter")
+        servers[0].start()
+        waiter.result(3)
+        for wrong in (0, 3):
+            with pytest.raises(ValueError):
+                pool.wait(wrong)
+
+
+def test_servers_that_come_and_go_under_load_lose_nothing(cluster: Cluster) -> None:
+    servers = cluster(3)
+    addresses = [server.address for server in servers]
+    with PoolManager(addresses[:1], timeout=2) as pool:
+        producer = background(lambda: [pool.put(f"{number}") for number in range(300)], "the producer")
+        for _ in range(10):
+            pool.add_server(addresses[1])
+            pool.add_server(addresses[2])
+            pool.remove_server(addresses[1])
+            pool.remove_server(addresses[2])
+        producer.result()
+        bodies = [job.body for server in servers for job in server.control.drain_all()]
+        assert sorted(bodies) == sorted(str(number).encode() for number in range(300))

@@ -1,0 +1,500 @@
+"""Many threads that wait for jobs of many servers, by one connection per server."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from support.interrupts import Rounds, interrupted_when
+from support.ledger import Ledger
+from support.processes import assert_baseline
+from support.servers import BeanstalkdServer
+from support.threads import Background, background, run_together
+from support.waiting import wait_until, within
+
+from beanpool import BeanpoolError, Job, PoolClosed, PoolManager, PoolTimeout
+
+if TYPE_CHECKING:
+    from conftest import StartCluster
+
+
+def manager(servers: list[BeanstalkdServer], **options: object) -> PoolManager:
+    # Health is checked often, so that a test of what a check finds out does not take long.
+    return PoolManager([server.address for server in servers], **{"health_interval": 0.3, **options})  # type: ignore[arg-type] # options of any type
+
+
+def threads_waiting(pool: PoolManager) -> int:
+    return sum(shared.waiting for shared in pool._reserver._waits.values())
+
+
+def waiters(servers: list[BeanstalkdServer]) -> list[int]:
+    """How many connections wait for a job, as each server sees it."""
+    return [server.control.counter("current-waiting") for server in servers]
+
+
+def wait_for_goodbye(servers: list[BeanstalkdServer]) -> None:
+    """Wait until no server sees a connection of a pool any more."""
+    wait_until(lambda: not any(server.control.other_connections() for server in servers), "all connections to end")
+
+
+def reserved(servers: list[BeanstalkdServer]) -> int:
+    return sum(server.control.counter("current-jobs-reserved") for server in servers)
+
+
+def start_waiting(pool: PoolManager, call: Callable[[], Job | None]) -> Background[Job | None]:
+    """Start a thread that waits behind all that wait already."""
+    before = threads_waiting(pool)
+    thread = background(call)
+    wait_until(lambda: threads_waiting(pool) == before + 1 or thread.done, "the thread to wait")
+    return thread
+
+
+def job_of(thread: Background[Job | None]) -> Job:
+    job = thread.result()
+    assert job is not None
+    return job
+
+
+def body_of(thread: Background[Job | None]) -> bytes:
+    job = job_of(thread)
+    job.delete()
+    return job.data
+
+
+class TestOneWaiterPerServer:
+    def test_32_threads_on_8_servers(self, cluster: StartCluster) -> None:
+        servers = cluster(8)
+        with manager(servers) as pool:
+            threads = [background(pool.reserve) for _ in range(32)]
+            wait_until(lambda: threads_waiting(pool) == 32, "all threads to wait")
+            wait_until(lambda: waiters(servers) == [1] * 8, "one waiter on each server")
+            bodies = {b"%d" % number for number in range(32)}
+            for body in bodies:
+                servers[3].control.put(body)
+            jobs = [job_of(thread) for thread in threads]
+            assert {job.data for job in jobs} == bodies
+            assert {job.server for job in jobs} == {servers[3].address}
+            assert reserved(servers) == 32
+            wait_until(lambda: waiters(servers) == [0] * 8, "the waiters to leave with the threads", timeout=1)
+            for job in jobs:
+                job.delete()
+            assert reserved(servers) == 0
+        wait_for_goodbye(servers)
+
+    def test_while_threads_still_wait_each_server_gets_a_new_waiter(self, cluster: StartCluster) -> None:
+        servers = cluster(3)
+        with manager(servers) as pool:
+            threads = [start_waiting(pool, pool.reserve) for _ in range(4)]
+            for number in range(4):
+                wait_until(lambda: waiters(servers) == [1] * 3, "one waiter on each server")
+                servers[0].control.put(b"%d" % number)
+                assert body_of(threads[number]) == b"%d" % number
+            wait_until(lambda: waiters(servers) == [0] * 3, "the waiters to leave")
+
+    def test_same_tubes_share_and_different_tubes_do_not(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            one = start_waiting(pool, functools.partial(pool.reserve, tubes="a"))
+            both = start_waiting(pool, functools.partial(pool.reserve, tubes=["a", "b"]))
+            too = start_waiting(pool, functools.partial(pool.reserve, tubes=["b", "a"]))
+            other = start_waiting(pool, functools.partial(pool.reserve, tubes="c"))
+            wait_until(lambda: waiters(servers) == [3, 3], "a waiter for each set of tubes")
+            servers[0].control.put(b"for c", tube="c")
+            assert body_of(other) == b"for c"
+            servers[1].control.put(b"for b", tube="b")
+            servers[1].control.put(b"for b", tube="b")
+            assert {body_of(both), body_of(too)} == {b"for b"}
+            assert not one.done
+            servers[1].control.put(b"for a", tube="a")
+            assert body_of(one) == b"for a"
+            wait_until(lambda: waiters(servers) == [0, 0], "the waiters to leave")
+
+    def test_who_has_waited_longest_comes_first(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            threads = [start_waiting(pool, pool.reserve) for _ in range(5)]
+            for number, thread in enumerate(threads):
+                servers[number % 2].control.put(b"%d" % number)
+                assert body_of(thread) == b"%d" % number
+                assert not any(later.done for later in threads[number + 1 :])
+
+    def test_idle_waiting_costs_at_most_two_commands(self, cluster: StartCluster) -> None:
+        servers = cluster(8)
+        seconds = 4
+        # The pool as it is made by default.
+        with PoolManager([server.address for server in servers]) as pool:
+            for server in servers:
+                server.control.put(b"warm up")
+            for _ in servers:
+                job = pool.reserve(timeout=5)
+                assert job is not None
+                job.delete()
+            wait_until(lambda: all(status.idle for status in pool.servers), "a connection to each server")
+            before = [commands(server) for server in servers]
+            with within(seconds):
+                assert pool.reserve(timeout=seconds) is None
+            # The look itself is a command too.
+            spent = [commands(server) - count - 1 for server, count in zip(servers, before, strict=True)]
+        assert max(spent) <= 2, spent
+
+
+def commands(server: BeanstalkdServer) -> int:
+    return sum(int(value) for name, value in server.control.stats().items() if name.startswith("cmd-"))
+
+
+class TestExactlyOnce:
+    def test_6_threads_4_servers_5000_jobs(self, cluster: StartCluster, ledger: Ledger) -> None:
+        servers = cluster(4)
+        count = 5_000
+        bodies = ledger.tokens(count)
+        for server in servers:
+            server.control.open()
+
+        def produce(number: int) -> None:
+            server = servers[number]
+            for body in bodies[number::4]:
+                ledger.acked(body, server.address, server.control.put(body))
+
+        def consume() -> None:
+            while ledger.deleted_count < count:
+                job = pool.reserve(timeout=0.2)
+                if job is not None:
+                    ledger.delivered(job.data, job.server, job.id)
+                    job.delete()
+                    ledger.deleted(job.data)
+
+        with assert_baseline():
+            with manager(servers) as pool:
+                run_together(*[functools.partial(produce, number) for number in range(4)], *[consume] * 6, timeout=60)
+                wait_until(lambda: waiters(servers) == [0] * 4, "the waiters to leave")
+                assert reserved(servers) == 0
+            wait_for_goodbye(servers)
+        report = ledger.reconcile([server.control for server in servers], exactly_once=True)
+        assert report.deleted == count
+
+    def test_jobs_that_come_when_the_time_is_up(
+        self, cluster: StartCluster, ledger: Ledger, rng: random.Random
+    ) -> None:
+        """What races in while a wait is cancelled is taken back by the server, not lost and not kept."""
+        servers = cluster(2)
+        count = 300
+        bodies = ledger.tokens(count)
+        taken = threading.Semaphore(0)
+
+        def produce() -> None:
+            for body in bodies:
+                server = rng.choice(servers)
+                ledger.acked(body, server.address, server.control.put(body))
+                taken.acquire(timeout=5)
+
+        def consume(times: random.Random) -> None:
+            while ledger.deleted_count < count:
+                job = pool.reserve(timeout=times.choice([0, 0.0005, 0.001, 0.002]))
+                if job is not None:
+                    ledger.delivered(job.data, job.server, job.id)
+                    job.delete()
+                    ledger.deleted(job.data)
+                    taken.release()
+
+        with manager(servers) as pool:
+            consumers = [functools.partial(consume, random.Random(rng.random())) for _ in range(2)]
+            run_together(produce, *consumers, timeout=30)
+        ledger.reconcile([server.control for server in servers], exactly_once=True)
+
+
+class TestLeadership:
+    def test_a_leader_whose_time_is_up_hands_over(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            leader = start_waiting(pool, functools.partial(pool.reserve, timeout=0.15))
+            second = start_waiting(pool, pool.reserve)
+            third = start_waiting(pool, pool.reserve)
+            assert leader.result() is None
+            servers[0].control.put(b"first")
+            servers[1].control.put(b"second")
+            assert {body_of(second), body_of(third)} == {b"first", b"second"}
+
+    def test_a_follower_whose_time_is_up_leaves_alone(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            leader = start_waiting(pool, pool.reserve)
+            with within(0.15):
+                assert pool.reserve(timeout=0.15) is None
+            assert waiters(servers) == [1, 1]
+            servers[1].control.put(b"late")
+            assert body_of(leader) == b"late"
+
+    def test_control_c_in_the_leader(self, cluster: StartCluster) -> None:
+        servers = cluster(3)
+        with manager(servers) as pool:
+            followers: list[Background[Job | None]] = []
+
+            def follow() -> None:
+                wait_until(lambda: threads_waiting(pool) == 1, "the main thread to lead")
+                followers.extend(start_waiting(pool, pool.reserve) for _ in range(2))
+
+            starter = background(follow)
+            with interrupted_when(lambda: len(followers) == 2):
+                pool.reserve()
+            starter.result()
+            assert threads_waiting(pool) == 2
+            wait_until(lambda: waiters(servers) == [1, 1, 1], "the next thread to lead")
+            for server in servers[1:]:
+                server.control.put(b"after the interrupt")
+            assert {body_of(follower) for follower in followers} == {b"after the interrupt"}
+            wait_until(lambda: waiters(servers) == [0, 0, 0], "the waiters to leave")
+            assert reserved(servers) == 0
+
+    def test_control_c_in_the_only_thread(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        for server in servers:
+            server.control.open()
+        with assert_baseline(), manager(servers) as pool:
+            with interrupted_when(lambda: waiters(servers) == [1, 1]):
+                pool.reserve()
+            wait_until(lambda: waiters(servers) == [0, 0], "the waiters to leave")
+            jid = servers[0].control.put(b"for the next one")
+            assert servers[0].control.state(jid) == "ready"
+            job = pool.reserve(timeout=0)
+            assert job is not None
+            job.delete()
+
+    def test_control_c_in_a_follower(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            leader = start_waiting(pool, pool.reserve)
+            with interrupted_when(lambda: threads_waiting(pool) == 2):
+                pool.reserve()
+            assert threads_waiting(pool) == 1
+            assert waiters(servers) == [1, 1]
+            servers[0].control.put(b"for the leader")
+            assert body_of(leader) == b"for the leader"
+
+    # A socket that was struck while it was being made is closed when it is collected.
+    @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+    def test_interrupts_at_any_line(self, cluster: StartCluster, rng: random.Random) -> None:
+        """Whoever is struck, and wherever: no job stays behind, and nobody waits in vain."""
+        servers = cluster(3)
+        closed = threading.Event()
+        with manager(servers, max_connections=16) as pool:
+
+            def work(times: random.Random) -> None:
+                try:
+                    job = pool.reserve(timeout=times.choice([None, 0.1, 0.1]))
+                    if job is not None:
+                        job.delete()
+                except PoolClosed:
+                    closed.wait(10)
+
+            workers = [Rounds(functools.partial(work, random.Random(rng.random()))) for _ in range(6)]
+            struck = 0
+            end = time.monotonic() + 3.0
+            while struck < 150 and time.monotonic() < end:
+                for _ in range(rng.randrange(3)):
+                    rng.choice(servers).control.put(b"job")
+                if rng.random() < 0.3:
+                    struck += rng.choice(workers).strike()
+                time.sleep(rng.random() * 0.002)
+            assert struck > 20
+            for server in servers:
+                server.control.put(b"one more")
+            wait_until(
+                lambda: (
+                    not any(server.control.counter("current-jobs-ready") for server in servers)
+                    and not reserved(servers)
+                ),
+                "all jobs to be done by those who still wait",
+            )
+            for worker in workers:
+                worker.stop()
+        closed.set()
+        for worker in workers:
+            worker.result()
+
+
+class TestServersComeAndGo:
+    def test_one_that_was_down_from_the_start_is_joined_when_it_comes_up(self, cluster: StartCluster) -> None:
+        servers = cluster(3)
+        servers[0].kill()
+        with manager(servers) as pool:
+            thread = start_waiting(pool, pool.reserve)
+            servers[0].start()
+            servers[0].control.put(b"new")
+            assert body_of(thread) == b"new"
+
+    def test_all_were_down_from_the_start(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        for server in servers:
+            server.kill()
+        with manager(servers) as pool:
+            thread = start_waiting(pool, pool.reserve)
+            servers[1].start()
+            servers[1].control.put(b"new")
+            assert body_of(thread) == b"new"
+
+    def test_one_that_is_restarted_is_joined_again(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
+            for thread in threads:
+                wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
+                servers[0].restart()
+                servers[0].control.put(b"after the restart")
+                assert body_of(thread) == b"after the restart"
+
+    def test_one_that_joins_the_pool(self, cluster: StartCluster) -> None:
+        servers = cluster(3)
+        with manager(servers[:2]) as pool:
+            thread = start_waiting(pool, pool.reserve)
+            pool.add_server(servers[2].address)
+            servers[2].control.put(b"from the new one")
+            assert body_of(thread) == b"from the new one"
+
+    def test_one_that_leaves_the_pool(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            thread = start_waiting(pool, pool.reserve)
+            wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
+            pool.remove_server(servers[0].address)
+            wait_until(lambda: waiters(servers) == [0, 1], "the waiter to leave")
+            wait_until(lambda: servers[0].control.other_connections() == 0, "all connections to end")
+            servers[1].control.put(b"from the other one")
+            assert body_of(thread) == b"from the other one"
+
+    @pytest.mark.parametrize("fate", ["killed", "frozen", "terminated"])
+    def test_one_that_fails_disturbs_nobody(self, cluster: StartCluster, fate: str) -> None:
+        servers = cluster(3)
+        victim, *others = servers
+        with manager(servers, connect_timeout=0.3, timeout=0.5) as pool:
+            threads = [start_waiting(pool, pool.reserve) for _ in range(4)]
+            wait_until(lambda: waiters(servers) == [1, 1, 1], "a waiter on each server")
+            {"killed": victim.kill, "frozen": victim.freeze, "terminated": victim.terminate}[fate]()
+            for number, thread in enumerate(threads[:2]):
+                with within(0.5, "a delivery beside the failure"):
+                    others[number].control.put(b"%d" % number)
+                    assert body_of(thread) == b"%d" % number
+            wait_until(lambda: pool.servers[0].state == "down", "the failure to be noticed")
+            with within(0.5, "a delivery after it"):
+                others[0].control.put(b"2")
+                assert body_of(threads[2]) == b"2"
+            if fate == "frozen":
+                victim.thaw()
+            else:
+                victim.start()
+            victim.control.put(b"it is back")
+            assert body_of(threads[3]) == b"it is back"
+
+
+class TestClosing:
+    def test_everybody_is_woken(self, cluster: StartCluster) -> None:
+        servers = cluster(4)
+        for server in servers:
+            server.control.open()
+        with assert_baseline():
+            pool = manager(servers)
+            threads = [start_waiting(pool, functools.partial(pool.reserve, tubes=tube)) for tube in "aaaaabbbbb"]
+            wait_until(lambda: waiters(servers) == [2] * 4, "a waiter on each server for each tube")
+            # Nobody who is asleep may be in the way.
+            servers[2].freeze()
+            with within(0.5, "waking all threads", slack=0):
+                closing = background(pool.close)
+                errors = [thread.error() for thread in threads]
+            assert [type(error) for error in errors] == [PoolClosed] * 10
+            with within(1.5):
+                closing.result()
+            servers[2].thaw()
+            wait_for_goodbye(servers)
+            with pytest.raises(PoolClosed):
+                pool.reserve(timeout=0)
+
+
+class TestFewConnections:
+    def test_a_put_gets_through_while_the_only_connection_waits(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers, max_connections=1) as pool:
+            thread = start_waiting(pool, functools.partial(pool.reserve, tubes="other"))
+            wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
+            for _ in range(4):
+                with within(0.5, "the put"):
+                    pool.put("while it waits")
+            pool.put("for it", tube="other")
+            with within(1.0, "the delivery"):
+                assert body_of(thread) == b"for it"
+
+    def test_who_waits_beside_another_thread_is_told_that_there_is_no_job(self, cluster: StartCluster) -> None:
+        """The server is asked, by the connection of the other thread: nothing is wrong."""
+        servers = cluster(2)
+        with manager(servers, max_connections=1) as pool:
+            thread = start_waiting(pool, pool.reserve)
+            wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
+            assert pool.reserve(timeout=0) is None
+            assert pool.reserve(timeout=0.1) is None
+            servers[0].control.put(b"job")
+            assert body_of(thread) == b"job"
+
+    def test_puts_and_reserves_by_many_threads(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        done = threading.Semaphore(0)
+        with manager(servers, max_connections=1, timeout=20) as pool:
+
+            def produce() -> None:
+                for _ in range(10):
+                    pool.put("job")
+
+            def consume() -> None:
+                for _ in range(10):
+                    job = None
+                    while job is None:
+                        job = pool.reserve(timeout=5)
+                    job.delete()
+                    done.release()
+
+            run_together(*[produce] * 3, *[consume] * 3, timeout=40)
+        assert done._value == 30
+        assert reserved(servers) == 0
+
+    def test_when_unfinished_jobs_hold_all_connections(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers, max_connections=1) as pool:
+            for server in servers:
+                server.control.put(b"job")
+            jobs = [pool.reserve(timeout=0), pool.reserve(timeout=0)]
+            for seconds in (0.0, 0.1):
+                with within(seconds), pytest.raises(PoolTimeout, match=r"1 of 1 are in use.*unfinished jobs"):
+                    pool.reserve(timeout=seconds)
+            servers[0].control.put(b"another one")
+            waiting = start_waiting(pool, functools.partial(pool.reserve, timeout=5))
+            for job in jobs:
+                assert job is not None
+                job.delete()
+            assert body_of(waiting) == b"another one", "a connection that comes free joins the wait"
+
+
+def test_a_wait_of_any_length_is_cut_into_slices(beanstalkd: BeanstalkdServer) -> None:
+    """The server's own timeouts are bounded, whatever the caller's is, so that nobody is a ghost waiter for long."""
+    with manager([beanstalkd]) as pool:
+        for timeout in (None, 1e6, 86_400):
+            thread = start_waiting(pool, functools.partial(pool.reserve, timeout=timeout))
+            wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
+            [shared] = pool._reserver._waits.values()
+            assert shared._watch is not None
+            [station] = shared._watch.stations.values()
+            assert station.ends_at - time.monotonic() <= 30
+            assert math.isfinite(station.connection.give_up_at)
+            beanstalkd.control.put(b"job")
+            assert body_of(thread) == b"job"
+
+
+def test_an_error_of_one_caller_is_not_that_of_another(beanstalkd: BeanstalkdServer) -> None:
+    with manager([beanstalkd]) as pool:
+        threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
+        pool.close()
+        errors = [thread.error() for thread in threads]
+    assert all(isinstance(error, BeanpoolError) for error in errors)
+    assert errors[0] is not errors[1]

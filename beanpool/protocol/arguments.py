@@ -53,19 +53,21 @@ def check_tube(value: Any, name: str = "tube") -> bytes:
     :raises TypeError: if it is not a ``str``.
     :raises ValueError: unless it is 1 to 200 characters of ``A-Za-z0-9-+/;.$_()`` that do not start with ``-``.
     """
-    if type(value) is str:
-        encoded = _known_tubes.get(value)
-        if encoded is not None:
-            return encoded
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if type(value) is not str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+        # A subclass may say of itself what it likes: what is checked must be what is sent, and what is remembered.
+        value = str.__str__(value)
+    known = _known_tubes.get(value)
+    if known is not None:
+        return known
     if not _TUBE.fullmatch(value):
         raise ValueError(
             f"{name} must be 1 to 200 characters of A-Za-z0-9-+/;.$_() that do not start with '-', not {value[:210]!r}"
         )
-    encoded = value.encode("ascii")
+    encoded = str.encode(value, "ascii")
     if len(_known_tubes) < 1024:
-        _known_tubes[str(value)] = encoded
+        _known_tubes[value] = encoded
     return encoded
 
 
@@ -89,7 +91,8 @@ def encode_body(body: Any, encoding: str | None) -> bytes:
             raise TypeError("body must be bytes-like, not str: this connection has no encoding (encoding=None)")
         data = _encode_text(body, encoding)
     elif isinstance(body, bytes | bytearray | memoryview):
-        data = bytes(body)
+        # Of a subclass too: the bytes that it holds, not those that it would rather show.
+        data = bytes(memoryview(body))
     else:
         _refuse_body(body, encoding)
     if len(data) > MAX_JOB_SIZE:
@@ -100,7 +103,7 @@ def encode_body(body: Any, encoding: str | None) -> bytes:
 def _encode_text(body: str, encoding: str) -> bytes:
     problem = None
     try:
-        return body.encode(encoding)
+        return str.encode(body, encoding)
     except UnicodeEncodeError as error:
         problem = error.reason
     # Raised outside the handler: the codec's own error holds the body.

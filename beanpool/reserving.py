@@ -17,8 +17,9 @@ from beanpool.member import Member
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.putting import no_server
 from beanpool.recovery import why_another
-from beanpool.shared_wait import Begun, Catch, Janitor, SharedWait
+from beanpool.shared_wait import Janitor, SharedWait
 from beanpool.topology import Topology
+from beanpool.watch import Begun, Catch
 
 # How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
 _PATIENCE = 0.25
@@ -172,11 +173,7 @@ class Reserver:
         cancelled = []
         while begun:
             member, connection = begun.pop()
-            if not connection.waiting:
-                member.pool.release(connection)
-                continue
-            channel = connection.half_close()
-            member.pool.forget(connection)
+            channel = member.pool.cancel(connection)
             if channel is not None:
                 cancelled.append(channel)
         if cancelled:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from beanpool.address import Address
-from beanpool.channel import ChannelState
+from beanpool.channel import Channel, ChannelState
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolTimeout, UnexpectedResponse
 from beanpool.job import Job
 from beanpool.pooled_connection import PooledConnection
@@ -320,6 +320,19 @@ class ServerPool:
             wanted()
         if known and connection.instance:
             self._owner.closed(connection, because)
+
+    def cancel(self, connection: PooledConnection) -> Channel | None:
+        """Take back a connection whose reserve nobody waits for any more.
+
+        :returns: if its reserve was still under way, the half-closed channel, to be read to its end: the server takes
+            back by itself what raced in.
+        """
+        if not connection.waiting:
+            self.release(connection)
+            return None
+        channel = connection.half_close()
+        self.forget(connection)
+        return channel
 
     def broke(self, connection: PooledConnection, error: BaseException) -> None:
         """Give up a connection that failed, and report the error if it says something of the server."""

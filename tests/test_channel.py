@@ -151,9 +151,12 @@ class TestExchange:
         assert channel.exchange(RESERVE_WITH_TIMEOUT, RESERVE_REQUEST, soon()) == Reply("RESERVED", 1, body)
         assert channel.state is ChannelState.IN_STEP
 
-    @pytest.mark.parametrize("end", [close(), reset()], ids=["fin", "rst"])
-    def test_a_request_cut_anywhere_fails(self, scripted_server: StartScripted, connect: Connect, end: Step) -> None:
-        cuts = range(len(PUT_REQUEST) + 1)
+    # A reset before the first byte may already be seen by the connect.
+    @pytest.mark.parametrize(("first", "end"), [(0, close()), (1, reset())], ids=["fin", "rst"])
+    def test_a_request_cut_anywhere_fails(
+        self, scripted_server: StartScripted, connect: Connect, first: int, end: Step
+    ) -> None:
+        cuts = range(first, len(PUT_REQUEST) + 1)
         server = scripted_server(*([expect(PUT_REQUEST[:cut]), end] for cut in cuts))
         for _ in cuts:
             channel = connect(server)

@@ -143,16 +143,12 @@ MUTANTS = (
         "a connection that still waits takes jobs that nobody works on",
         (
             Edit(
-                "shared_wait.py",
-                "            channel = connection.half_close()\n"
-                "            member.pool.forget(connection)\n"
-                "            if channel is not None:\n"
-                "                cancelled.append(channel)\n"
-                "        self.stations.clear()\n",
-                "            connection.channel._due.clear()\n"
-                "            connection.channel.state = type(connection.channel.state).IN_STEP\n"
-                "            member.pool.release(connection)\n"
-                "        self.stations.clear()\n",
+                "server_pool.py",
+                "        channel = connection.half_close()\n        self.forget(connection)\n        return channel\n",
+                "        connection.channel._due.clear()\n"
+                "        connection.channel.state = type(connection.channel.state).IN_STEP\n"
+                "        self.release(connection)\n"
+                "        return None\n",
             ),
         ),
         (_SCENARIOS + "test_a_cancelled_wait_takes_no_job",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from support.waiting import wait_until
 
 from beanpool import Connection, PoolManager
 from beanpool.errors import BeanpoolError, PoolTimeout
+
+# Loaded by the first retry: an import that is interrupted leaves a module that nobody can load again.
+importlib.import_module("tenacity")
 
 
 class Cancelled(BaseException):

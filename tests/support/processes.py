@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import stat
 import subprocess
@@ -101,6 +102,8 @@ def assert_baseline(timeout: float = 5.0) -> Iterator[None]:
     yield
 
     def back() -> bool:
+        # The frames of an exception that a test has caught hold what it interrupted until they are collected.
+        gc.collect()
         return len(open_descriptors()) <= len(descriptors) and not set(threading.enumerate()) - threads
 
     end = time.monotonic() + timeout

@@ -76,8 +76,8 @@ MUTANTS = (
         (
             Edit(
                 "shared_wait.py",
-                "        except BaseException:\n            self._abort(seat, begun)\n",
-                "        except Exception:\n            self._abort(seat, begun)\n",
+                "        except BaseException:\n            self._abort(seat)\n",
+                "        except Exception:\n            self._abort(seat)\n",
             ),
         ),
         (_SCENARIOS + "test_an_interrupted_reserve_leaves_its_place_to_others",),

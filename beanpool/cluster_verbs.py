@@ -34,7 +34,9 @@ class ClusterVerbs(Cluster):
         return self._peek(PooledConnection.peek_buried, tube)
 
     def _peek(self, peek: Callable[[PooledConnection], Job | None], tube: str | None) -> Job | None:
-        answers = self._ask_all(lambda connection, _: peek(connection), tube)
+        used = self._used if tube is None else tube
+        check_tube(used)
+        answers = self._ask_all(lambda connection, _: peek(connection), used)
         for job in given(answers, "could be asked for a job"):
             if job is not None:
                 member = self._topology.find(job.server)
@@ -94,15 +96,19 @@ class ClusterVerbs(Cluster):
         answers: Answers = {}
         left = bound
         # One after the other: the bound is one for all.
-        for member in self._members():
+        members = self._members()
+        for index, member in enumerate(members):
             answers[member.address] = 0
             if not left:
                 continue
             if member.down:
                 answers[member.address] = member.unusable("not asked")
                 continue
+            # A silent server must leave time for those after it.
+            now = time.monotonic()
+            share = now + (deadline - now) / (len(members) - index)
             try:
-                kicked = ask_one(member, deadline, functools.partial(_kick, left), used)
+                kicked = ask_one(member, share, functools.partial(_kick, left), used)
             except BeanpoolError as error:
                 answers[member.address] = error.with_traceback(None)
             else:
@@ -111,9 +117,7 @@ class ClusterVerbs(Cluster):
         return answers
 
     def _ask_all(self, ask: Callable[[PooledConnection, float], Any], tube: str | None = None) -> Answers:
-        used = self._used if tube is None else tube
-        check_tube(used)
-        return ask_all(self._members(), self._timeout, ask, used)
+        return ask_all(self._members(), self._timeout, ask, tube)
 
 
 def _kick(bound: int, connection: PooledConnection, _: float) -> int:

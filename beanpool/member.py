@@ -18,7 +18,7 @@ from beanpool.resolving import describe
 from beanpool.server_pool import ServerPool
 from beanpool.status import ServerStatus
 
-_OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _REST_AFTER_OUT_OF_MEMORY = 1.0
 
 

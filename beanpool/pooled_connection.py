@@ -127,7 +127,13 @@ class PooledConnection(Connection):
 
     def _identify(self, reply: Reply, asked_at: float) -> None:
         if reply.status != "OK":
-            raise self.refuse(STATS, reply)
+            # Not a CommandFailed: it would be taken for the answer to the command that comes next.
+            self.channel.close(f"the server answered {reply.status} when asked who it is")
+            raise ConnectionFailed(
+                f"{self.server}: the connection was accepted, but the server says {reply.status} when asked who it is",
+                server=self.server,
+                phase=Phase.HANDSHAKE,
+            )
         greeted_before = bool(self.instance)
         self.identity = parse_identity(reply.body)
         # The server may have been restarted since this connection was wished for: it is of the generation it found.

@@ -18,6 +18,7 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 
 _TRUSTED_IDLE_SECONDS = 0.01
+_LEAST_TIMEOUT = 0.001
 
 # As psycopg_pool calls them: users have dashboards for these.
 COUNTS = (
@@ -355,10 +356,17 @@ class ServerPool:
 
     @contextlib.contextmanager
     def lend(self, deadline: float, tube: str | None = None) -> Iterator[PooledConnection]:
-        """Check out a connection for a block; it comes back at its end, whatever happens."""
+        """Check out a connection for a block; it comes back at its end, whatever happens.
+
+        In the block its own verbs have what is left of the caller's time, too.
+        """
         connection = self.acquire(deadline, tube)
         try:
-            yield connection
+            connection.timeout = max(_LEAST_TIMEOUT, deadline - time.monotonic())
+            try:
+                yield connection
+            finally:
+                connection.timeout = self._timeout
         except (ConnectionFailed, UnexpectedResponse) as error:
             self.broke(connection, error)
             raise

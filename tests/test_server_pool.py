@@ -139,6 +139,22 @@ class TestCheckOut:
             assert pool.counts() == (3, 3)
             assert not owner.reports
 
+    def test_what_a_borrower_asks_has_the_rest_of_the_time(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+            with pool.lend(soon()) as connection:
+                usual = connection.timeout
+                connection.stats()
+            beanstalkd.freeze()
+            with (
+                within(0.3, "a question to a silent server"),
+                pytest.raises(CommandTimeout),
+                pool.lend(time.monotonic() + 0.3) as connection,
+            ):
+                connection.stats()
+            beanstalkd.thaw()
+            with pool.lend(soon()) as connection:
+                assert usual - 5 < connection.timeout <= usual
+
     def test_who_gets_none_in_time_is_told_how_many_there_are(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd.host, beanstalkd.port, 2) as (pool, owner):
             held = [pool.acquire(soon()), pool.acquire(soon())]

@@ -30,7 +30,8 @@ Stream = Literal["upstream", "downstream"]
 STREAMS: tuple[Stream, Stream] = ("upstream", "downstream")
 
 TOOLS = Path(__file__).resolve().parents[2] / ".tools"
-_CALL_TIMEOUT = 5.0
+# A toxic that delays is removed only when what it holds has gone through.
+_CALL_TIMEOUT = 30.0
 _PASSED_ON = (400, 404, 409)
 
 HOW_TO_GET = (

@@ -312,7 +312,7 @@ def test_a_ghost_waiter_takes_at_most_one_job_and_not_for_long(
         taken = [jid for jid in ids if server.control.state(jid) != "ready"]
         assert len(taken) <= 1
         for _ in range(5):
-            with ends_within(5.0, lag, "the job that the ghost took"):
+            with ends_within(4.0, lag, "the job that the ghost took"):
                 job = pool.reserve(timeout=5)
             assert job is not None
             ledger.delivered(job.data, job.server, job.id)

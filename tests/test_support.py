@@ -154,6 +154,39 @@ class TestBeanstalkd:
         server.stop()
         assert not folder.exists()
 
+    def test_a_log_of_many_files_is_put_together(self, beanstalkd_factory: ServerFactory) -> None:
+        server = beanstalkd_factory(wal=True)
+        folder = server.wal_dir
+        assert folder is not None
+        for turn in range(4):
+            for number in range(10):
+                server.control.put(b"%d.%d" % (turn, number), "mails", delay=number)
+            server.control.delete(10 * turn + 1)
+            server.control.command(f"kick-job {10 * turn + 2}")
+            server.restart()
+            # What was there before, and the file that it writes.
+            assert len(list(folder.glob("binlog.*"))) == 2
+        jobs = {(job.id, job.body, job.tube, job.state) for job in server.control.drain_all()}
+        assert jobs == {
+            (10 * turn + number + 1, b"%d.%d" % (turn, number), "mails", "ready" if number == 1 else "delayed")
+            for turn in range(4)
+            for number in range(1, 10)
+        }
+
+    def test_a_record_that_was_not_written_to_its_end_is_no_job(self, beanstalkd_factory: ServerFactory) -> None:
+        server = beanstalkd_factory(wal=True)
+        server.control.put(b"whole")
+        server.control.put(b"body of the torn one")
+        server.kill()
+        assert server.wal_dir is not None
+        (file,) = server.wal_dir.glob("binlog.*")
+        file.chmod(0o600)
+        content = file.read_bytes()
+        file.write_bytes(content.replace(b"body of the torn one\r\n", bytes(22)))
+        (server.wal_dir / "binlog.2").write_bytes(bytes(4096))
+        server.start()
+        assert [job.body for job in server.control.drain_all()] == [b"whole"]
+
     def test_a_frozen_server_accepts_and_is_silent(self, beanstalkd: BeanstalkdServer) -> None:
         beanstalkd.freeze()
         beanstalkd.freeze()

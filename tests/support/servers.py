@@ -29,6 +29,7 @@ import pytest
 
 from support.raw_client import RawClient, StoredJob, Target, UnexpectedReply, close_all
 from support.waiting import wait_until
+from support.write_ahead_log import merge
 
 __all__ = [
     "BeanstalkdServer",
@@ -65,6 +66,7 @@ class ServerOptions(TypedDict, total=False):
     host: str
     unix: bool
     wal: bool
+    merge_log: bool
     max_job_size: int | None
     args: Sequence[str]
     nofile: int | None
@@ -137,6 +139,8 @@ class BeanstalkdServer:
     :param host: the loopback address to listen on: ``127.0.0.1`` or ``::1``.
     :param unix: listen on a Unix socket in a private folder instead.
     :param wal: keep a write-ahead log (``-b``) in a private folder.
+    :param merge_log: before every start put the log's files together, so that the server has nothing to compact: while
+        it compacts, it is not safe from ``kill`` (see :mod:`support.write_ahead_log`).
     :param max_job_size: bytes (``-z``).
     :param args: further arguments of the program.
     :param nofile: its limit of descriptors (``RLIMIT_NOFILE``).
@@ -150,6 +154,7 @@ class BeanstalkdServer:
         host: str = "127.0.0.1",
         unix: bool = False,
         wal: bool = False,
+        merge_log: bool = True,
         max_job_size: int | None = None,
         args: Sequence[str] = (),
         nofile: int | None = None,
@@ -161,6 +166,7 @@ class BeanstalkdServer:
         self.port = 0
         self.path: str | None = None
         self.max_job_size = max_job_size
+        self._merge_log = merge_log
         self._args = tuple(args)
         self._nofile = nofile
         self._address_space = address_space
@@ -253,6 +259,8 @@ class BeanstalkdServer:
                 raise ServerFailed(f"beanstalkd at {self.address} was stopped for good")
             if self.running:
                 return
+            if self.wal_dir is not None and self._merge_log:
+                merge(self.wal_dir)
             if self.path is not None:
                 Path(self.path).unlink(missing_ok=True)
             elif takes_listening_socket(self.binary):

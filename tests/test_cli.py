@@ -396,11 +396,13 @@ def test_put_lines_puts_while_its_input_goes_on_and_ctrl_c_is_quiet(beanstalkd: 
     with os.fdopen(reading, "rb") as source, os.fdopen(writing, "wb", buffering=0) as feed:
         arguments = ("-u", beanstalkd.url, "put", "mail", "--lines")
         with started_beanpool(*arguments, stdin=source) as process:
+            assert process.stdout is not None
             feed.write(b"one\n")
-            wait_until(lambda: jobs_in(beanstalkd, "mail") == 1, "the first line to be put", 20)
+            assert process.stdout.readline() == f"{beanstalkd.address} 1\n".encode()
+            assert jobs_in(beanstalkd, "mail") == 1
             process.send_signal(signal.SIGINT)
             output, errors = process.communicate(timeout=20)
-    assert (process.returncode, output, errors) == (130, f"{beanstalkd.address} 1\n".encode(), b"")
+    assert (process.returncode, output, errors) == (130, b"", b"")
 
 
 def test_importing_beanpool_does_not_load_the_command_line() -> None:

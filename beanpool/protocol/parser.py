@@ -131,15 +131,14 @@ class Parser:
         return list(map(int, words))
 
     def _next_body(self, command: Command) -> Reply | None:
-        end = self._body_end
+        head, end = self._head, self._body_end
+        if head is None:
+            return None
         ending = bytes(self._buffer[end : end + 2])
         if ending != b"\r\n":
             if len(ending) < 2 and b"\r\n".startswith(ending):
                 return None
-            raise self._unexpected(command, "a body that does not end with CRLF where its size says")
-        head = self._head
-        if head is None:
-            return None
+            raise self._without_end(command, head)
         self._head = None
         return self._finish(end + 2, head._replace(body=bytes(self._buffer[self._body_start : end])))
 
@@ -169,9 +168,18 @@ class Parser:
             raise self._unexpected(command, f"{word} in a form or place where the protocol has none")
         raise self._unexpected(command, f"a line of {end - self._position} bytes that is no reply")
 
-    def _unexpected(self, command: Command, what: str) -> UnexpectedResponse:
+    def _without_end(self, command: Command, head: Reply) -> UnexpectedResponse:
+        what = "does not end with CRLF where its size says"
+        if not head.number:
+            return self._unexpected(command, f"a document that {what}")
+        return self._unexpected(
+            command,
+            f"a body of job {head.number} that {what}",
+            "A server that was killed while it wrote its log can come back with such a job: delete it by its id",
+        )
+
+    def _unexpected(self, command: Command, what: str, advice: str = "Is this a beanstalkd?") -> UnexpectedResponse:
         return UnexpectedResponse(
-            f"{self._server or 'the server'} answered {command.name} with {what}; the connection is closed. "
-            "Is this a beanstalkd?",
+            f"{self._server or 'the server'} answered {command.name} with {what}; the connection is closed. {advice}",
             server=self._server,
         )

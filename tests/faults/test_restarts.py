@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from support.servers import BeanstalkdServer, ServerFactory
 from support.waiting import wait_until
 
 from beanpool import Connection, Job, JobId, PoolManager
-from beanpool.errors import BeanpoolError, JobLost, NotFound
+from beanpool.errors import BeanpoolError, JobLost, NoServerAvailable, NotFound
 from beanpool.events import Event, ReservationLost, ServerStateChanged
 
 COUNT = 10
@@ -269,3 +270,30 @@ def test_a_restart_between_put_and_delete_is_found_on_the_connection_that_would_
             pool.delete(jid)
         assert "restarted" in str(caught.value) or "connection" in str(caught.value)
         assert beanstalkd.control.peek(jid) == b"theirs"
+
+
+def test_a_job_that_a_kill_has_torn_is_named_and_can_be_deleted(beanstalkd_factory: ServerFactory) -> None:
+    server = beanstalkd_factory(wal=True, merge_log=False)
+    server.control.put(b"the torn one")
+    server.control.put(b"a whole one")
+    server.kill()
+    # What beanstalkd makes of a record whose last piece was not written (see support.write_ahead_log).
+    assert server.wal_dir is not None
+    (log,) = server.wal_dir.glob("binlog.*")
+    log.chmod(0o600)
+    log.write_bytes(log.read_bytes().replace(b"the torn one\r\n", bytes(14)))
+    server.start()
+    with PoolManager(server.url, health_interval=0.1) as pool:
+
+        def named() -> bool:
+            with contextlib.suppress(NoServerAvailable):
+                assert pool.reserve(0) is None
+            return "a body of job 1 that" in (pool.servers[0].last_error or "")
+
+        wait_until(named, "the torn job to be named")
+        pool.delete(1, server=server.address)
+        wait_until(lambda: pool.servers[0].state == "up", "the server to be taken for one again")
+        job = pool.reserve(5)
+        assert job is not None
+        assert job.body == "a whole one"
+        job.delete()

@@ -366,10 +366,16 @@ class TestLimits:
             parser.feed(head)
             assert parser.next(command) is None
             parser.feed(ending)
-            with pytest.raises(UnexpectedResponse, match="a body that does not end with CRLF where its size says"):
+            with pytest.raises(UnexpectedResponse, match="that does not end with CRLF where its size says"):
                 parser.next(command)
-            with pytest.raises(UnexpectedResponse, match="a body that does not end with CRLF where its size says"):
+            with pytest.raises(UnexpectedResponse, match="that does not end with CRLF where its size says"):
                 Parser().only(command, head + ending)
+
+    def test_a_job_without_an_end_is_named(self) -> None:
+        parser = Parser("q1:11300")
+        parser.feed(b"RESERVED 4711 3\r\nabc\0\0")
+        with pytest.raises(UnexpectedResponse, match=r"a body of job 4711 that .* delete it by its id"):
+            parser.next(commands.RESERVE)
 
     def test_a_line_ends_with_crlf_and_with_nothing_else(self) -> None:
         for wire in (b"DELETED\n", b"DELETED\r", b"DELETED\n\r"):

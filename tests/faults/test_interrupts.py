@@ -36,7 +36,7 @@ class Stage:
     def __init__(self, server: BeanstalkdServer) -> None:
         self.server = server
         self.control = server.control.open()
-        self.pool = PoolManager(server.url, max_connections=1, timeout=2, connect_timeout=2, health_interval=60)
+        self.pool = PoolManager(server.url, max_connections=1, timeout=10, connect_timeout=10, health_interval=60)
         self.turn = 0
         self._jobs = iter(range(10**9))
 
@@ -49,8 +49,8 @@ class Stage:
         pool, control = self.pool, self.control
         body = self.token()
         tube = f"canary-{self.turn}"
-        jid = pool.put(body, tube=tube, timeout=1)
-        job = pool.reserve(1, tubes=tube)
+        jid = pool.put(body, tube=tube)
+        job = pool.reserve(10, tubes=tube)
         assert job is not None, where
         assert (job.body, job.id) == (body, jid), where
         assert int(job.stats()["id"]) == jid, where
@@ -60,8 +60,8 @@ class Stage:
         assert (status.open, status.leased) == (1, 0), where
         assert status.state == "up", where
         if control.counter("current-jobs-reserved") or control.counter("current-waiting"):
-            wait_until(lambda: not control.counter("current-jobs-reserved"), f"nothing to be reserved, {where}", 1)
-            wait_until(lambda: not control.counter("current-waiting"), f"nobody to wait, {where}", 1)
+            wait_until(lambda: not control.counter("current-jobs-reserved"), f"nothing to be reserved, {where}")
+            wait_until(lambda: not control.counter("current-waiting"), f"nobody to wait, {where}")
 
     def end(self) -> None:
         self.pool.close()
@@ -174,7 +174,7 @@ def test_reserve_that_waits_for_a_job(stage: Stage) -> None:
             helper.result()
 
         stage.tidy = tidy_up  # type: ignore[attr-defined]  # Kept where the next step finds it.
-        return lambda: stage.pool.reserve(3)
+        return lambda: stage.pool.reserve(30)
 
     def tidy() -> None:
         stage.tidy()  # type: ignore[attr-defined]  # See above.
@@ -189,7 +189,7 @@ def test_a_follower_that_is_interrupted_ends_nobody_elses_wait(stage: Stage) -> 
 
     def check(where: str) -> None:
         assert not leader.done, where
-        wait_until(lambda: stage.control.counter("current-waiting") == 1, f"the leader to wait, {where}", 1)
+        wait_until(lambda: stage.control.counter("current-waiting") == 1, f"the leader to wait, {where}")
 
     assert at_every_place(lambda: lambda: stage.pool.reserve(0.002, tubes="awaited"), check, KeyboardInterrupt) > 20
     stage.control.put(b"at last", "awaited")
@@ -223,7 +223,7 @@ def test_waiting_for_a_connection(stage: Stage) -> None:
         assert job.reserved, where
         job.release()
         stage.check(where)
-        job = stage.pool.reserve(1)
+        job = stage.pool.reserve(10)
         assert job is not None, where
 
     def put() -> None:
@@ -246,14 +246,14 @@ def test_reserve_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]
 
         def check(where: str) -> None:
             jid = pool.put("canary", tube="canary")
-            job = pool.reserve(1, tubes="canary")
+            job = pool.reserve(10, tubes="canary")
             assert job is not None, where
             assert (job.id, job.server) == (jid, jid.server), where
             job.delete()
             del job
             for control in controls:
-                wait_until(lambda control=control: not control.counter("current-waiting"), f"no waiter, {where}", 1)  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
-            wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease, {where}", 1)
+                wait_until(lambda control=control: not control.counter("current-waiting"), f"no waiter, {where}")  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+            wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease, {where}")
 
         assert at_every_place(lambda: lambda: pool.reserve(0.002), check, KeyboardInterrupt, step=2) > 150
 
@@ -270,7 +270,7 @@ def test_close(beanstalkd: BeanstalkdServer) -> None:
     def check(where: str) -> None:
         # Idempotent, also after a first one that was interrupted.
         pools.pop().close(0.1)
-        wait_until(lambda: control.other_connections() == 0, f"no connection to be left, {where}", 2)
+        wait_until(lambda: control.other_connections() == 0, f"no connection to be left, {where}")
 
     with assert_baseline():
         assert at_every_place(prepare, check, KeyboardInterrupt) > 30
@@ -313,8 +313,8 @@ def test_a_plain_connection(beanstalkd: BeanstalkdServer, operation: str) -> Non
         connection.close()
         if control.counter("current-jobs-reserved") or control.other_connections():
             gc.collect()
-            wait_until(lambda: not control.counter("current-jobs-reserved"), f"nothing to be reserved, {where}", 1)
-            wait_until(lambda: not control.other_connections(), f"no connection to be left, {where}", 1)
+            wait_until(lambda: not control.counter("current-jobs-reserved"), f"nothing to be reserved, {where}")
+            wait_until(lambda: not control.other_connections(), f"no connection to be left, {where}")
 
     at_every_place(prepare, check, KeyboardInterrupt)
     connection.close()

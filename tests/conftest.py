@@ -6,6 +6,7 @@ import os
 import platform
 import random
 import secrets
+import signal
 import sysconfig
 from collections.abc import Generator, Iterator
 from typing import Protocol, Unpack
@@ -43,6 +44,9 @@ _seed = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in its background without SIGINT, and some tests are about it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     named = os.environ.get("BEANPOOL_SEED", "")
     config.stash[_seed] = int(named) if named else secrets.randbits(32)
     # For what else shows it, or repeats by it: reports, and the processes that tests start.

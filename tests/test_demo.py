@@ -75,14 +75,11 @@ def test_plain_output_tells_the_story_line_by_line() -> None:
     killed = re.search(r"killed (b\d) with SIGKILL", story)
     assert killed
     victim = killed[1]
-    events = [
-        f"killed {victim}",
-        f"sees {victim} down",
-        f"started {victim} again",
-        f"sees {victim} up",
-        "producers stop",
-    ]
-    assert sorted(events, key=story.index) == events
+    began = [f"killed {victim}", f"sees {victim} down", f"started {victim} again"]
+    # On a slow machine the producers may stop before the pool has seen the server's return.
+    for end in (f"sees {victim} up", "producers stop"):
+        events = [*began, end]
+        assert sorted(events, key=story.index) == events
     assert len([line for line in lines if re.match(r" +\d+\.\d s  put ", line)]) >= 3
 
 

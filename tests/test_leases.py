@@ -170,8 +170,8 @@ class TestDropping:
             connection = job.connection
             del job
             wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back")
+            wait_until(lambda: not pool.servers[0].leased, "its connection to be given up")
             assert connection.closed
-            assert pool.servers[0].leased == 0
             again = reserve(pool)
             assert again.id == jid
             again.delete()

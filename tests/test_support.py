@@ -160,7 +160,7 @@ class TestBeanstalkd:
         assert folder is not None
         for turn in range(4):
             for number in range(10):
-                server.control.put(b"%d.%d" % (turn, number), "mails", delay=number)
+                server.control.put(b"%d.%d" % (turn, number), "mails", delay=1000 * number)
             server.control.delete(10 * turn + 1)
             server.control.command(f"kick-job {10 * turn + 2}")
             server.restart()

@@ -1,1 +1,6 @@
 """What the tests stand on: real and scripted servers, the ledger, and waiting for conditions."""
+
+import pytest
+
+# What helpers assert is told in full, as in a test.
+pytest.register_assert_rewrite("chaos", "faults", "support.interrupts")

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import enum
 import itertools
+import math
 import os
 import socket
 import struct
@@ -55,6 +56,12 @@ class ChannelState(enum.Enum):
     CLOSED = "closed"
 
 
+# Without a look into the class for every command.
+_IN_STEP = ChannelState.IN_STEP
+_IN_COMMAND = ChannelState.IN_COMMAND
+_monotonic = time.monotonic
+
+
 class Channel:
     """A connected socket, its parser, and the commands whose replies are due."""
 
@@ -63,10 +70,10 @@ class Channel:
         "_accepted",
         "_closed_because",
         "_due",
+        "_longest_timeout",
         "_parser",
-        "_receive_timeout",
-        "_send_timeout",
         "_socket",
+        "_timeouts",
         "in_flight",
         "server",
         "state",
@@ -80,8 +87,9 @@ class Channel:
         self._parser = Parser(server)
         self._due: collections.deque[Command] = collections.deque()
         self._closed_because = ""
-        self._receive_timeout = 0.0
-        self._send_timeout = 0.0
+        # What the kernel was told, by option, and the longest of both (seconds); nothing yet.
+        self._timeouts = {socket.SO_SNDTIMEO: math.inf, socket.SO_RCVTIMEO: math.inf}
+        self._longest_timeout = math.inf
         self.used_at = time.monotonic()
         # How many bytes of the last send the kernel has accepted.
         self._accepted = 0
@@ -109,20 +117,18 @@ class Channel:
         :raises CommandTimeout: if the deadline passes.
         :raises UnexpectedResponse: if the reply is none that this command may have.
         """
-        now = time.monotonic()
-        if self.state is not ChannelState.IN_STEP or now - self.used_at > _TRUSTED_IDLE_SECONDS:
+        now = _monotonic()
+        if self.state is not _IN_STEP or now - self.used_at > _TRUSTED_IDLE_SECONDS:
             self._check_usable(command)
         remaining = deadline - now
         if remaining <= 0:
             raise self._too_late(command, Phase.SENDING)
         self.used_at = now
-        self.state = ChannelState.IN_COMMAND
+        self.state = _IN_COMMAND
         try:
             # A kernel timeout that is too short only means to look at the clock, and to wait on.
-            longest = remaining + _TIMEOUT_SLACK
-            if not 0.0 < self._send_timeout <= longest:
+            if self._longest_timeout > remaining + _TIMEOUT_SLACK:
                 self._allow_send(command, deadline)
-            if not 0.0 < self._receive_timeout <= longest:
                 self._allow_receive(command, deadline, Phase.SENDING)
             # One send and one receive is what nearly every command takes; the methods below go on from there.
             try:
@@ -135,20 +141,26 @@ class Channel:
                 data = self._socket.recv(_READ_SIZE)
             except OSError as error:
                 data = self._receive_failed(command, deadline, error)
-            parser = self._parser
             if not data:
                 raise self._broken_in_reply(command, "the server closed the connection")
-            reply = parser.only(command, data)
-            while reply is None:
-                parser.feed(self._receive(command, deadline, _LARGE_READ_SIZE))
-                reply = parser.next(command)
+            reply = self._parser.only(command, data)
+            if reply is None:
+                reply = self._rest_of_reply(command, deadline)
         except BaseException as error:
             self._fail(error)
             raise
-        if parser.unread:
+        if self._parser.buffer:
             self.close("the server sent bytes that answer no command")
-        elif self.state is ChannelState.IN_COMMAND:
-            self.state = ChannelState.IN_STEP
+        elif self.state is _IN_COMMAND:
+            self.state = _IN_STEP
+        return reply
+
+    def _rest_of_reply(self, command: Command, deadline: float) -> Reply:
+        parser = self._parser
+        reply = None
+        while reply is None:
+            parser.feed(self._receive(command, deadline, _LARGE_READ_SIZE))
+            reply = parser.next(command)
         return reply
 
     def _check_usable(self, command: Command) -> None:
@@ -248,31 +260,34 @@ class Channel:
         )
 
     def _allow_send(self, command: Command, deadline: float) -> None:
-        self._send_timeout = self._allow(socket.SO_SNDTIMEO, command, deadline, Phase.SENDING)
+        self._allow(socket.SO_SNDTIMEO, command, deadline, Phase.SENDING)
 
     def _allow_receive(self, command: Command, deadline: float, phase: Phase = Phase.WAITING) -> None:
-        self._receive_timeout = self._allow(socket.SO_RCVTIMEO, command, deadline, phase)
+        self._allow(socket.SO_RCVTIMEO, command, deadline, phase)
 
-    def _allow(self, option: int, command: Command, deadline: float, phase: Phase) -> float:
+    def _allow(self, option: int, command: Command, deadline: float, phase: Phase) -> None:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise self._too_late(command, phase)
         try:
-            return self._set_timeout(option, remaining)
+            self._set_timeout(option, remaining)
         except OSError as error:
             if phase is Phase.WAITING:
                 raise self._broken_in_reply(command, describe(error)) from error
             raise self._broken_in_sending(command, error) from error
 
-    def _set_timeout(self, option: int, seconds: float) -> float:
+    def _set_timeout(self, option: int, seconds: float) -> None:
         # The kernel's own timeouts cost nothing per call; settimeout() would poll before every send and recv.
         seconds = min(max(seconds, _SHORTEST_TIMEOUT), _LONGEST_TIMEOUT)
-        if not _HAS_KERNEL_TIMEOUTS:
+        if _HAS_KERNEL_TIMEOUTS:
+            whole = int(seconds)
+            timeval = struct.pack("ll", whole, int((seconds - whole) * 1_000_000))
+            self._socket.setsockopt(socket.SOL_SOCKET, option, timeval)
+            self._timeouts[option] = seconds
+        else:
             self._socket.settimeout(seconds)
-            return seconds
-        whole = int(seconds)
-        self._socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1_000_000)))
-        return seconds
+            self._timeouts = dict.fromkeys(self._timeouts, seconds)
+        self._longest_timeout = max(self._timeouts.values())
 
     # Pipelined use: many commands, replies in order.
 
@@ -464,8 +479,8 @@ class Channel:
             remaining = until - time.monotonic()
             if remaining <= 0:
                 return self._receive_now(_LARGE_READ_SIZE)
-            if not 0.0 < self._receive_timeout <= remaining + _TIMEOUT_SLACK:
-                self._receive_timeout = self._set_timeout(socket.SO_RCVTIMEO, remaining)
+            if self._timeouts[socket.SO_RCVTIMEO] > remaining + _TIMEOUT_SLACK:
+                self._set_timeout(socket.SO_RCVTIMEO, remaining)
             with contextlib.suppress(BlockingIOError, TimeoutError):
                 return self._socket.recv(_READ_SIZE)
 

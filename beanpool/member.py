@@ -64,6 +64,8 @@ class Member:
         self.health = Health(since=time.monotonic())
         self.accepting = self.weight > 0
         """Whether it gets puts."""
+        self.up = True
+        """Whether it is up; a suspect one is not."""
         self._settings = settings
         self._owner = owner
         self._lock = threading.Lock()
@@ -80,11 +82,6 @@ class Member:
         return f"<Member {self.name}: {self.health.state.value}{', draining' * self.health.draining}, {self.pool!r}>"
 
     @property
-    def up(self) -> bool:
-        """Whether it is up; a suspect one is not."""
-        return self.health.state is ServerState.UP
-
-    @property
     def down(self) -> bool:
         """Whether nothing but probes is sent to it."""
         return self.health.state is ServerState.DOWN
@@ -97,7 +94,7 @@ class Member:
 
     def works(self) -> None:
         """A command was answered."""
-        if self.health.state is not ServerState.UP:
+        if not self.up:
             self._update(worked)
 
     def report(self, error: BeanpoolError, generation: int) -> None:
@@ -155,6 +152,7 @@ class Member:
         with self._lock:
             before = self.health
             after = self.health = change(before, time.monotonic())
+            self.up = after.state is ServerState.UP
             self.accepting = (
                 after.state is not ServerState.DOWN and not after.draining and not after.rests_until and self.weight > 0
             )

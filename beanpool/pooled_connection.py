@@ -58,7 +58,13 @@ class PooledConnection(Connection):
     ) -> None:
         self._prepare(address, True, connect_timeout, timeout, encoding)
         self.generation = generation
+        self.opened_channel: Channel | None = None
+        """The channel once there is one; :attr:`channel` is for those who know that there is."""
+        self.counted = False
+        """Whether it takes a place in its pool; the pool's to say, under its lock."""
         self.identity = _UNKNOWN
+        self.origin = (self.server, "")
+        """The server, and the id of its process: what its :class:`~beanpool.JobId` objects share."""
         self._learn = learn
         self._opened = opened
         self._dialing: Dialing | None = None
@@ -122,7 +128,7 @@ class PooledConnection(Connection):
         self._identify(reply, started)
 
     def _install(self, channel: Channel) -> None:
-        self._channel = channel
+        self._channel = self.opened_channel = channel
         self._used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
 
     def _identify(self, reply: Reply, asked_at: float) -> None:
@@ -136,6 +142,7 @@ class PooledConnection(Connection):
             )
         greeted_before = bool(self.instance)
         self.identity = parse_identity(reply.body)
+        self.origin = (self.server, self.identity.instance)
         # The server may have been restarted since this connection was wished for: it is of the generation it found.
         self.generation = self._learn(self.identity, time.monotonic() - asked_at)
         if not greeted_before:

@@ -119,16 +119,15 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
     pool = member.pool
     connection = put_connection(member, tube, deadline)
     try:
-        identity = connection.identity
-        if identity.max_job_size is not None and size > identity.max_job_size:
+        largest = connection.identity.max_job_size
+        if largest is not None and size > largest:
             raise too_big()
         reply = connection.channel.exchange(PUT, request, deadline)
-        if reply.status == "INSERTED":
-            jid = JobId(reply.number, member.address, identity.instance)
-        elif reply.status == "BURIED":
-            jid = JobId(reply.number, member.address, identity.instance, buried=True)
-        else:
+        if reply.status != "INSERTED" and reply.status != "BURIED":
             raise connection.refuse(PUT, reply)
+        jid = JobId.of(reply.number, connection.origin)
+        if reply.status == "BURIED":
+            jid.buried = True
     except CommandFailed:
         pool.release(connection)
         raise

@@ -34,6 +34,11 @@ COUNTS = (
 )
 
 
+# Without a look into the class for every call.
+_IN_STEP = ChannelState.IN_STEP
+_monotonic = time.monotonic
+
+
 class PoolOwner(Protocol):
     """Who a pool tells of what it sees. Called outside of the pool's lock."""
 
@@ -96,6 +101,8 @@ class ServerPool:
         self._encoding = encoding
         self._owner = owner
         self._counts = dict.fromkeys(COUNTS, 0)
+        # Of _counts, but counted with every call.
+        self._requests = 0
         self._generation = 0
         self._closed = False
         self._wanted: Callable[[], None] | None = None
@@ -133,6 +140,7 @@ class ServerPool:
                 "pool_available": len(self._idle),
                 "requests_waiting": len(self._queue),
                 **self._counts,
+                "requests_num": self._requests,
             }
 
     def opened(self, connection: PooledConnection) -> None:
@@ -155,7 +163,7 @@ class ServerPool:
             if connection is None:
                 connection = self._await_turn(deadline)
             try:
-                if self._make_ready(connection, deadline):
+                if self._is_alive(connection) or self._make_ready(connection, deadline):
                     return connection
             except BaseException as error:
                 if isinstance(error, UnexpectedResponse):
@@ -171,7 +179,7 @@ class ServerPool:
         """
         while True:
             connection = self._check_out(None, tubes)
-            if connection is None or connection.channel_state is None or self._is_alive(connection):
+            if connection is None or connection.opened_channel is None or self._is_alive(connection):
                 return connection
             self.discard(connection)
 
@@ -179,23 +187,24 @@ class ServerPool:
         with self._lock:
             if self._closed:
                 raise self._closed_error()
-            self._counts["requests_num"] += 1
+            self._requests += 1
             if self._queue:
                 return None
             idle = self._idle
-            if idle:
-                if tube is not None and idle[-1].used != tube:
-                    return idle.pop(_newest(idle, lambda connection: connection.used == tube))
-                if tubes is not None and not idle[-1].watches_only(tubes):
-                    return idle.pop(_newest(idle, lambda connection: connection.watches_only(tubes)))
-                return idle.pop()
-            return self._add()
+            if not idle:
+                return self._add()
+            if tube is not None and idle[-1].used != tube:
+                return idle.pop(_newest(idle, lambda connection: connection.used == tube))
+            if tubes is not None and not idle[-1].watches_only(tubes):
+                return idle.pop(_newest(idle, lambda connection: connection.watches_only(tubes)))
+            return idle.pop()
 
     def _add(self) -> PooledConnection | None:
         if len(self._connections) >= self.max_connections:
             return None
         connection = self.extra()
         self._connections.add(connection)
+        connection.counted = True
         return connection
 
     def extra(self) -> PooledConnection:
@@ -266,35 +275,37 @@ class ServerPool:
                 with self._lock:
                     self._counts["connections_ms"] += round((time.monotonic() - started) * 1000)
             return True
-        if self._is_alive(connection):
-            return True
         self.discard(connection)
         return False
 
     def _is_alive(self, connection: PooledConnection) -> bool:
         # The server may have gone, or sent something unasked, while nobody looked.
-        return connection.generation == self._generation and (
-            time.monotonic() - connection.channel.used_at <= _TRUSTED_IDLE_SECONDS or connection.channel.check_quiet()
+        channel = connection.opened_channel
+        return (
+            channel is not None
+            and connection.generation == self._generation
+            and (_monotonic() - channel.used_at <= _TRUSTED_IDLE_SECONDS or channel.check_quiet())
         )
 
     # Check-in.
 
     def release(self, connection: PooledConnection) -> None:
         """Take a connection back: into the hands of whoever waits longest, else to the idle ones."""
-        if connection.channel_state is not ChannelState.IN_STEP:
+        channel = connection.opened_channel
+        if channel is None or channel.state is not _IN_STEP:
             self.discard(connection)
             return
+        wanted = None
         with self._lock:
             self.returns += 1
-            keep = not self._closed and connection.generation == self._generation and connection in self._connections
+            keep = connection.counted and connection.generation == self._generation and not self._closed
             if keep:
                 if self._queue:
                     self._serve(connection)
                 else:
                     self._idle.append(connection)
-                wanted = self._wanted
-                if wanted is not None:
-                    self._wanted = None
+                if self._wanted is not None:
+                    wanted, self._wanted = self._wanted, None
         if not keep:
             self.discard(connection)
         elif wanted is not None:
@@ -308,7 +319,7 @@ class ServerPool:
     def forget(self, connection: PooledConnection, because: str = "its reserve was cancelled") -> None:
         """Free the place of a connection that somebody else closes. Idempotent."""
         with self._lock:
-            known = connection in self._connections
+            known, connection.counted = connection.counted, False
             self._connections.discard(connection)
             if self._queue and not self._closed:
                 replacement = self._add()

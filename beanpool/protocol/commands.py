@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from beanpool.protocol.arguments import MAX_RESERVE_TIMEOUT, MAX_UINT32, check_id, check_int, check_put, check_tube
-from beanpool.protocol.replies import BARE, COUNT, DOCUMENT, ID, JOB, TUBE, line_pattern
+from beanpool.protocol.replies import BARE, COUNT, DOCUMENT, ID, JOB, TUBE, Reply, bare_lines, line_pattern
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -22,11 +22,18 @@ class Command:
     replies: dict[str, str]
     """The words that may answer it, with the shape of their line (general errors aside)."""
     line: re.Pattern[bytes] = dataclasses.field(init=False)
+    bare: dict[bytes, Reply] = dataclasses.field(init=False)
+    """The replies that are one word, by their whole line."""
+    id_opening: bytes | None = dataclasses.field(init=False)
+    """How the line of the reply begins that tells a new job's id."""
     out_of_step: frozenset[str] = frozenset()
     """The refusals after which the connection is out of step with the server."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "line", line_pattern(self.replies))
+        object.__setattr__(self, "bare", bare_lines(self.replies))
+        opening = b"INSERTED " if "INSERTED" in self.replies else None
+        object.__setattr__(self, "id_opening", opening)
 
 
 _JOB_OR_NOT_FOUND = {"FOUND": JOB, "NOT_FOUND": BARE}

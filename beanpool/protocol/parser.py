@@ -6,16 +6,21 @@ The caller says which command a reply must answer, and gets a reply that this co
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 
 from beanpool.errors import UnexpectedResponse
 from beanpool.protocol.arguments import MAX_ID, MAX_JOB_SIZE
 from beanpool.protocol.commands import Command
-from beanpool.protocol.replies import BARE_REPLIES, BARE_WORD, DOCUMENT_SIZE, JOB_SIZE, MAX_LINE, NUMBER, WORDS, Reply
+from beanpool.protocol.replies import BARE_WORD, DOCUMENT_SIZE, JOB_SIZE, MAX_LINE, NUMBER, WORDS, Reply
 
 _INSERTED_RUN = re.compile(rb"(?:INSERTED [1-9][0-9]{0,18}\r\n)+")
-# So many digits cannot go beyond 2**64.
+# What Reply(...) does, without the function that a NamedTuple puts before it.
+_new_reply: Callable[[tuple[str, int, bytes, str]], Reply] = functools.partial(tuple.__new__, Reply)
+# Fewer digits cannot go beyond 2**64.
 _SAFE_DIGITS = 20
+_ZERO = ord("0")
 MAX_DOCUMENT_SIZE = 64 * 1024 * 1024
 """The largest ``stats`` or ``list`` reply that is read (bytes)."""
 
@@ -23,11 +28,12 @@ MAX_DOCUMENT_SIZE = 64 * 1024 * 1024
 class Parser:
     """The receiving side of one connection: a bounded buffer, cut into replies."""
 
-    __slots__ = ("_body_end", "_body_start", "_buffer", "_head", "_position", "_server")
+    __slots__ = ("_body_end", "_body_start", "_head", "_position", "_server", "buffer")
 
     def __init__(self, server: str = "") -> None:
         self._server = server
-        self._buffer: bytes | bytearray = b""
+        self.buffer: bytes | bytearray = b""
+        """What has come in; empty as soon as all of it has been given out."""
         self._position = 0
         # The parsed line of a reply whose body has not arrived in full.
         self._head: Reply | None = None
@@ -37,18 +43,18 @@ class Parser:
     @property
     def unread(self) -> int:
         """How many bytes have come in that belong to no reply yet."""
-        return len(self._buffer) - self._position
+        return len(self.buffer) - self._position
 
     def feed(self, data: bytes) -> None:
         """Take in what the socket gave."""
         if not self.unread:
-            self._buffer = data
-        elif isinstance(self._buffer, bytearray):
-            self._buffer += data
+            self.buffer = data
+        elif isinstance(self.buffer, bytearray):
+            self.buffer += data
             return
         else:
-            self._buffer = bytearray(self._buffer[self._position :])
-            self._buffer += data
+            self.buffer = bytearray(self.buffer[self._position :])
+            self.buffer += data
         if self._head is not None:
             self._body_start -= self._position
             self._body_end -= self._position
@@ -56,23 +62,22 @@ class Parser:
 
     def only(self, command: Command, data: bytes) -> Reply | None:
         """As :meth:`feed` and :meth:`next`, made for what nearly always comes: one whole reply, and nothing else."""
-        if not self._buffer:
+        if not self.buffer:
+            opening = command.id_opening
+            if opening is not None and data.startswith(opening) and data[-2:] == b"\r\n":
+                digits = data[len(opening) : -2]
+                if digits.isdigit() and digits[0] != _ZERO and len(digits) < _SAFE_DIGITS:
+                    return _new_reply(("INSERTED", int(digits), b"", ""))
+            bare = command.bare.get(data)
+            if bare is not None:
+                return bare
             match = command.line.match(data)
-            if match is not None:
-                shape, end = match.lastindex, match.end()
-                if shape == NUMBER:
-                    if end == len(data) and len(match[3]) < _SAFE_DIGITS:
-                        return Reply(WORDS[match[2]], int(match[3]))
-                elif shape == BARE_WORD:
-                    if end == len(data):
-                        return BARE_REPLIES[match[1]]
-                elif (
-                    shape == JOB_SIZE
-                    and len(data) == end + int(match[6]) + 2
-                    and data.endswith(b"\r\n")
-                    and len(match[5]) < _SAFE_DIGITS
-                ):
-                    return Reply(WORDS[match[4]], int(match[5]), data[end:-2])
+            if match is not None and match.lastindex == JOB_SIZE:
+                word, digits, size = match.group(4, 5, 6)
+                start = match.end()
+                end = start + int(size)
+                if len(data) == end + 2 and data[end:] == b"\r\n" and len(digits) < _SAFE_DIGITS:
+                    return _new_reply((WORDS[word], int(digits), data[start:end], ""))
         self.feed(data)
         return self.next(command)
 
@@ -82,7 +87,7 @@ class Parser:
         :raises UnexpectedResponse: if no reply to `command` can begin with these bytes.
         """
         if self._head is None:
-            match = command.line.match(self._buffer, self._position)
+            match = command.line.match(self.buffer, self._position)
             if match is None:
                 self._check_partial_line(command)
                 return None
@@ -119,7 +124,7 @@ class Parser:
         """The ids of the plain ``INSERTED`` replies that come next, up to `most`; empty if another reply comes next."""
         if self._head is not None:
             return []
-        match = _INSERTED_RUN.match(self._buffer, self._position)
+        match = _INSERTED_RUN.match(self.buffer, self._position)
         if match is None:
             return []
         words = bytes(match[0])[len(b"INSERTED ") : -2].split(b"\r\nINSERTED ")
@@ -134,36 +139,36 @@ class Parser:
         head, end = self._head, self._body_end
         if head is None:
             return None
-        ending = bytes(self._buffer[end : end + 2])
+        ending = bytes(self.buffer[end : end + 2])
         if ending != b"\r\n":
             if len(ending) < 2 and b"\r\n".startswith(ending):
                 return None
             raise self._without_end(command, head)
         self._head = None
-        return self._finish(end + 2, head._replace(body=bytes(self._buffer[self._body_start : end])))
+        return self._finish(end + 2, head._replace(body=bytes(self.buffer[self._body_start : end])))
 
     def _finish(self, position: int, reply: Reply) -> Reply:
         self._consume(position)
         return reply
 
     def _consume(self, position: int) -> None:
-        if position == len(self._buffer):
-            self._buffer = b""
+        if position == len(self.buffer):
+            self.buffer = b""
             self._position = 0
-        elif position > 65536 and isinstance(self._buffer, bytearray):
-            del self._buffer[:position]
+        elif position > 65536 and isinstance(self.buffer, bytearray):
+            del self.buffer[:position]
             self._position = 0
         else:
             self._position = position
 
     def _check_partial_line(self, command: Command) -> None:
-        end = self._buffer.find(b"\r\n", self._position, self._position + MAX_LINE)
+        end = self.buffer.find(b"\r\n", self._position, self._position + MAX_LINE)
         if end < 0:
             if self.unread >= MAX_LINE:
                 raise self._unexpected(command, f"a line of more than {MAX_LINE} bytes")
             return
         # Only a known word is shown: what stands here may be part of a job's body.
-        word = bytes(self._buffer[self._position : end]).split(b" ", 1)[0].decode("ascii", "replace")
+        word = bytes(self.buffer[self._position : end]).split(b" ", 1)[0].decode("ascii", "replace")
         if word.encode() in WORDS:
             raise self._unexpected(command, f"{word} in a form or place where the protocol has none")
         raise self._unexpected(command, f"a line of {end - self._position} bytes that is no reply")

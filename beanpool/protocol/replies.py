@@ -43,9 +43,6 @@ _ALL_WORDS = (
 WORDS: Final = {word.encode(): word for word in _ALL_WORDS}
 """Every first word that a reply may have, by its bytes."""
 
-BARE_REPLIES: Final = {word.encode(): Reply(word) for word in _ALL_WORDS}
-"""The replies that are a word and nothing else."""
-
 _ID = rb"([1-9][0-9]{0,19})"
 _SIZE = rb"(0|[1-9][0-9]{0,9})"
 
@@ -75,3 +72,9 @@ def line_pattern(replies: dict[str, str]) -> re.Pattern[bytes]:
         _words(replies, TUBE) + rb" ([A-Za-z0-9+/;.$_()][A-Za-z0-9\-+/;.$_()]{0,199})",
     )
     return re.compile(b"(?:" + b"|".join(alternatives) + b")\r\n")
+
+
+def bare_lines(replies: dict[str, str]) -> dict[bytes, Reply]:
+    """The replies without an argument that `replies` (word to shape) allow, by their whole lines, CRLF included."""
+    words = [*ERRORS, *(word for word, shape in replies.items() if shape == BARE)]
+    return {word.encode() + b"\r\n": Reply(word) for word in words}

@@ -168,7 +168,7 @@ def test_what_was_parsed_is_not_kept() -> None:
     for start in range(1, len(stream), len(wire)):
         parser.feed(stream[start : start + len(wire)])
         assert parser.next(commands.RESERVE) is not None
-        largest = max(largest, len(parser._buffer))
+        largest = max(largest, len(parser.buffer))
     assert largest < 5 * len(wire)
 
 

@@ -467,7 +467,7 @@ class TestSilence:
     def test_a_frozen_server_leaves_time_for_another_one(self, cluster: StartCluster, warm: bool) -> None:
         servers = cluster(3)
         servers[0].control.open()
-        with manager(servers, connect_timeout=5) as pool:
+        with manager(servers, connect_timeout=5, health_interval=600) as pool:
             key = key_of(pool, servers[0].address)
             if warm:
                 pool.put("job", key=key)

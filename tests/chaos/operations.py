@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from chaos.proxies import ProxiedServer
-from faults.load import LagProbe
+from support.lag import LagProbe
 from support.ledger import Ledger
 from support.threads import Background, background
 from support.waiting import wait_until

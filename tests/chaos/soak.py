@@ -27,7 +27,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from chaos.proxies import STREAMS, ProxiedClusters, ProxiedServer, Toxiproxy
-from faults.load import LagProbe
+from support.lag import LagProbe
 from support.ledger import Ledger, Report
 from support.processes import assert_baseline
 from support.waiting import wait_until

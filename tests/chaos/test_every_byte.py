@@ -12,7 +12,7 @@ import pytest
 from chaos.operations import CONNECT_TIMEOUT, DEADLINE, RECOVERY, Stage, settle, witnesses
 from chaos.proxies import STREAMS, ProxiedServer, Stream
 from chaos.report import Results
-from faults.load import LagProbe
+from support.lag import LagProbe
 from support.ledger import Ledger
 from support.raw_client import StoredJob
 from support.threads import background

@@ -16,8 +16,8 @@ import pytest
 from chaos.operations import settle
 from chaos.proxies import ProxiedServer
 from chaos.report import Results
-from faults.load import LagProbe
 from support.interrupts import interrupted_when
+from support.lag import LagProbe
 from support.ledger import Ledger
 from support.scripted import ScriptedConnection
 from support.threads import background, run_together

@@ -13,7 +13,7 @@ import pytest
 from chaos.operations import OPERATIONS, Operation, Put, Stage, settle, witnesses
 from chaos.proxies import STREAMS, ProxiedServer, Stream
 from chaos.report import Results
-from faults.load import LagProbe
+from support.lag import LagProbe
 from support.ledger import Ledger
 from support.threads import background
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from support.lag import LagProbe
+
 T = TypeVar("T")
 
 _FIRST_PAUSE = 0.0005
@@ -37,12 +39,17 @@ def wait_until(predicate: Callable[[], T], description: str, timeout: float = 5.
 def within(deadline: float, description: str = "the call", *, slack: float = 0.25) -> Iterator[None]:
     """Assert that the block ends, by returning or by raising, within `deadline` + `slack` seconds.
 
-    It cannot end a block that hangs: run such a block in :func:`support.threads.background`.
+    What the machine stood still meanwhile does not count. It cannot end a block that hangs: run such a block in
+    :func:`support.threads.background`.
     """
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        took = time.monotonic() - started
-        if took > deadline + slack:
-            raise AssertionError(f"{description} took {took:.3f} s, and was to end within {deadline:g} + {slack:g} s")
+    with LagProbe() as lag:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            ended = time.monotonic()
+            took = ended - started - lag.stalled(started, ended)
+            if took > deadline + slack:
+                raise AssertionError(
+                    f"{description} took {took:.3f} s, and was to end within {deadline:g} + {slack:g} s"
+                )

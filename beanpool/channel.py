@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, refusal
 from beanpool.protocol.commands import Command
@@ -431,8 +431,8 @@ class Channel:
 
         :raises ConnectionFailed: if the kernel does not take all of it at once.
         """
-        self.state = ChannelState.IN_COMMAND
-        self.used_at = time.monotonic()
+        self.state = _IN_COMMAND
+        self.used_at = _monotonic()
         self._due.extend(commands)
         try:
             sent = self._send_now(request)
@@ -462,21 +462,18 @@ class Channel:
         :raises ConnectionFailed: if the connection broke.
         :raises UnexpectedResponse: if the reply is none that its command may have.
         """
-        return self._advance(self._read_now)
+        return self._advance(None)
 
     def await_due(self, until: float) -> Reply | None:
         """As :meth:`pick_up`, but wait for the reply until this time (monotonic seconds); None if it is not there then.
 
         The command stays in flight: pick its reply up later, or cancel it.
         """
-        return self._advance(lambda: self._read_until(until))
-
-    def _read_now(self) -> bytes:
-        return self._receive_now(_LARGE_READ_SIZE)
+        return self._advance(until)
 
     def _read_until(self, until: float) -> bytes:
         while True:
-            remaining = until - time.monotonic()
+            remaining = until - _monotonic()
             if remaining <= 0:
                 return self._receive_now(_LARGE_READ_SIZE)
             if self._timeouts[socket.SO_RCVTIMEO] > remaining + _TIMEOUT_SLACK:
@@ -484,18 +481,17 @@ class Channel:
             with contextlib.suppress(BlockingIOError, TimeoutError):
                 return self._socket.recv(_READ_SIZE)
 
-    def _advance(self, read: Callable[[], bytes]) -> Reply | None:
-        command = self._due[0]
+    def _advance(self, until: float | None) -> Reply | None:
+        command, parser = self._due[0], self._parser
         try:
-            reply = self._parser.next(command)
+            reply = parser.next(command) if parser.buffer else None
             while reply is None:
-                data = read()
+                data = self._receive_now(_LARGE_READ_SIZE) if until is None else self._read_until(until)
                 if not data:
                     raise self._broken_in_reply(command, "the server closed the connection")
-                self._parser.feed(data)
-                reply = self._parser.next(command)
+                reply = parser.only(command, data)
             self._due.popleft()
-            if not self._due and self._parser.unread:
+            if parser.buffer and not self._due:
                 raise self._broken_in_reply(command, "the server sent bytes that answer no command")
         except BlockingIOError:
             return None
@@ -506,8 +502,8 @@ class Channel:
         except BaseException as error:
             self._fail(error)
             raise
-        if not self._due and self.state is ChannelState.IN_COMMAND:
-            self.state = ChannelState.IN_STEP
+        if not self._due and self.state is _IN_COMMAND:
+            self.state = _IN_STEP
         return reply
 
     @property

@@ -31,6 +31,7 @@ from beanpool.protocol.replies import Reply
 
 _STATS_REQUEST = encode_bare(STATS)
 _SWEEP_REQUEST = encode_reserve_with_timeout(0)
+_SWEEP = (RESERVE_WITH_TIMEOUT,)
 _UNKNOWN = Identity("", "", False, None)
 
 Step = tuple[Command, bytes, Callable[[Reply], None]]
@@ -194,6 +195,22 @@ class PooledConnection(Connection):
         """
         request = encode_reserve_with_timeout(seconds) if seconds else _SWEEP_REQUEST
         self._begin(lambda: (list(self._retune(tubes)), RESERVE_WITH_TIMEOUT, request), seconds + self.timeout)
+
+    def sweep(self, tubes: tuple[str, ...], until: float) -> Reply | None:
+        """Ask for a job of `tubes` that is ready, and wait for the reply until then (monotonic seconds).
+
+        :returns: None if it is not there until then: it comes from :meth:`step`, like that to :meth:`begin_reserve`.
+        """
+        channel = self.opened_channel
+        if channel is not None and self.watches_only(tubes):
+            self._allowed_seconds = self.timeout
+            self.give_up_at = time.monotonic() + self.timeout
+            channel.begin(_SWEEP_REQUEST, _SWEEP)
+            return channel.await_due(until)
+        if channel is None:
+            self.begin_dialing()
+        self.begin_reserve(tubes, 0)
+        return self.await_reply(until)
 
     def begin_probe(self) -> None:
         """Ask the server who it is (``stats``): a round trip proves that it lives; :meth:`step` returns the reply."""

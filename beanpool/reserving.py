@@ -123,10 +123,7 @@ class Reserver:
         if connection is None:
             return None
         try:
-            if connection.channel_state is None:
-                connection.begin_dialing()
-            connection.begin_reserve(tubes, 0)
-            reply = connection.await_reply(until)
+            reply = connection.sweep(tubes, until)
             if reply is None or reply.status in ("TIMED_OUT", "DEADLINE_SOON"):
                 begun.append((member, connection))
                 if reply is not None:

@@ -72,6 +72,7 @@ DEFAULT_TIMEOUT = 5.0
 RESERVE_SLICE = 30
 """The longest single wait in a reserve (seconds): a client that vanished is no ghost waiter for longer."""
 
+_NO_WAIT = encode_reserve_with_timeout(0)
 _CLOSED_BY_CLOSE = "it was closed by close()"
 
 YamlParsing = bool | Callable[[str], Any]
@@ -241,7 +242,8 @@ class Connection:
         if self._guard.locked():
             raise self._in_use()
         with self._guard:
-            return self._open_channel().exchange(command, request, time.monotonic() + self.timeout + wait)
+            channel = self._channel or self._open_channel()
+            return channel.exchange(command, request, time.monotonic() + self.timeout + wait)
 
     def _open_channel(self) -> Channel:
         if self._channel is None:
@@ -260,7 +262,8 @@ class Connection:
         if self._reserving:
             raise self._in_use()
         with self._guard:
-            return self._open_channel().exchange(command, request, deadline)
+            channel = self._channel or self._open_channel()
+            return channel.exchange(command, request, deadline)
 
     def job_priority(self, jid: int, deadline: float) -> int:
         """The priority of a job that this connection has reserved (``stats-job``).
@@ -307,8 +310,8 @@ class Connection:
         :raises OutOfMemory: if it has no room.
         :raises Buried: if the job was stored, but in the buried state; its ``id`` tells the job's.
         """
-        request = encode_put(encode_body(body, self.encoding), priority, delay, ttr)
-        return self.put_result(self._exchange(PUT, request))
+        reply = self._exchange(PUT, encode_put(encode_body(body, self.encoding), priority, delay, ttr))
+        return reply.number if reply.status == "INSERTED" else self.put_result(reply)
 
     def put_result(self, reply: Reply) -> int:
         """The id in the reply to a put, or its refusal raised."""
@@ -354,10 +357,10 @@ class Connection:
             try:
                 remaining = timeout
                 while True:
-                    wait = RESERVE_SLICE if remaining is None else min(remaining, RESERVE_SLICE)
-                    reply = self._open_channel().exchange(
-                        RESERVE_WITH_TIMEOUT, encode_reserve_with_timeout(wait), time.monotonic() + wait + self.timeout
-                    )
+                    wait = RESERVE_SLICE if remaining is None or remaining > RESERVE_SLICE else remaining
+                    request = _NO_WAIT if not wait else encode_reserve_with_timeout(wait)
+                    channel = self._channel or self._open_channel()
+                    reply = channel.exchange(RESERVE_WITH_TIMEOUT, request, time.monotonic() + wait + self.timeout)
                     if remaining is not None:
                         remaining -= wait
                     if reply.status != "TIMED_OUT" or remaining == 0:

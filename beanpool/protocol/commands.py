@@ -6,10 +6,19 @@ An encoder takes values that :mod:`beanpool.protocol.arguments` has checked, or 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
-from beanpool.protocol.arguments import MAX_RESERVE_TIMEOUT, MAX_UINT32, check_id, check_int, check_put, check_tube
+from beanpool.protocol.arguments import (
+    MAX_ID,
+    MAX_RESERVE_TIMEOUT,
+    MAX_UINT32,
+    check_id,
+    check_int,
+    check_put,
+    check_tube,
+)
 from beanpool.protocol.replies import BARE, COUNT, DOCUMENT, ID, JOB, TUBE, Reply, bare_lines, line_pattern
 
 
@@ -21,6 +30,8 @@ class Command:
     """As the protocol spells it, such as ``reserve-with-timeout``."""
     replies: dict[str, str]
     """The words that may answer it, with the shape of their line (general errors aside)."""
+    verb: bytes = dataclasses.field(init=False)
+    """The name and a blank, as the line begins."""
     line: re.Pattern[bytes] = dataclasses.field(init=False)
     bare: dict[bytes, Reply] = dataclasses.field(init=False)
     """The replies that are one word, by their whole line."""
@@ -30,6 +41,7 @@ class Command:
     """The refusals after which the connection is out of step with the server."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "verb", self.name.encode() + b" ")
         object.__setattr__(self, "line", line_pattern(self.replies))
         object.__setattr__(self, "bare", bare_lines(self.replies))
         opening = b"INSERTED " if "INSERTED" in self.replies else None
@@ -78,16 +90,21 @@ ALL_COMMANDS = (
 )
 
 
+@functools.lru_cache(maxsize=256, typed=True)
+def _put_head(priority: int, delay: int, ttr: int) -> bytes:
+    check_put(priority, delay, ttr)
+    return b"put %d %d %d " % (priority, delay, ttr)
+
+
 def encode_put(data: bytes, priority: int, delay: int, ttr: int) -> bytes:
     """``put <priority> <delay> <ttr> <bytes>`` and the body."""
-    if not (
-        type(priority) is type(delay) is type(ttr) is int
-        and 0 <= priority <= MAX_UINT32
-        and 0 <= delay <= MAX_UINT32
-        and 1 <= ttr <= MAX_UINT32
-    ):
+    try:
+        head = _put_head(priority, delay, ttr)
+    except TypeError:
+        # What cannot be a key of the cache is no int either, and is told so in our words.
         check_put(priority, delay, ttr)
-    return b"put %d %d %d %d\r\n%b\r\n" % (priority, delay, ttr, len(data), data)
+        raise
+    return b"%b%d\r\n%b\r\n" % (head, len(data), data)
 
 
 def encode_bare(command: Command) -> bytes:
@@ -97,12 +114,14 @@ def encode_bare(command: Command) -> bytes:
 
 def encode_tube(command: Command, tube: Any) -> bytes:
     """``use``, ``watch``, ``ignore`` or ``stats-tube`` of a tube."""
-    return b"%b %b\r\n" % (command.name.encode(), check_tube(tube))
+    return b"%b%b\r\n" % (command.verb, check_tube(tube))
 
 
 def encode_job(command: Command, jid: Any) -> bytes:
     """A command whose one argument is a job's id."""
-    return b"%b %d\r\n" % (command.name.encode(), check_id(jid))
+    if type(jid) is not int or not 0 < jid <= MAX_ID:
+        jid = check_id(jid)
+    return b"%b%d\r\n" % (command.verb, jid)
 
 
 def encode_reserve_with_timeout(seconds: Any) -> bytes:

@@ -478,8 +478,11 @@ class Channel:
                 return self._receive_now(_LARGE_READ_SIZE)
             if self._timeouts[socket.SO_RCVTIMEO] > remaining + _TIMEOUT_SLACK:
                 self._set_timeout(socket.SO_RCVTIMEO, remaining)
-            with contextlib.suppress(BlockingIOError, TimeoutError):
+            try:
                 return self._socket.recv(_READ_SIZE)
+            except (BlockingIOError, TimeoutError):
+                # Time to look at the clock.
+                continue
 
     def _advance(self, until: float | None) -> Reply | None:
         command, parser = self._due[0], self._parser

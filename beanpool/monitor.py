@@ -86,6 +86,13 @@ class Monitor:
         self._calls.append(call)
         self.wake()
 
+    def later(self, call: Callable[[], None]) -> None:
+        """Have this done in the thread when it looks at everything next; here, if there is none."""
+        if self._thread is None:
+            call()
+        else:
+            self._calls.append(call)
+
     def stop(self, timeout: float) -> None:
         """End the thread and wait for it, but not for longer than `timeout` (seconds)."""
         with self._lock:

@@ -62,6 +62,9 @@ class Janitor(Protocol):
     def soon(self, call: Callable[[], None]) -> None:
         """Have this done in another thread, at once."""
 
+    def later(self, call: Callable[[], None]) -> None:
+        """Have this done in another thread, within a second."""
+
     def linger(self, channels: Iterable[Channel]) -> None:
         """Read channels whose reserve was cancelled to their end, then close them."""
 
@@ -88,6 +91,8 @@ class SharedWait:
         self._leader: _Seat | None = None
         self._closed = False
         self._watch: Watch | None = None
+        # Whether the janitor has been told of it already; it is not worth telling it a thousand times.
+        self._end_is_due = False
 
     def waits_on(self, member: Member) -> bool:
         """Whether a connection waits on this server already: then it is known to have no job."""
@@ -185,7 +190,13 @@ class SharedWait:
         if heir is not None:
             heir.wake()
         elif lapsed:
-            self._janitor.soon(self.end)
+            watch = self._watch
+            if watch is not None and watch.anything_waits:
+                self._janitor.soon(self.end)
+            elif not self._end_is_due:
+                # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
+                self._end_is_due = True
+                self._janitor.later(self.end)
 
     def _abort(self, seat: _Seat) -> None:
         """An exception ends this thread's wait, maybe an interrupt at whatever line; it must not end that of others."""
@@ -219,6 +230,7 @@ class SharedWait:
 
     def end(self) -> None:
         """Cancel what waits on the servers, if nobody waits here any more."""
+        self._end_is_due = False
         if self._leader is not None or self._watch is None:
             return
         with self._lock:

@@ -93,6 +93,11 @@ class Watch:
 
     # The leader's.
 
+    @property
+    def anything_waits(self) -> bool:
+        """Whether a connection waits on any server."""
+        return bool(self.stations or self._adopted)
+
     def ends_by(self, moment: float) -> bool:
         """Whether a server's own wait ends until then."""
         return any(station.ends_at <= moment and station.connection.waiting for station in self.stations.values())

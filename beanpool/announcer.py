@@ -61,6 +61,17 @@ class Announcer:
                 )
             )
 
+    def twin_found(self, member: Member, twin: Member) -> None:
+        """Two of the servers are the same process."""
+        say(
+            _log,
+            logging.WARNING,
+            "pool %s: server %s is the same process as %s, which is used instead: list each server once",
+            self.name,
+            member.name,
+            twin.name,
+        )
+
     def connection_opened(self, member: Member, instance: str) -> None:
         """A connection stands."""
         if self.listeners:

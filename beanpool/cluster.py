@@ -30,7 +30,7 @@ from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
 from beanpool.status import ServerStatus
 from beanpool.survey import ask_all
-from beanpool.topology import Topology
+from beanpool.topology import Topology, twins
 
 # How long commands that are on their way may take when the pool closes (seconds).
 _CLOSE_GRACE = 0.25
@@ -136,20 +136,32 @@ class Cluster:
     def member_changed(self, member: Member, before: Health, after: Health) -> None:
         """What is believed about a server has changed."""
         restarted = after.generation > before.generation and after.state is not ServerState.DOWN
-        if not restarted and (before.state, before.draining, before.rests_until) == (
+        identified = before.identity is None or restarted
+        if not identified and (before.state, before.draining, before.rests_until) == (
             after.state,
             after.draining,
             after.rests_until,
         ):
             return
         with self._lock:
+            found = self._note_twins(self._topology.members)
             self._topology = self._topology.refreshed()
+        for name, twin in found:
+            self._announcer.twin_found(name, twin)
         self._reserver.poke()
         self._monitor.wake()
         with self._changed:
             self._changed.notify_all()
         if before.state is not after.state or before.draining != after.draining or restarted:
             self._announcer.server_changed(member, before, after, restarted)
+
+    def _note_twins(self, members: tuple[Member, ...]) -> list[tuple[Member, Member]]:
+        """Let every server process be used by one of its names; returns the members that are new as another name."""
+        known = twins(members)
+        changed = [member for member in members if member.twin is not known.get(member)]
+        for member in changed:
+            member.set_twin(known.get(member))
+        return [(member, member.twin) for member in changed if member.twin is not None]
 
     def member_starved(self, member: Member) -> None:
         """A caller waits for a connection: one that only waits for jobs can be spared."""
@@ -225,6 +237,7 @@ class Cluster:
             rest = tuple(other for other in topology.members if other is not member)
             if not rest:
                 raise ValueError(f"server {member.name} is the last one of the pool: close the pool instead")
+            self._note_twins(rest)
             self._topology = Topology(rest)
             self._leaving = (*(m for m in self._leaving if m.pool.counts()[0]), member)
         self._reserver.poke()
@@ -262,6 +275,8 @@ class Cluster:
             answers = ask_all(
                 members, max(0.001, deadline - time.monotonic()), lambda connection, _: connection.instance
             )
+            # Only now it is known who is who.
+            answers |= {member.address: member.unusable("does not count") for member in members if member.twin}
             if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
                 return
             remaining = deadline - time.monotonic()

@@ -101,7 +101,7 @@ class ClusterVerbs(Cluster):
             answers[member.address] = 0
             if not left:
                 continue
-            if member.down:
+            if member.down or member.twin is not None:
                 answers[member.address] = member.unusable("not asked")
                 continue
             # A silent server must leave time for those after it.

@@ -66,6 +66,8 @@ class Member:
         """Whether it gets puts."""
         self.up = True
         """Whether it is up; a suspect one is not."""
+        self.twin: Member | None = None
+        """Another member that is the same server process, by another name, and is used instead of this one."""
         self._settings = settings
         self._owner = owner
         self._lock = threading.Lock()
@@ -148,13 +150,28 @@ class Member:
         self.weight = weight
         self._update(lambda health, _: health)
 
+    @property
+    def instance(self) -> str:
+        """The id of the server process; empty while it is not known."""
+        identity = self.health.identity
+        return identity.instance if identity is not None else ""
+
+    def set_twin(self, twin: Member | None) -> None:
+        """Use another member instead of this one, or no longer."""
+        self.twin = twin
+        self._update(lambda health, _: health)
+
     def _update(self, change: Callable[[Health, float], Health]) -> Health:
         with self._lock:
             before = self.health
             after = self.health = change(before, time.monotonic())
             self.up = after.state is ServerState.UP
             self.accepting = (
-                after.state is not ServerState.DOWN and not after.draining and not after.rests_until and self.weight > 0
+                after.state is not ServerState.DOWN
+                and not after.draining
+                and not after.rests_until
+                and self.weight > 0
+                and self.twin is None
             )
         if after.generation != before.generation:
             self.pool.start_generation(after.generation)
@@ -169,7 +186,13 @@ class Member:
 
     def unusable(self, what: str = "not tried") -> ConnectionFailed:
         """The error of a command that was not sent because of the state that the server is in."""
-        health = self.health
+        health, twin = self.health, self.twin
+        if twin is not None:
+            return ConnectionFailed(
+                f"{self.address}: {what}, it is the same server process as {twin.address}, which is used instead",
+                server=self.address,
+                phase=Phase.CLOSED,
+            )
         draining = ", draining" if health.draining else ""
         return ConnectionFailed(
             f"{self.address}: {what}, the server is {health.state.value}{draining} "

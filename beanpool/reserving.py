@@ -81,7 +81,7 @@ class Reserver:
 
     def _refuse_silence(self, errors: dict[str, BaseException]) -> None:
         """Raise, instead of telling the caller that there is no job, when nobody could say so."""
-        members = self._topology().members
+        members = self._topology().distinct
         usable = [member for member in members if member.up]
         if not usable:
             reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
@@ -229,7 +229,7 @@ class Reserver:
             if len(self._waits) >= _KEPT_WAITS:
                 self._waits = {key: wait for key, wait in self._waits.items() if wait.waiting}
             return self._waits.setdefault(
-                tubes, SharedWait(tubes, members=lambda: self._topology().members, janitor=self._janitor)
+                tubes, SharedWait(tubes, members=lambda: self._topology().distinct, janitor=self._janitor)
             )
 
     # What concerns those who wait.

@@ -33,7 +33,8 @@ def ask_all(
     for member in members:
         # In the order of the servers, whoever answers first.
         answers[member.address] = member.unusable("not asked")
-        if not member.down:
+        # The same process is not asked twice: its jobs are not twice as many.
+        if not member.down and member.twin is None:
             askers.append(lambda member=member: _ask_into(answers, member, deadline, ask, tube))
     threads = [threading.Thread(target=asker, name="beanpool-survey", daemon=True) for asker in askers[1:]]
     for thread in threads:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from beanpool.member import Member
 from beanpool.ring import Ring
@@ -25,28 +25,33 @@ class Topology:
         "_suspect",
         "_turns",
         "_up",
+        "distinct",
         "members",
         "single",
     )
 
-    def __init__(self, members: tuple[Member, ...], ring: Ring | None = None) -> None:
+    def __init__(
+        self, members: tuple[Member, ...], ring: Ring | None = None, turns: Iterator[int] | None = None
+    ) -> None:
         self.members = members
+        self.distinct = tuple(member for member in members if member.twin is None)
+        """Without those that are other names of the same server processes."""
         self.single = members[0] if len(members) == 1 else None
         self._members_by_name = {member.name: member for member in members}
         self._by_address = {member.address: member for member in members}
         self._ring = ring or Ring((member.name, member.weight) for member in members)
-        self._up = tuple(member for member in members if member.up)
-        self._suspect = tuple(member for member in members if not member.up and not member.down)
+        self._up = tuple(member for member in self.distinct if member.up)
+        self._suspect = tuple(member for member in self.distinct if not member.up and not member.down)
         # Suspect servers get what has a key of theirs; what can go anywhere goes to those that are up.
         takers = [member for member in members if member.accepting and member.up]
         takers = takers or [member for member in members if member.accepting]
         self._schedule = tuple(takers[index] for index in spread([member.weight for member in takers]))
         # Every process starts elsewhere, so that a fleet's first puts do not meet on one server.
-        self._turns: Iterator[int] = itertools.count(random.randrange(1 << 30))
+        self._turns = turns or itertools.count(random.randrange(1 << 30))
 
     def refreshed(self) -> Topology:
         """The same members, after the health of one changed."""
-        return Topology(self.members, self._ring)
+        return Topology(self.members, self._ring, self._turns)
 
     def find(self, server: str) -> Member | None:
         """The member with this name or address."""
@@ -66,7 +71,7 @@ class Topology:
         if key is not None:
             return [self._members_by_name[name] for name in self._ring.order(key)]
         first = self.next_taker()
-        rest = [member for member in self.members if member is not first and member.weight > 0]
+        rest = [member for member in self.distinct if member is not first and member.weight > 0]
         random.shuffle(rest)
         rest.sort(key=lambda member: not member.up)
         return rest if first is None else [first, *rest]
@@ -77,3 +82,15 @@ class Topology:
         up = self._up
         first = start % len(up) if up else 0
         return (*up[first:], *up[:first], *self._suspect)
+
+
+def twins(members: Iterable[Member]) -> dict[Member, Member]:
+    """The members that are other names of server processes in the list, each with the first name that is not down."""
+    first: dict[str, Member] = {}
+    found = {}
+    for member in members:
+        if member.instance and not member.down:
+            known = first.setdefault(member.instance, member)
+            if known is not member:
+                found[member] = known
+    return found

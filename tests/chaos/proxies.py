@@ -335,10 +335,16 @@ class ProxiedServer:
         self.kill()
         self.start()
 
-    def heal(self) -> None:
-        """Whatever was done to it: let it run, reachable and without toxics."""
+    def heal(self, *, cut: bool = False) -> None:
+        """Whatever was done to it: let it run, reachable and without toxics.
+
+        :param cut: close all connections first. Toxiproxy can wait for ever when it removes a toxic that holds several
+            replies to a client that has gone.
+        """
         self.server.thaw()
         self.server.start()
+        if cut:
+            self.link.down()
         self.link.clear()
         self.link.up()
 

@@ -156,7 +156,7 @@ class Injector:
         if fault.kind == "drain":
             server.control.close()
             server.server.restart()
-        server.heal()
+        server.heal(cut=fault.kind == "latency downstream")
 
 
 # What is done meanwhile.

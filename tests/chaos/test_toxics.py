@@ -27,15 +27,19 @@ class Fault:
 
     :param works: no operation may notice more than delay.
     :param arrives: whether all of a put reaches the server, where that is certain.
+    :param cut: whether the connections have to be closed before it can be ended.
     """
 
     name: str
     apply: Callable[[ProxiedServer], object]
     works: bool = False
     arrives: bool | None = None
+    cut: bool = False
 
 
-def toxic(kind: str, stream: Stream, *, works: bool = False, ambiguous: bool = True, **attributes: int) -> Fault:
+def toxic(
+    kind: str, stream: Stream, *, works: bool = False, ambiguous: bool = True, cut: bool = False, **attributes: int
+) -> Fault:
     settings = ", ".join(f"{value}" for value in attributes.values())
     arrives = (stream == "downstream") if ambiguous and not works else None
     return Fault(
@@ -43,6 +47,7 @@ def toxic(kind: str, stream: Stream, *, works: bool = False, ambiguous: bool = T
         lambda server: server.link.add(kind, stream, **attributes),
         works,
         arrives,
+        cut,
     )
 
 
@@ -51,8 +56,8 @@ def faults() -> list[Fault]:
     for stream in STREAMS:
         found += [
             toxic("latency", stream, works=True, latency=300, jitter=200),
-            # What is on its way when the toxic ends still arrives.
-            toxic("latency", stream, ambiguous=False, latency=3000),
+            # What is on its way to the server when the toxic ends still arrives.
+            toxic("latency", stream, ambiguous=False, cut=stream == "downstream", latency=3000),
             toxic("bandwidth", stream, works=True, rate=4),
             toxic("slicer", stream, works=True, average_size=1, size_variation=0, delay=10),
             toxic("slow_close", stream, works=True, delay=1000),
@@ -90,7 +95,7 @@ def test_every_operation(fault: Fault, proxied: StartProxied, ledger: Ledger, re
                 outcomes[operation.name], took = call.result(20.0)
                 results.cell(fault.name, operation.name, f"{outcomes[operation.name]} {took:.2f} s")
         finally:
-            sick.heal()
+            sick.heal(cut=fault.cut)
         if fault.works:
             assert [stage.states() for stage in (operation.stage for operation in operations)] == [[]] * len(operations)
         for operation in operations:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
 
-from beanpool import PoolManager
-from beanpool.errors import NoServerAvailable
+from beanpool import PoolManager, Server
+from beanpool.errors import ConnectionFailed, NoServerAvailable
 
 Cluster = Callable[..., list[BeanstalkdServer]]
 
@@ -141,3 +144,59 @@ def test_servers_that_come_and_go_under_load_lose_nothing(cluster: Cluster) -> N
         producer.result()
         bodies = [job.body for server in servers for job in server.control.drain_all()]
         assert sorted(bodies) == sorted(str(number).encode() for number in range(300))
+
+
+class TestOneProcessUnderTwoNames:
+    def test_is_used_as_one(self, cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+        first, other = cluster(2)
+        again = f"localhost:{first.port}"
+        with PoolManager([first.address, again, other.address], health_interval=600) as pool:
+            with pytest.raises(NoServerAvailable, match=f"{again}: .*same server process as {first.address}"):
+                pool.wait(3, timeout=1)
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+            assert "the same process as" in caplog.text
+            ids = [pool.put(f"job {number}") for number in range(60)]
+            assert Counter(jid.server for jid in ids) == {first.address: 30, other.address: 30}
+            assert {pool.put("job", key=str(key)).server for key in range(60)} == {first.address, other.address}
+            assert pool.stats()["current-jobs-ready"] == 120
+            assert isinstance(pool.stats_by_server()[again], ConnectionFailed)
+            assert pool.kick(10) == 0
+            waiting = background(lambda: pool.reserve(10, tubes="elsewhere"))
+            wait_until(lambda: first.control.counter("current-waiting"), "a waiter")
+            assert first.control.counter("current-waiting") == 1
+            first.control.put(b"job", "elsewhere")
+            job = waiting.result()
+            assert job is not None
+            job.delete()
+
+    def test_stays_in_use_by_the_name_that_is_left(self, cluster: Cluster) -> None:
+        server, other = cluster(2)
+        again = f"localhost:{server.port}"
+        with PoolManager([server.address, again, other.address], health_interval=600) as pool:
+            with pytest.raises(NoServerAvailable):
+                pool.wait(3, timeout=1)
+            pool.remove_server(server.address)
+            pool.wait(2)
+            assert {pool.put("job").server for _ in range(4)} == {again, other.address}
+
+    def test_is_two_again_once_they_are(self, cluster: Cluster) -> None:
+        first, second = cluster(2)
+        moving = Server("moves.example", first.port)
+        addresses = {"moves.example": first.port}
+
+        def resolve(host: str, port: int, *rest: object, **named: object) -> Any:
+            return getaddrinfo("127.0.0.1", addresses.get(host, port), *rest, **named)  # type: ignore[arg-type]  # as it came
+
+        getaddrinfo = socket.getaddrinfo
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", resolve)
+            with PoolManager([first.address, moving], health_interval=0.1) as pool:
+                with pytest.raises(NoServerAvailable, match="same server process"):
+                    pool.wait(2, timeout=1)
+                addresses["moves.example"] = second.port
+                first.kill()
+                wait_until(lambda: pool.servers[0].state == "down", "the outage to be noticed")
+                pool.wait(1)
+                first.start()
+                pool.wait(2, timeout=10)
+                assert len({pool.put("job").server for _ in range(4)}) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import pytest
 from chaos.proxies import ProxiedClusters, ProxiedServer, Toxiproxy, no_toxiproxy
@@ -39,6 +39,20 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(no_toxiproxy()):
         report.longrepr = (__file__, 0, report.longrepr[2])
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # In a worker of xdist, which prints nothing itself.
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["chaos"] = session.config.stash[_results].export()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    exported = getattr(node, "workeroutput", {}).get("chaos")
+    if exported:
+        node.config.stash[_results].take_in(exported)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
@@ -206,7 +206,7 @@ class Toxiproxy:
         if sys.platform != "linux":
             holder.close()
         try:
-            return Link(self._api.create(f"{host}:{port}", name, listen=listen), holder)
+            return Link(lambda: self._api.create(f"{host}:{port}", name, listen=listen), holder)
         except BaseException:
             holder.close()
             raise
@@ -230,10 +230,11 @@ class Toxiproxy:
 class Link:
     """One proxy: the network between a client and one server. Any thread may call."""
 
-    def __init__(self, proxy: Any, holder: socket.socket) -> None:
-        self._proxy = proxy
+    def __init__(self, create: Callable[[], Any], holder: socket.socket) -> None:
+        self._create = create
+        self._proxy = create()
         self._holder = holder
-        self.host, _, port = proxy.listen.rpartition(":")
+        self.host, _, port = self._proxy.listen.rpartition(":")
         self.port = int(port)
         self._lock = threading.Lock()
         self._names: list[str] = []
@@ -273,6 +274,17 @@ class Link:
         with self._lock:
             while self._names:
                 self._proxy.destroy_toxic(self._names.pop())
+
+    def renew(self) -> None:
+        """Close every connection, and begin anew without toxics.
+
+        Toxiproxy 2.12 can wait for ever when a toxic is removed that holds data for a client that has gone. It need
+        not be removed from a proxy that is no more.
+        """
+        with self._lock:
+            self._names.clear()
+            self._proxy.destroy()
+            self._proxy = self._create()
 
     def down(self) -> None:
         """Close every connection, and refuse new ones."""
@@ -338,15 +350,15 @@ class ProxiedServer:
     def heal(self, *, cut: bool = False) -> None:
         """Whatever was done to it: let it run, reachable and without toxics.
 
-        :param cut: close all connections first. Toxiproxy can wait for ever when it removes a toxic that holds several
-            replies to a client that has gone.
+        :param cut: close all connections (see :meth:`Link.renew`).
         """
         self.server.thaw()
         self.server.start()
         if cut:
-            self.link.down()
-        self.link.clear()
-        self.link.up()
+            self.link.renew()
+        else:
+            self.link.clear()
+            self.link.up()
 
 
 class ProxiedClusters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 OPERATIONS = ("put", "put, raise", "put_many", "reserve ready", "reserve waiting", "delete", "touch", "stats")
 
@@ -34,6 +35,24 @@ class Results:
         """Add a table of its own."""
         with self._lock:
             self._sections.append(text)
+
+    def export(self) -> dict[str, Any]:
+        """All of it in plain types, for another process."""
+        return {
+            "rows": self._rows,
+            "figures": self._figures,
+            "sections": self._sections,
+            "operations": self.operations,
+        }
+
+    def take_in(self, exported: dict[str, Any]) -> None:
+        """Add what another process has noted."""
+        with self._lock:
+            for scenario, row in exported["rows"].items():
+                self._rows.setdefault(scenario, {}).update(row)
+            self._figures += exported["figures"]
+            self._sections += exported["sections"]
+            self.operations += exported["operations"]
 
     def __bool__(self) -> bool:
         return bool(self._rows or self._figures)

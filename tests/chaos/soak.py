@@ -150,13 +150,13 @@ class Injector:
                     self._heal(server, fault)
             self.injected[fault.kind] += begins
         for server in self._servers:
-            server.heal()
+            server.heal(cut=True)
 
     def _heal(self, server: ProxiedServer, fault: Planned) -> None:
         if fault.kind == "drain":
             server.control.close()
             server.server.restart()
-        server.heal(cut=fault.kind == "latency downstream")
+        server.heal(cut=True)
 
 
 # What is done meanwhile.

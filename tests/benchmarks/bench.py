@@ -26,7 +26,7 @@ class Effort:
 
 
 FULL = Effort(1.0, 1.0, 200)
-QUICK = Effort(0.35, 0.4, 50)
+QUICK = Effort(0.4, 0.5, 50)
 SMOKE = Effort(0.0, 0.01, 4)
 
 
@@ -73,36 +73,39 @@ class Bench:
             yield servers
 
     def fill(self, servers: list[BeanstalkdServer]) -> Callable[[int], None]:
-        """A ``prepare`` of a contender: puts that many jobs, spread evenly over the servers, and a few more each.
+        """A ``prepare`` of a contender that reserves: puts that many jobs, spread evenly, and a few more each.
 
         Those few more leave no server empty, in whatever order the jobs are taken.
         """
 
         def fill(count: int) -> None:
             for server in servers:
-                self._pipeline(server).puts(-(-count // len(servers)) + len(servers))
+                self._pipeline(server).puts(_share(count, servers))
 
         return fill
 
-    def drain(self, servers: list[BeanstalkdServer]) -> Callable[[int], None]:
-        """A ``clean_up`` of a contender that reserves: leaves no job."""
+    def drain_the_rest(self, servers: list[BeanstalkdServer]) -> Callable[[int], None]:
+        """A ``clean_up`` after :meth:`fill`: leaves no job, and sees that as many were taken as should have been."""
 
         def drain(count: int) -> None:
-            for server in servers:
-                self._pipeline(server).drain()
+            self._drain(servers, _share(count, servers) * len(servers) - count)
 
         return drain
 
-    def drain_all_of(self, servers: list[BeanstalkdServer]) -> Callable[[int], None]:
+    def drain_all(self, servers: list[BeanstalkdServer]) -> Callable[[int], None]:
         """A ``clean_up`` of a contender that puts: leaves no job, and sees that none is missing."""
+        return lambda count: self._drain(servers, count)
 
-        def drain(count: int) -> None:
-            found = sum(self._pipeline(server).drain() for server in servers)
-            assert found == count, f"{found} jobs are in the servers after {count} puts"
-
-        return drain
+    def _drain(self, servers: list[BeanstalkdServer], expected: int) -> None:
+        found = sum(self._pipeline(server).drain() for server in servers)
+        if found != expected:
+            raise RuntimeError(f"{found} jobs were left in the servers, and {expected} should have been")
 
     def _pipeline(self, server: BeanstalkdServer) -> RawPipeline:
         if server not in self._pipelines:
             self._pipelines[server] = RawPipeline(server)
         return self._pipelines[server]
+
+
+def _share(count: int, servers: list[BeanstalkdServer]) -> int:
+    return -(-count // len(servers)) + len(servers)

@@ -21,12 +21,14 @@ class Contender:
     :param run: does so many operations; this is what is timed.
     :param prepare: is called before it, with the same number.
     :param clean_up: is called after it: the servers must be as they were.
+    :param share: of the operations in a slice that it does: less than 1 for one that is slow by far.
     """
 
     name: str
     run: Callable[[int], object]
     prepare: Callable[[int], object] = _nothing
     clean_up: Callable[[int], object] = _nothing
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Timings:
 
 def time_slice(contender: Contender, operations: int) -> float:
     """Seconds per operation of one slice; its garbage is its own, and counts."""
+    operations = max(1, round(operations * contender.share))
     contender.prepare(operations)
     gc.collect()
     started = time.perf_counter()

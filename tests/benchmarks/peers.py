@@ -9,9 +9,10 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from beanpool import Connection
 from benchmarks.raw import BODY, RawLoop
 from support.servers import BeanstalkdServer
+
+from beanpool import Connection
 
 
 class Client(Protocol):

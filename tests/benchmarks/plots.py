@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
+from benchmarks.measuring import Timings
+
 _WIDTH = 720
 _INK = "#7d8590"
 _GRID = "#7d859040"
@@ -63,12 +65,19 @@ class Bars(Plot):
             colour = _COLOURS[0] if ours else _INK
             elements += [
                 _text(left - 8, y + 17, label, anchor="end"),
-                f'<rect x="{left}" y="{y + 4}" width="{value * scale:.1f}" height="{step - 10}" fill="{colour}" rx="2"/>',
+                _box(left, y + 4, value * scale, step - 10, colour),
                 _text(left + value * scale + 6, y + 17, f"{value:.2f}"),
             ]
         x = left + self._mark * scale
         elements.append(_line(x, top, x, bottom, _INK, dashed=True))
         return self._document(bottom + 12, elements)
+
+
+def bars(name: str, title: str, timings: Timings, of: str) -> Bars:
+    """How fast each contender is in terms of `of`, the fastest first; beanpool's own are those whose name says so."""
+    speeds = {label: timings.speed(label, of).median for label in timings.seconds}
+    fastest_first = sorted(speeds, key=lambda label: -speeds[label])
+    return Bars(name, title, [(label, speeds[label], label.startswith("beanpool")) for label in fastest_first])
 
 
 class Lines(Plot):
@@ -113,9 +122,7 @@ class Lines(Plot):
                 _line(left, y, _WIDTH - right, y, _GRID),
                 _text(left - 8, y + 4, f"{number * tick:,.10g}", anchor="end"),
             ]
-        elements += [
-            _text(x_of(place), bottom + 20, name, anchor="middle") for place, name in enumerate(self._places)
-        ]
+        elements += [_text(x_of(place), bottom + 20, name, anchor="middle") for place, name in enumerate(self._places)]
         elements.append(_text((left + _WIDTH - right) / 2, bottom + 42, self._x_label, anchor="middle"))
         for index, (name, values) in enumerate(self._series.items()):
             colour = _COLOURS[index % len(_COLOURS)]
@@ -125,7 +132,7 @@ class Lines(Plot):
             elements += [
                 f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>',
                 *(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points),
-                f'<rect x="{left}" y="{legend - 9}" width="18" height="4" fill="{colour}"/>',
+                _box(left, legend - 9, 18, 4, colour),
                 _text(left + 26, legend - 2, name),
             ]
         return self._document(bottom + 64 + 20 * len(self._series), elements)
@@ -142,6 +149,10 @@ def _tick(highest: float) -> float:
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 13) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(text)}</text>'
+
+
+def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}" rx="2"/>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dashed: bool = False) -> str:

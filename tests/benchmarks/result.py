@@ -24,6 +24,7 @@ class Goal:
 
     :param measured: None if it cannot be measured here; then `remark` says why.
     :param at_most: whether less is better.
+    :param remark: what belongs to it.
     """
 
     what: str
@@ -52,7 +53,9 @@ class Result:
     plots: list[Plot] = field(default_factory=list)
 
 
-def speed_table(timings: Timings, of: str, missing: dict[str, str], caption: str = "", unit: str = "per second") -> Table:
+def speed_table(
+    timings: Timings, of: str, missing: dict[str, str], caption: str = "", unit: str = "per second"
+) -> Table:
     """Ratios first: how fast each contender is in terms of `of`; then those that there is nothing of, and why."""
     names = sorted((name for name in timings.seconds if name != of), key=timings.median)
     rows = [[name, str(timings.speed(name, of)), f"{timings.rate(name):,.0f}"] for name in names]

@@ -21,7 +21,9 @@ def goals_table(goals: Iterable[Goal]) -> Table:
         if goal.measured is None:
             rows.append([goal.what, goal.of, bound, goal.remark, ""])
         else:
-            rows.append([goal.what, goal.of, bound, f"**{goal.measured}**", "reached" if goal.reached else "missed"])
+            outcome = "reached" if goal.reached else "missed"
+            remark = f"{outcome}; {goal.remark}" if goal.remark else outcome
+            rows.append([goal.what, goal.of, bound, f"**{goal.measured}**", remark])
     return Table(["what", "of", "goal", "measured: median (quartiles)", ""], rows)
 
 

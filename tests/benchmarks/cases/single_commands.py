@@ -8,23 +8,24 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from beanpool import PoolManager
 from benchmarks.bench import Bench
 from benchmarks.measuring import Contender, interleaved
 from benchmarks.peers import AIOSTALK, GREENSTALK, NOT_INSTALLED, PEERS, PYSTALK, PYSTALKD, Beanpool, Client, installed
-from benchmarks.plots import Bars
+from benchmarks.plots import bars
 from benchmarks.raw import BODY, RawLoop
 from benchmarks.result import Goal, Result, speed_table
 from support.servers import BeanstalkdServer
+
+from beanpool import PoolManager
 
 RAW = "raw socket loop"
 CONNECTION = "beanpool Connection"
 POOL = "beanpool PoolManager"
 PYSTALK_POOL = "pystalk ProductionPool"
 SERVERS = 3
-ROUNDS = 60
-PUTS = 2000
-RESERVES = 1200
+ROUNDS = 50
+PUTS = 1500
+RESERVES = 800
 NO_CLUSTER = "one server only"
 
 
@@ -48,10 +49,7 @@ def connection_put(bench: Bench) -> Result:
     """``put`` of a connection."""
     with bench.pinned(1) as servers, clients(servers[0]) as found:
         timings = interleaved(
-            [
-                Contender(name, client.puts, clean_up=bench.drain_all_of(servers))
-                for name, client in found.items()
-            ],
+            [Contender(name, client.puts, clean_up=bench.drain_all(servers)) for name, client in found.items()],
             bench.rounds(ROUNDS),
             bench.operations(PUTS),
         )
@@ -60,7 +58,7 @@ def connection_put(bench: Bench) -> Result:
         "Connection: put",
         [speed_table(timings, RAW, not_installed(), unit="puts per second")],
         [Goal("Connection.put", RAW, 0.90, ratio)],
-        [_bars("connection-put", f"put, {RAW} = 1", timings.seconds, lambda name: timings.speed(name, RAW).median)],
+        [bars("connection-put", f"put, {RAW} = 1", timings, RAW)],
     )
 
 
@@ -69,7 +67,7 @@ def connection_reserve_delete(bench: Bench) -> Result:
     with bench.pinned(1) as servers, clients(servers[0]) as found:
         timings = interleaved(
             [
-                Contender(name, client.reserves, bench.fill(servers), bench.drain(servers))
+                Contender(name, client.reserves, bench.fill(servers), bench.drain_the_rest(servers))
                 for name, client in found.items()
             ],
             bench.rounds(ROUNDS),
@@ -79,20 +77,8 @@ def connection_reserve_delete(bench: Bench) -> Result:
         "Connection: reserve and delete",
         [speed_table(timings, RAW, not_installed(), unit="jobs per second")],
         [Goal("Connection.reserve and delete", RAW, 0.90, timings.speed(CONNECTION, RAW))],
-        [
-            _bars(
-                "connection-reserve-delete",
-                f"reserve and delete, {RAW} = 1",
-                timings.seconds,
-                lambda name: timings.speed(name, RAW).median,
-            )
-        ],
+        [bars("connection-reserve-delete", f"reserve and delete, {RAW} = 1", timings, RAW)],
     )
-
-
-def _bars(name: str, title: str, names: Any, value: Callable[[str], float]) -> Bars:
-    bars = [(label, value(label), label.startswith("beanpool")) for label in names]
-    return Bars(name, title, sorted(bars, key=lambda bar: -bar[1]))
 
 
 def pool_put_keyless(bench: Bench) -> Result:
@@ -122,18 +108,14 @@ def _pool_put(bench: Bench, title: str, keys: Iterator[str] | None, target: floa
             for key in itertools.islice(keys or (), count):
                 put(BODY, key=key)
 
-        contenders = [
-            Contender(name, loop.puts, clean_up=bench.drain_all_of(servers)) for name, loop in loops.items()
-        ]
+        contenders = [Contender(name, loop.puts, clean_up=bench.drain_all(servers)) for name, loop in loops.items()]
         run = put_keyless if keys is None else put_with_keys
-        contenders.append(Contender(POOL, run, clean_up=bench.drain_all_of(servers)))
+        contenders.append(Contender(POOL, run, clean_up=bench.drain_all(servers)))
         missing = dict.fromkeys((GREENSTALK, PYSTALKD, AIOSTALK), NO_CLUSTER)
         if keys is not None:
             missing[PYSTALK_POOL] = "no keys"
         elif installed(PYSTALK):
-            contenders.append(
-                Contender(PYSTALK_POOL, _pystalk_puts(servers, stack), clean_up=bench.drain_all_of(servers))
-            )
+            contenders.append(Contender(PYSTALK_POOL, _pystalk_puts(servers, stack), clean_up=bench.drain_all(servers)))
         else:
             missing[PYSTALK_POOL] = NOT_INSTALLED
         for loop in loops.values():
@@ -174,10 +156,10 @@ def pool_reserve_delete(bench: Bench) -> Result:
         for name, used in loops.items():
             loop = RawLoop(used)
             stack.callback(loop.close)
-            contenders.append(Contender(name, loop.reserves, bench.fill(used), bench.drain(used)))
+            contenders.append(Contender(name, loop.reserves, bench.fill(used), bench.drain_the_rest(used)))
         for name, used in pools.items():
             pool = stack.enter_context(PoolManager([server.address for server in used], encoding=None))
-            contenders.append(Contender(name, _pool_reserves(pool), bench.fill(used), bench.drain(used)))
+            contenders.append(Contender(name, _pool_reserves(pool), bench.fill(used), bench.drain_the_rest(used)))
         timings = interleaved(contenders, bench.rounds(ROUNDS), bench.operations(RESERVES))
     missing = dict.fromkeys((GREENSTALK, PYSTALKD, AIOSTALK), NO_CLUSTER)
     missing[PYSTALK_POOL] = "only puts"

@@ -10,6 +10,8 @@ from xml.sax.saxutils import escape
 from benchmarks.measuring import Timings
 
 _WIDTH = 720
+_LETTER = 7.0
+"""About the mean width of a letter."""
 _INK = "#7d8590"
 _GRID = "#7d859040"
 _COLOURS = ("#2f81f7", "#d29922", "#3fa34d", "#db61a2", "#8957e5", "#e5534b")
@@ -55,7 +57,8 @@ class Bars(Plot):
 
     def svg(self) -> str:
         """The whole file."""
-        left, right, top, step = 230, 70, 40, 28
+        right, top, step = 60, 40, 28
+        left = 24 + _LETTER * max(len(label) for label, _, _ in self._bars)
         longest = max(self._mark, *(value for _, value, _ in self._bars))
         scale = (_WIDTH - left - right) / longest
         bottom = top + step * len(self._bars)

@@ -151,7 +151,7 @@ def one_to_many_threads(bench: Bench) -> Result:
     head = ["threads", *(f"{short[name]}: speed, {short[of]} = 1 (quartiles)" for name in others)]
     head += [f"{short[name]} (per second)" for name in (of, *others)]
     places = [str(size) for size in SIZES]
-    series = {name: [by_size[size].rate(name) for size in SIZES] for name in (of, *others)}
+    series = {name: [by_size[size].rate(name) for size in SIZES] for name in (*others, of)}
     return Result(
         "1 to 32 threads that put, all cores",
         [Table(head, rows, f"Puts; {GREENSTALK} has a client for each thread, the others one object for all threads.")],

@@ -60,7 +60,11 @@ def test_part_of_a_run_is_not_written() -> None:
 
 def test_contenders_take_turns_and_each_round_begins_with_another() -> None:
     done: list[str] = []
-    contenders = [Contender(name, lambda count, name=name: done.append(name * count)) for name in "abc"]  # type: ignore[misc]  # mypy knows no lambda with a default
+
+    def contender(name: str) -> Contender:
+        return Contender(name, lambda count: done.append(name * count))
+
+    contenders = [contender(name) for name in "abc"]
     timings = interleaved(contenders, rounds=2, operations=2)
     assert done == ["aa", "bb", "cc", "aa", "bb", "cc", "bb", "cc", "aa"]
     assert {name: len(seconds) for name, seconds in timings.seconds.items()} == {"a": 2, "b": 2, "c": 2}

@@ -56,7 +56,7 @@ def first_put_after_kill(bench: Bench) -> Result:
     rows = [
         [
             name,
-            "1" if name == ORDINARY else f"{statistics.median(seconds) / timings.median(ORDINARY):.1f}",
+            _ratio(timings, name),
             f"{statistics.median(seconds) * 1000:.2f}",
             f"{max(seconds) * 1000:.2f}",
         ]
@@ -68,6 +68,12 @@ def first_put_after_kill(bench: Bench) -> Result:
     rows += [[name, "one server only: the error is the caller's", "", ""] for name in (GREENSTALK, PYSTALKD, AIOSTALK)]
     head = ["put", "time, an ordinary put = 1 (medians)", "median (ms)", "worst (ms)"]
     return Result("First successful put after kill -9", [Table(head, rows)])
+
+
+def _ratio(timings: Timings, name: str) -> str:
+    if name == ONLY:
+        return "a pause, no work"
+    return "1" if name == ORDINARY else f"{timings.median(name) / timings.median(ORDINARY):.1f}"
 
 
 def _kill_owner(servers: list[BeanstalkdServer], victim: BeanstalkdServer, timings: Timings) -> None:

@@ -1,0 +1,37 @@
+"""The cases, by the names that the command line takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.bench import Bench
+from benchmarks.cases.batches import put_many, reserve_delete_many
+from benchmarks.cases.fail_over import first_put_after_kill
+from benchmarks.cases.latency import wake_up
+from benchmarks.cases.many_servers import cost_of_a_put
+from benchmarks.cases.memory import idle_connection
+from benchmarks.cases.single_commands import (
+    connection_put,
+    connection_reserve_delete,
+    pool_put_key,
+    pool_put_keyless,
+    pool_reserve_delete,
+)
+from benchmarks.cases.threads import eight_threads, one_to_many_threads
+from benchmarks.result import Result
+
+CASES: dict[str, Callable[[Bench], Result]] = {
+    "connection-put": connection_put,
+    "connection-reserve-delete": connection_reserve_delete,
+    "pool-put-keyless": pool_put_keyless,
+    "pool-put-key": pool_put_key,
+    "pool-reserve-delete": pool_reserve_delete,
+    "put-many": put_many,
+    "reserve-delete-many": reserve_delete_many,
+    "eight-threads": eight_threads,
+    "threads": one_to_many_threads,
+    "many-servers": cost_of_a_put,
+    "wake-up": wake_up,
+    "fail-over": first_put_after_kill,
+    "memory": idle_connection,
+}

@@ -17,6 +17,7 @@ from beanpool.announcer import Announcer
 from beanpool.checks import check_seconds, check_wait
 from beanpool.config import Server, Settings, check_distinct, parse_servers
 from beanpool.counters import total
+from beanpool.errands import Errands
 from beanpool.errors import PoolClosed
 from beanpool.events import Event
 from beanpool.health import Health, ServerState
@@ -67,7 +68,8 @@ class Cluster:
 
         self._leaving: tuple[Member, ...] = ()
         self._monitor = Monitor(members, self._settings.health_interval, self.name)
-        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor, self._home)
+        self._errands = Errands(self.name)
+        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor, self._errands, self._home)
         budget = RetryBudget(lambda: sum(member.pool.returns for member in self._topology.members))
         self._putter = Putter(lambda: self._topology, self._policy, self._closing, self._announcer, budget)
 
@@ -75,6 +77,7 @@ class Cluster:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
         if getattr(self, "_started", False) and not self._closing.is_set():
             self._monitor.abandon()
+            self._errands.abandon()
             warnings.warn(
                 f"{self.name} was never closed; use it in a with block", ResourceWarning, stacklevel=2, source=self
             )
@@ -117,6 +120,7 @@ class Cluster:
             member.pool.retire()
         for member in members:
             member.pool.close(min(now + seconds, now + _CLOSE_GRACE), now + seconds)
+        self._errands.stop(1.0)
         self._monitor.stop(1.0)
 
     def _after_fork(self) -> None:

@@ -78,14 +78,6 @@ class Monitor:
         self._lingering.extend(channels)
         self.wake()
 
-    def soon(self, call: Callable[[], None]) -> None:
-        """Have this done in the thread, at once; here, if there is none."""
-        if self._thread is None:
-            call()
-            return
-        self._calls.append(call)
-        self.wake()
-
     def later(self, call: Callable[[], None]) -> None:
         """Have this done in the thread when it looks at everything next; here, if there is none."""
         if self._thread is None:

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable
 
+from beanpool.errands import Errands
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed
 from beanpool.job import Home, Job
 from beanpool.lease import Lease
@@ -30,7 +31,8 @@ class Reserver:
     """Reserves jobs from all servers of a cluster.
 
     :param topology: returns the current topology.
-    :param janitor: does what callers should not wait for.
+    :param janitor: closes what was cancelled.
+    :param errands: does what callers should not wait for.
     :param home: returns where a member's jobs go when they need more than their own connection.
     """
 
@@ -39,12 +41,14 @@ class Reserver:
         topology: Callable[[], Topology],
         timeout: float,
         janitor: Janitor,
+        errands: Errands,
         home: Callable[[Member], Home],
     ) -> None:
         self._topology = topology
         self._home = home
         self._timeout = timeout
         self._janitor = janitor
+        self._errands = errands
         self._starts = itertools.count(random.randrange(1 << 30))
         self._waits: dict[tuple[str, ...], SharedWait] = {}
         self._lock = threading.Lock()
@@ -228,9 +232,10 @@ class Reserver:
                 raise PoolClosed("the pool is closed")
             if len(self._waits) >= _KEPT_WAITS:
                 self._waits = {key: wait for key, wait in self._waits.items() if wait.waiting}
-            return self._waits.setdefault(
-                tubes, SharedWait(tubes, members=lambda: self._topology().distinct, janitor=self._janitor)
+            shared = SharedWait(
+                tubes, members=lambda: self._topology().distinct, janitor=self._janitor, errands=self._errands
             )
+            return self._waits.setdefault(tubes, shared)
 
     # What concerns those who wait.
 

@@ -5,7 +5,7 @@ the leader, watches all of these connections; the others sleep on a lock of thei
 thread that has waited longest. A leader that has its job makes the next thread the leader. A single waiting
 thread is its own leader, so it pays for no thread switch.
 
-When nobody waits any longer, what still waits on the servers is cancelled at once, but in the monitor's thread:
+When nobody waits any longer, what still waits on the servers is cancelled at once, but as an errand of another thread:
 each cancellation costs as much as a delivery, and the caller has its job. A thread that comes back before that
 finds everything in place.
 """
@@ -17,10 +17,11 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from beanpool.channel import Channel
+from beanpool.errands import Errands
 from beanpool.errors import BeanpoolError, PoolClosed
 from beanpool.member import Member
 from beanpool.watch import LAST_MOMENT, Begun, Catch, Watch
@@ -57,10 +58,7 @@ class _Seat:
 
 
 class Janitor(Protocol):
-    """Who does what callers should not wait for."""
-
-    def soon(self, call: Callable[[], None]) -> None:
-        """Have this done in another thread, at once."""
+    """Who does what callers should not wait for, and what need not be done at once."""
 
     def later(self, call: Callable[[], None]) -> None:
         """Have this done in another thread, within a second."""
@@ -73,19 +71,22 @@ class SharedWait:
     """The threads of one pool that wait for one set of tubes.
 
     :param members: returns the servers to wait on.
-    :param janitor: does what callers should not wait for.
+    :param janitor: closes what was cancelled.
+    :param errands: cancels what nobody waits for any more.
     """
 
     def __init__(
         self,
         tubes: tuple[str, ...],
         *,
-        members: Callable[[], Iterable[Member]],
+        members: Callable[[], Sequence[Member]],
         janitor: Janitor,
+        errands: Errands,
     ) -> None:
         self.tubes = tubes
         self._members = members
         self._janitor = janitor
+        self._errands = errands
         self._lock = threading.Lock()
         self._seats: collections.deque[_Seat] = collections.deque()
         self._leader: _Seat | None = None
@@ -138,6 +139,9 @@ class SharedWait:
     def _watch_now(self) -> Watch:
         if self._watch is None:
             self._watch = Watch(self.tubes)
+            if len(self._members()) > 1:
+                # Now, not when a job has come.
+                self._errands.start()
         return self._watch
 
     # The leader.
@@ -192,7 +196,7 @@ class SharedWait:
         elif lapsed:
             watch = self._watch
             if watch is not None and watch.anything_waits:
-                self._janitor.soon(self.end)
+                self._errands.soon(self.end)
             elif not self._end_is_due:
                 # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
                 self._end_is_due = True

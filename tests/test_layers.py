@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"ring", "spread", "health", "retry", "retry_budget"},
     {"config"},
     {"server_pool", "pooled_connection", "lease", "recovery", "job_home", "member"},
-    {"monitor", "topology", "putting", "watch", "shared_wait", "reserving", "survey", "put_many", "producer"},
+    {"monitor", "topology", "putting", "watch", "errands", "shared_wait", "reserving", "survey", "put_many", "producer"},
     {"announcer", "cluster", "job_verbs", "cluster_verbs", "manager", "tube"},
     {""},
     {"cli.*", "__main__"},

@@ -1,0 +1,79 @@
+"""What callers should not wait for, done by a thread of its own.
+
+The thread waits in a queue that is written in C. Handing it an errand wakes it, but does not let go of Python's lock:
+it runs as soon as the caller waits for something anyway. A pipe to a thread that waits in a selector costs the caller
+the whole errand, for writing to it lets that thread go first.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from beanpool.log import logger, say
+from beanpool.resolving import describe
+
+Errand = Callable[[], None]
+
+_log = logger("pool")
+
+
+class Errands:
+    """Runs errands one after the other, in a daemon thread that starts with the first need."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the thread, unless it runs or was stopped."""
+        with self._lock:
+            if self._thread is not None or self._stopped:
+                return
+            # It knows the queue alone: what it has nothing to do for may be collected.
+            thread = threading.Thread(
+                target=_run, args=(self._queue,), name=f"beanpool-errands-{self._name}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                # At interpreter shutdown no thread can start: errands are then done by who has them.
+                return
+            self._thread = thread
+
+    def soon(self, errand: Errand) -> None:
+        """Have this done in the thread, at once; here, if there is none."""
+        if self._thread is None or self._stopped:
+            errand()
+        else:
+            self._queue.put(errand)
+
+    def stop(self, timeout: float) -> None:
+        """Do what is left, end the thread, and wait for it, but not for longer than `timeout` (seconds). Idempotent."""
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        self._queue.put(None)
+        thread.join(timeout)
+
+    def abandon(self) -> None:
+        """End the thread. For finalizers: takes no lock, does no I/O."""
+        self._stopped = True
+        self._queue.put(None)
+
+
+def _run(errands: queue.SimpleQueue[Errand | None]) -> None:
+    while (errand := errands.get()) is not None:
+        try:
+            errand()
+        except Exception as error:
+            say(_log, logging.ERROR, "an errand of a pool failed: %s", describe(error))
+        # Nothing that keeps the pool alive may be held while waiting.
+        del errand

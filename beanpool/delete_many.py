@@ -125,13 +125,13 @@ class _Lane:
 class _JobLane(_Lane):
     """A connection on which jobs are reserved that are to be deleted."""
 
-    __slots__ = ("jobs", "known", "lease")
+    __slots__ = ("jobs", "lease", "pinned")
 
-    def __init__(self, connection: PooledConnection, lease: Lease) -> None:
-        super().__init__(connection)
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(lease.connection)
         self.lease = lease
-        self.jobs: list[Job] = []
-        self.known: set[int] = set()
+        self.jobs: dict[int, Job] = {}
+        self.pinned = False
 
 
 class DeleteMany:
@@ -157,7 +157,7 @@ class DeleteMany:
         return self._outcomes
 
     def _delete(self, chunk: Sequence[Job | int]) -> None:
-        lanes: dict[PooledConnection, _JobLane] = {}
+        lanes: dict[Lease, _JobLane] = {}
         strangers: list[tuple[int, int, Member, str | None]] = []
         first = len(self._outcomes)
         self._outcomes.extend([None] * len(chunk))
@@ -180,15 +180,15 @@ class DeleteMany:
                 # Not reserved, or lost, or of a plain connection.
                 self._leave_over(place, functools.partial(self._alone, job))
                 continue
-            lane = lanes.get(lease.connection)
+            lane = lanes.get(lease)
             if lane is None:
-                lane = lanes[lease.connection] = _JobLane(lease.connection, lease)
-            if job.id in lane.known:
+                lane = lanes[lease] = _JobLane(lease)
+            if job.id in lane.jobs:
                 self._leave_over(place, functools.partial(self._alone, job))
                 continue
-            lane.known.add(job.id)
+            lane.jobs[job.id] = job
             lane.places.append(place)
-            lane.jobs.append(job)
+            lane.ids.append(job.id)
         # In one order for all threads: else two of them could wait for each other.
         ordered = sorted(lanes.values(), key=lambda lane: id(lane.connection))
         for start in range(0, len(ordered), _MOST_LANES):
@@ -203,14 +203,13 @@ class DeleteMany:
 
     def _delete_reserved(self, lanes: list[_JobLane]) -> None:
         try:
-            self._with_guards(lanes, 0)
             for lane in lanes:
-                lane.lease.unpin()
-        except BaseException:
+                lane.pinned = lane.lease.pin()
+            self._with_guards([lane for lane in lanes if lane.pinned], 0)
+        finally:
             for lane in lanes:
-                if lane.ids:
-                    lane.lease.scrap("a batch was interrupted")
-            raise
+                if lane.pinned:
+                    lane.lease.unpin()
         for lane in lanes:
             self._settle(lane)
 
@@ -219,40 +218,43 @@ class DeleteMany:
             with lanes[number].connection.guard:
                 self._with_guards(lanes, number + 1)
             return
-        self._exchange([lane for lane in lanes if self._pinned(lane)])
-        for lane in lanes:
-            self._note(lane)
-
-    def _pinned(self, lane: _JobLane) -> bool:
-        # Before it is pinned: whoever is interrupted in between has to know that it may be.
-        lane.ids = [job.id for job in lane.jobs]
-        if lane.lease.pin():
-            return True
-        # Its last job was finished meanwhile, and the connection may be somebody else's by now.
-        lane.ids = []
-        return False
+        # All of it before anybody else may use the connections.
+        try:
+            self._exchange(lanes)
+        except BaseException:
+            for lane in lanes:
+                if lane.due:
+                    lane.connection.drop("a batch was interrupted")
+            raise
+        finally:
+            for lane in lanes:
+                self._note(lane)
 
     def _note(self, lane: _JobLane) -> None:
-        """Tell the jobs that were deleted, before anybody else may use the connection."""
+        """Tell the jobs that were deleted."""
         held = lane.connection.jobs
-        for position, job in enumerate(lane.jobs[: lane.collected]):
+        for position, job in enumerate(itertools.islice(lane.jobs.values(), lane.collected)):
             if position not in lane.refusals:
                 job.deleted()
                 held.pop(job.id, None)
 
     def _settle(self, lane: _JobLane) -> None:
         """See to those that were not deleted."""
-        if not lane.ids:
-            for place, job in zip(lane.places, lane.jobs, strict=True):
+        if lane.pinned and not lane.refusals and lane.collected == len(lane.ids):
+            return
+        jobs = list(lane.jobs.values())
+        if not lane.pinned:
+            # The last of them was finished meanwhile.
+            for place, job in zip(lane.places, jobs, strict=True):
                 self._leave_over(place, functools.partial(self._alone, job))
             return
         for position, refusal in lane.refusals.items():
             if isinstance(refusal, NotFound):
-                self._leave_over(lane.places[position], functools.partial(self._refused, lane.jobs[position]))
+                self._leave_over(lane.places[position], functools.partial(self._refused, jobs[position]))
             else:
                 self._outcomes[lane.places[position]] = refusal
-        for position in range(lane.collected, len(lane.jobs)):
-            go_on = functools.partial(lane.jobs[position].go_on_deleting, lane.failure(position))
+        for position in range(lane.collected, len(jobs)):
+            go_on = functools.partial(jobs[position].go_on_deleting, lane.failure(position))
             self._leave_over(lane.places[position], go_on)
 
     # Jobs that are known by their ids alone.

@@ -42,10 +42,10 @@ class GiveBack:
 
         :raises BeanpoolError: if the connection broke; call :meth:`end` then, too.
         """
-        if not self.connection.guard.acquire(blocking=False):
-            return False
         if not self.lease.pin():
-            self.connection.guard.release()
+            return False
+        if not self.connection.guard.acquire(blocking=False):
+            self.lease.unpin()
             return False
         self.give_up_at = time.monotonic() + self.connection.timeout
         dropped = self.lease.dropped()[:_AT_ONCE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -32,13 +33,14 @@ class Lease:
     its connection is closed soon after; else the job alone is released, for closing would take the others away.
     """
 
-    __slots__ = ("_held", "connection", "pool")
+    __slots__ = ("_ended", "_lock", "_pins", "connection", "pool")
 
     def __init__(self, pool: ServerPool, connection: PooledConnection) -> None:
         self.pool = pool
         self.connection = connection
-        # Who takes it out may give the connection back, or away. Taking it is one step, so there is only ever one.
-        self._held = [connection]
+        self._lock = threading.Lock()
+        self._ended = False
+        self._pins = 0
 
     def hold(self, job: Job) -> None:
         """Keep the connection for this job."""
@@ -55,7 +57,7 @@ class Lease:
 
     def end(self, jid: int) -> None:
         """This job is no longer reserved: with the last one, let others use the connection. Idempotent."""
-        if self._held:
+        if not self._ended:
             self.connection.jobs.pop(jid, None)
             self._settle()
 
@@ -64,32 +66,37 @@ class Lease:
         # All jobs of a broken connection are lost at once: who wants one of them back needs its place.
         if connection.jobs and not connection.closed:
             return
-        try:
-            held = self._held.pop()
-        except IndexError:
-            # Another thread ended the last but one a moment ago, or a batch has it in use.
-            return
-        self.pool.release(held)
+        with self._lock:
+            # The last jobs may end at the same time, in several threads: one of them gives the connection back.
+            if self._ended or self._pins:
+                return
+            self._ended = True
+        self.pool.release(connection)
 
     # For who carries out commands for several jobs.
 
     def pin(self) -> bool:
-        """Keep the connection, whatever becomes of its jobs, until :meth:`unpin`; false if it is not to be had."""
-        try:
-            self._held.pop()
-        except IndexError:
-            return False
-        return True
+        """Keep the connection, whatever becomes of its jobs, until :meth:`unpin`; false if it was given back before.
+
+        Nobody may touch the connection's guard without: it may be somebody else's by now.
+        """
+        with self._lock:
+            if not self._ended:
+                self._pins += 1
+            return not self._ended
 
     def unpin(self) -> None:
         """Let the connection go if its last job has ended meanwhile."""
-        self._held.append(self.connection)
+        with self._lock:
+            self._pins -= 1
         self._settle()
 
     def scrap(self, because: str) -> None:
         """Close the connection: the server gives its jobs to others."""
-        self._held.clear()
-        self.pool.discard(self.connection, because)
+        with self._lock:
+            ended, self._ended = self._ended, True
+        if not ended:
+            self.pool.discard(self.connection, because)
 
     def dropped(self) -> list[int]:
         """The ids of the jobs that were dropped unfinished."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from beanpool.dialing import wait_for_any
-from beanpool.errors import BeanpoolError, CommandFailed, PoolClosed
+from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, PoolClosed
 from beanpool.job import Home, Job
 from beanpool.lease import Lease
 from beanpool.member import Member
@@ -172,9 +172,10 @@ class Take:
         for lane in lanes:
             if lane.due and lane not in ready and now + _CLOSE_ENOUGH >= self._late_at(lane, patience):
                 self._lose(lane, lane.connection.late())
-        if hopeful:
+        if thorough or not self.empty:
             return now < until
-        return now < until and any(now < lane.progress_at + _PATIENCE_FOR_NOTHING for lane in lanes if lane.due)
+        silent = [lane for lane in lanes if lane.due]
+        return now < until and (not silent or any(now < lane.progress_at + _PATIENCE_FOR_NOTHING for lane in silent))
 
     def _late_at(self, lane: _Lane, patience: float) -> float:
         return lane.connection.give_up_at if lane.connection.dialing else lane.progress_at + patience
@@ -215,8 +216,10 @@ class Take:
         """The lane's connection is of no more use: what was reserved on it goes back to its server."""
         self._lanes.remove(lane)
         self.errors[lane.member.address] = error
-        # Only what was never asked for: the rest may be reserved until the server sees that the connection is closed.
+        # Not what it was asked for: that may be reserved until the server sees that the connection is closed.
         self._spare += lane.share
+        if isinstance(error, ConnectionFailed) and error.phase in (Phase.RESOLVING, Phase.CONNECTING):
+            self._spare += lane.due
         if isinstance(error, CommandFailed):
             lane.member.pool.release(lane.connection)
         else:

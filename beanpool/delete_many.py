@@ -178,13 +178,13 @@ class DeleteMany:
             lease = job.lease
             if not isinstance(lease, Lease):
                 # Not reserved, or lost, or of a plain connection.
-                self._leave_over(place, functools.partial(self._alone, job))
+                self._leave_over(place, functools.partial(_alone, job))
                 continue
             lane = lanes.get(lease)
             if lane is None:
                 lane = lanes[lease] = _JobLane(lease)
             if job.id in lane.jobs:
-                self._leave_over(place, functools.partial(self._alone, job))
+                self._leave_over(place, functools.partial(_alone, job))
                 continue
             lane.jobs[job.id] = job
             lane.places.append(place)
@@ -246,11 +246,11 @@ class DeleteMany:
         if not lane.pinned:
             # The last of them was finished meanwhile.
             for place, job in zip(lane.places, jobs, strict=True):
-                self._leave_over(place, functools.partial(self._alone, job))
+                self._leave_over(place, functools.partial(_alone, job))
             return
         for position, refusal in lane.refusals.items():
             if isinstance(refusal, NotFound):
-                self._leave_over(lane.places[position], functools.partial(self._refused, jobs[position]))
+                self._leave_over(lane.places[position], functools.partial(_refused, jobs[position]))
             else:
                 self._outcomes[lane.places[position]] = refusal
         for position in range(lane.collected, len(jobs)):
@@ -324,14 +324,19 @@ class DeleteMany:
                 # What fails may take all of its time, and a long batch must end all the same.
                 self._time_left = max(0.0, self._time_left - (time.monotonic() - started))
 
-    def _alone(self, job: Job, deadline: float) -> None:
-        if deadline <= time.monotonic():
-            raise CommandTimeout(
-                f"{job.server}: the time for all that could not be deleted at first ran out; the delete was not sent",
-                server=job.server,
-                phase=Phase.SENDING,
-            )
-        job.delete()
 
-    def _refused(self, job: Job, deadline: float) -> None:
-        job.refused()
+# No methods: what is left over must not hold who left it over, or a circle would keep jobs that an interrupt drops.
+
+
+def _alone(job: Job, deadline: float) -> None:
+    if deadline <= time.monotonic():
+        raise CommandTimeout(
+            f"{job.server}: the time for all that could not be deleted at first ran out; the delete was not sent",
+            server=job.server,
+            phase=Phase.SENDING,
+        )
+    job.delete()
+
+
+def _refused(job: Job, deadline: float) -> None:
+    job.refused()

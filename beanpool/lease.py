@@ -91,18 +91,22 @@ class Lease:
             self._pins -= 1
         self._settle()
 
+    # For who sees to jobs that were dropped.
+
     def scrap(self, because: str) -> None:
         """Close the connection: the server gives its jobs to others."""
         with self._lock:
-            ended, self._ended = self._ended, True
-        if not ended:
-            self.pool.discard(self.connection, because)
+            self._ended = True
+        self.pool.discard(self.connection, because)
 
     def dropped(self) -> list[int]:
-        """The ids of the jobs that were dropped unfinished."""
-        return [jid for jid, ref in list(self.connection.jobs.items()) if ref() is None]
+        """The ids of its jobs that were dropped unfinished. While there are any, nobody else has the connection."""
+        return [jid for jid, ref in self._refs() if ref() is None]
 
     @property
     def deserted(self) -> bool:
         """Whether nobody works on any of its jobs."""
-        return all(ref() is None for ref in list(self.connection.jobs.values()))
+        return all(ref() is None for _, ref in self._refs())
+
+    def _refs(self) -> list[tuple[int, JobRef]]:
+        return [(jid, ref) for jid, ref in list(self.connection.jobs.items()) if ref.lease is self]

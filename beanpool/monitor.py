@@ -284,7 +284,13 @@ class _Watch:
         later = []
         while member.pool.bereaved:
             lease = member.pool.bereaved.popleft()
-            if lease in self._give_backs or not lease.dropped():
+            if lease in self._give_backs:
+                later.append(lease)
+                continue
+            if not lease.dropped():
+                continue
+            if lease.deserted and not lease.connection.guard.locked():
+                lease.scrap("its jobs were dropped unfinished")
                 continue
             give_back = GiveBack(lease)
             try:

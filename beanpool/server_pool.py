@@ -408,13 +408,8 @@ class ServerPool:
 
         If it has, closing would take those away: such a lease is left in :attr:`bereaved`.
         """
-        leases = []
-        while self.abandoned:
-            try:
-                leases.append(self.abandoned.popleft().lease)
-            except IndexError:
-                break
-        for lease in dict.fromkeys(leases):
+        notes = list(self.abandoned)
+        for lease in dict.fromkeys(note.lease for note in notes):
             if not lease.dropped():
                 # Given back already, together with others.
                 continue
@@ -422,9 +417,14 @@ class ServerPool:
                 self.bereaved.append(lease)
             elif lease.connection.guard.locked():
                 # Some of its jobs are just being given back, and who does that closes it: see giving_back.py.
+                self.bereaved.append(lease)
                 lease.connection.interrupt()
             else:
                 lease.scrap("its job was dropped unfinished")
+        # Last: an interrupt must leave no job of which nobody knows any more.
+        for note in notes:
+            with contextlib.suppress(ValueError):
+                self.abandoned.remove(note)
 
     def start_generation(self, generation: int) -> None:
         """Give up idle connections from before `generation`; those in use follow when they come back."""

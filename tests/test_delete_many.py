@@ -336,7 +336,7 @@ class TestTrouble:
             wait_until(lambda: servers[0].control.counter("current-jobs-ready") == 10, "the server to take them back")
             assert pool.delete_many(jobs) == [None] * 20
             assert jobs_left(*servers) == 0
-            assert leased(pool) == 0
+            wait_until(lambda: leased(pool) == 0, "the connections to come back")
 
     def test_a_connection_that_was_lost_and_some_have_other_hands(self, beanstalkd: BeanstalkdServer) -> None:
         with manager(beanstalkd) as pool:
@@ -436,7 +436,7 @@ class TestTrouble:
                 outcomes = pool.delete_many(jobs)
             assert {type(outcome) for outcome in outcomes} <= {type(None), JobLost}
             assert jobs[0].connection.closed
-            assert leased(pool) == 0
+            wait_until(lambda: leased(pool) == 0, "the connections to come back")
 
     def test_many_left_over_end_in_time(self, beanstalkd: BeanstalkdServer) -> None:
         with manager(beanstalkd, timeout=0.5, connect_timeout=0.3) as pool:

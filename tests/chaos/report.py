@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 
-OPERATIONS = ("put", "put, raise", "put_many", "reserve ready", "reserve waiting", "delete", "touch", "stats")
+OPERATIONS = (
+    *("put", "put, raise", "put_many", "reserve ready", "reserve_many", "reserve waiting"),
+    *("delete", "delete_many", "touch", "stats"),
+)
 
 
 class Results:

@@ -18,10 +18,11 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, refusal
-from beanpool.protocol.commands import Command
+from beanpool.protocol.commands import DELETE, PUT, RESERVE_WITH_TIMEOUT, Command
 from beanpool.protocol.parser import Parser
 from beanpool.protocol.replies import ID, Reply
 from beanpool.resolving import describe
@@ -42,6 +43,8 @@ _LONGEST_TIMEOUT = 1_000_000.0
 _HAS_KERNEL_TIMEOUTS = sys.platform != "win32"
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
+
+Item = TypeVar("Item")
 
 OF_THE_PARENT = "it belongs to the parent process"
 
@@ -362,7 +365,7 @@ class Channel:
     # Batches of one command: sent in one piece, replies picked up as they come.
 
     def post(self, command: Command, data: bytes, count: int, deadline: float) -> None:
-        """Send `count` requests of one command in one piece; :meth:`collect` picks up their replies.
+        """Send `count` requests of one command in one piece; the methods below pick up their replies.
 
         :raises ConnectionFailed: if not all of it could be sent; :attr:`accepted` says how many bytes were.
         """
@@ -383,14 +386,22 @@ class Channel:
         """How many bytes of the last send the kernel has accepted."""
         return self._accepted
 
-    def collect(self, command: Command) -> Iterator[Reply | list[int]]:
-        """Pick up the replies to posted requests that are there, without waiting.
+    def collect_inserted(self) -> Iterator[Reply | Sequence[int]]:
+        """Pick up the replies to posted puts that are there, without waiting; errors as for :meth:`pick_up`.
 
         A run of plain ``INSERTED`` replies comes as the list of its ids.
-
-        :raises ConnectionFailed: if the connection broke.
-        :raises UnexpectedResponse: if a reply is none that `command` may have.
         """
+        return self._collect(PUT, self._parser.next_inserted)
+
+    def collect_reserved(self) -> Iterator[Reply | Sequence[tuple[int, bytes]]]:
+        """The same of posted ``reserve-with-timeout``; a run of ``RESERVED`` comes as the list of ids and bodies."""
+        return self._collect(RESERVE_WITH_TIMEOUT, self._parser.next_reserved)
+
+    def collect_deleted(self) -> Iterator[Reply | Sequence[int]]:
+        """The same of posted deletes; a run of ``DELETED`` comes as a range of so many."""
+        return self._collect(DELETE, self._parser.next_deleted)
+
+    def _collect(self, command: Command, next_run: Callable[[int], Sequence[Item]]) -> Iterator[Reply | Sequence[Item]]:
         due = self._due
         try:
             data = self._receive_now(_LARGE_READ_SIZE)
@@ -398,17 +409,20 @@ class Channel:
                 raise self._broken_in_reply(command, "the server closed the connection")
             self._parser.feed(data)
             while due:
-                ids = self._parser.next_inserted(len(due))
-                if ids:
-                    for _ in ids:
+                run = next_run(len(due))
+                if run:
+                    for _ in run:
                         due.popleft()
-                    yield ids
+                    yield run
                     continue
                 reply = self._parser.next(command)
                 if reply is None:
                     break
                 due.popleft()
                 yield reply
+                if self.state is ChannelState.CLOSED and due:
+                    # Whoever took the reply found that the server is out of step.
+                    raise self._broken_in_reply(command, "it is closed")
             if not due and self._parser.unread:
                 raise self._broken_in_reply(command, "the server sent bytes that answer no command")
         except BlockingIOError:
@@ -420,7 +434,7 @@ class Channel:
         except BaseException as error:
             self._fail(error)
             raise
-        if not due:
+        if not due and self.state is ChannelState.IN_COMMAND:
             self.state = ChannelState.IN_STEP
             self.used_at = time.monotonic()
 

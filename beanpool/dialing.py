@@ -12,11 +12,14 @@ import os
 import select
 import socket
 import time
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 from beanpool.address import Address
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
 from beanpool.resolving import Lookup, Target, describe, lookup_timeout
+
+Thing = TypeVar("Thing")
 
 
 class HasDescriptor(Protocol):
@@ -24,6 +27,14 @@ class HasDescriptor(Protocol):
 
     def fileno(self) -> int:
         """The descriptor."""
+
+
+class Waiter(HasDescriptor, Protocol):
+    """A connection that waits: for the server to accept it, or for a reply."""
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether to wait until it is writable, not readable."""
 
 
 class _Socket(socket.socket):
@@ -151,6 +162,21 @@ def wait_for(sock: HasDescriptor, *, write: bool, seconds: float) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLOUT if write else select.POLLIN)
     return bool(poll.poll(max(0, seconds) * 1000))
+
+
+def wait_for_any(waiters: Iterable[tuple[Waiter, Thing]], seconds: float) -> list[Thing]:
+    """Wait until any connection can go on, or has failed; returns what stands beside those that can."""
+    by_descriptor = {waiter.fileno(): (waiter.wants_write, thing) for waiter, thing in waiters}
+    if not hasattr(select, "poll"):
+        readers = [descriptor for descriptor, (write, _) in by_descriptor.items() if not write]
+        writers = [descriptor for descriptor, (write, _) in by_descriptor.items() if write]
+        ready = {descriptor for found in select.select(readers, writers, writers, seconds) for descriptor in found}
+        return [by_descriptor[descriptor][1] for descriptor in ready]
+    poll = select.poll()
+    for descriptor, (write, _) in by_descriptor.items():
+        with contextlib.suppress(ValueError):
+            poll.register(descriptor, select.POLLOUT if write else select.POLLIN)
+    return [by_descriptor[descriptor][1] for descriptor, _ in poll.poll(max(0, seconds) * 1000)]
 
 
 def dial(address: Address, deadline: float) -> socket.socket:

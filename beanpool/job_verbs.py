@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from beanpool.cluster import Cluster
+from beanpool.delete_many import DeleteMany
 from beanpool.errors import JobLost, NotFound
 from beanpool.job import Job
 from beanpool.job_id import JobId
@@ -45,6 +46,19 @@ class JobVerbs(Cluster):
             job.delete()
         else:
             self._on_job(jid, server, lambda connection: connection.delete(check_id(jid)))
+
+    def delete_many(self, jobs: Iterable[Job | int]) -> list[Exception | None]:
+        """Delete many jobs, in few round trips and to all servers at once.
+
+        :param jobs: :class:`Job` objects, of whatever servers and connections, and what :meth:`delete` takes as a job's
+            id; any iterable: it is read as the deletes go out.
+        :returns: one outcome per item, in order: None for a job that was deleted, else the exception that
+            :meth:`Job.delete` or :meth:`delete` would have raised. A failed item does not stop its neighbours. A server
+            may let a reply wait for the pool's timeout; what was lost or refused has as much again, all together.
+        """
+        if not self._started:
+            self._start()
+        return DeleteMany(lambda jid: self._locate(jid, None), self._timeout).run(jobs)
 
     def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: int = 0, *, server: str | None = None) -> None:
         """Give a job that this pool has reserved back to its tube (``release``); see :meth:`Job.release`.

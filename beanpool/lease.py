@@ -1,36 +1,112 @@
-"""The hold that an unfinished job has on its connection."""
+"""The hold that unfinished jobs have on their connection."""
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # server_pool.py grants leases.
+from beanpool.job import Job
+
+if TYPE_CHECKING:  # server_pool.py and pooled_connection.py know leases by what they leave behind.
     from beanpool.pooled_connection import PooledConnection
     from beanpool.server_pool import ServerPool
 
 
-class Lease:
-    """Keeps a connection out of circulation while a job is reserved on it.
+class JobRef(weakref.ref[Job]):
+    """An unfinished job, as its connection knows it: weakly, so that one that its caller drops is noticed.
 
-    A lease that is dropped without :meth:`end` gives the job back: its connection is closed soon after, and the
-    server makes the job ready again.
+    What it calls then is the ``append`` of a deque: a finalizer may run at any line of any thread, so it only leaves
+    a note, without lock or I/O, and no interrupt comes in between.
     """
 
-    __slots__ = ("_connection", "_pool")
+    __slots__ = ("lease",)
+
+    lease: Lease
+
+
+class Lease:
+    """Keeps a connection out of circulation while jobs are reserved on it: one, or those of a batch.
+
+    The last of them that ends gives it back. One that is dropped unfinished is given back too: if it was the last one,
+    its connection is closed soon after; else the job alone is released, for closing would take the others away.
+    """
+
+    __slots__ = ("_ended", "_lock", "_pins", "connection", "pool")
 
     def __init__(self, pool: ServerPool, connection: PooledConnection) -> None:
-        self._pool = pool
-        self._connection: PooledConnection | None = connection
+        self.pool = pool
+        self.connection = connection
+        self._lock = threading.Lock()
+        self._ended = False
+        self._pins = 0
 
-    def end(self) -> None:
-        """The job is no longer reserved: let others use its connection. Idempotent."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._pool.release(connection)
+    def hold(self, job: Job) -> None:
+        """Keep the connection for this job."""
+        ref = JobRef(job, self.pool.abandoned.append)
+        ref.lease = self
+        self.connection.jobs[job.id] = ref
 
-    def __del__(self) -> None:
-        # A finalizer may run at any line of any thread: it only leaves a note, without lock or I/O.
-        # It may also be interrupted before it holds anything.
-        connection = getattr(self, "_connection", None)
-        if connection is not None:
-            self._pool.abandoned.append(connection)
+    def hold_all(self, jobs: Iterable[Job]) -> None:
+        """Keep the connection for all of these."""
+        leave_note, held = self.pool.abandoned.append, self.connection.jobs
+        for job in jobs:
+            ref = held[job.id] = JobRef(job, leave_note)
+            ref.lease = self
+
+    def end(self, jid: int) -> None:
+        """This job is no longer reserved: with the last one, let others use the connection. Idempotent."""
+        if not self._ended:
+            self.connection.jobs.pop(jid, None)
+            self._settle()
+
+    def _settle(self) -> None:
+        connection = self.connection
+        # All jobs of a broken connection are lost at once: who wants one of them back needs its place.
+        if connection.jobs and not connection.closed:
+            return
+        with self._lock:
+            # The last jobs may end at the same time, in several threads: one of them gives the connection back.
+            if self._ended or self._pins:
+                return
+            self._ended = True
+        self.pool.release(connection)
+
+    # For who carries out commands for several jobs.
+
+    def pin(self) -> bool:
+        """Keep the connection, whatever becomes of its jobs, until :meth:`unpin`; false if it was given back before.
+
+        Nobody may touch the connection's guard without: it may be somebody else's by now.
+        """
+        with self._lock:
+            if not self._ended:
+                self._pins += 1
+            return not self._ended
+
+    def unpin(self) -> None:
+        """Let the connection go if its last job has ended meanwhile."""
+        with self._lock:
+            self._pins -= 1
+        self._settle()
+
+    # For who sees to jobs that were dropped.
+
+    def scrap(self, because: str) -> None:
+        """Close the connection: the server gives its jobs to others."""
+        with self._lock:
+            self._ended = True
+        self.pool.discard(self.connection, because)
+
+    def dropped(self) -> list[int]:
+        """The ids of its jobs that were dropped unfinished. While there are any, nobody else has the connection."""
+        return [jid for jid, ref in self._refs() if ref() is None]
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody works on any of its jobs."""
+        return all(ref() is None for _, ref in self._refs())
+
+    def _refs(self) -> list[tuple[int, JobRef]]:
+        return [(jid, ref) for jid, ref in list(self.connection.jobs.items()) if ref.lease is self]

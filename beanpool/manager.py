@@ -28,6 +28,7 @@ from beanpool.protocol.commands import encode_put
 from beanpool.put_item import EncodedPut, Put, Usual, check_key, encoded
 from beanpool.put_many import Outcome, PutMany
 from beanpool.putting import PutRequest, put_once
+from beanpool.reserve_many import MOST_JOBS
 from beanpool.retry import RetryPolicy
 from beanpool.tube import Tube
 
@@ -246,6 +247,34 @@ class PoolManager(JobVerbs, ClusterVerbs):
         if not self._started:
             self._start()
         return self._reserver.reserve(wanted, wait)
+
+    def reserve_many(
+        self, limit: int, timeout: float | None = None, *, tubes: str | Iterable[str] | None = None
+    ) -> list[Job]:
+        """Reserve up to `limit` jobs at once, from all servers at the same time and in few round trips.
+
+        What is ready is taken without waiting. If nothing is, this waits for the first job as :meth:`reserve` does, and
+        takes what else is ready then. No more than `limit` jobs are ever reserved, on all servers together.
+
+        Jobs of one server share a connection, which stays out of use until the last of them is finished. If it breaks,
+        all of them are lost: see :meth:`Job.delete`, and :meth:`delete_many`, which deletes them as quickly.
+
+        :param limit: how many jobs at most (1 to 100,000).
+        :param timeout: how long to wait for the first job (seconds); None for ever. A server that is silent while
+            others have given jobs is waited for at most a second, one that is silent while none has, at most the
+            pool's timeout; the jobs of the others are returned then.
+        :param tubes: the tube, or tubes, to take from; None for those that the pool watches.
+        :returns: the jobs; an empty list if none came in time.
+        :raises NoServerAvailable: if no server could be asked until then.
+        :raises PoolTimeout: if all connections were in use by unfinished jobs.
+        :raises PoolClosed: if the pool is closed meanwhile.
+        """
+        check_int("limit", limit, 1, MOST_JOBS)
+        wait = check_wait("timeout", timeout)
+        wanted = self._watched if tubes is None else _check_tubes(tubes)
+        if not self._started:
+            self._start()
+        return self._reserver.reserve_many(wanted, limit, wait)
 
     # The pool-wide tubes.
 

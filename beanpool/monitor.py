@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 
 from beanpool.channel import Channel
 from beanpool.errors import BeanpoolError
+from beanpool.giving_back import GiveBack
+from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 
@@ -168,6 +170,7 @@ class _Watch:
         self._returns_seen: weakref.WeakKeyDictionary[Member, int] = weakref.WeakKeyDictionary()
         self._probes: dict[Member, _Probe] = {}
         self._lingering: dict[Channel, float] = {}
+        self._give_backs: dict[Lease, GiveBack] = {}
 
     def tend(self, members: Iterable[Member], lingering: collections.deque[Channel]) -> float:
         """Start what is due; return until when to wait at most (monotonic seconds)."""
@@ -183,8 +186,12 @@ class _Watch:
                 self._finish(probe, probe.connection.late())
             else:
                 wait_until = min(wait_until, probe.connection.give_up_at)
+        for give_back in list(self._give_backs.values()):
+            if give_back.give_up_at <= now:
+                self._end_give_back(give_back, give_back.connection.late())
         for member in members:
             member.pool.collect_abandoned()
+            self._give_back(member)
             member.pool.trim(_IDLE_FOR)
             member.wake_up(now)
             if member not in self._probes:
@@ -237,6 +244,8 @@ class _Watch:
                 self._step(what)
             except BeanpoolError as error:
                 self._finish(what, error)
+        elif isinstance(what, GiveBack):
+            self._go_on_giving_back(what)
 
     def _step(self, probe: _Probe) -> None:
         reply = probe.connection.step()
@@ -269,6 +278,53 @@ class _Watch:
         self._probes.pop(probe.member, None)
         probe.member.pool.broke(probe.connection, error)
 
+    def _give_back(self, member: Member) -> None:
+        """Give back what was dropped on connections on which other jobs are being worked on."""
+        later = []
+        while member.pool.bereaved:
+            lease = member.pool.bereaved.popleft()
+            if lease in self._give_backs:
+                later.append(lease)
+                continue
+            if not lease.dropped():
+                continue
+            if lease.deserted and not lease.connection.guard.locked():
+                lease.scrap("its jobs were dropped unfinished")
+                continue
+            give_back = GiveBack(lease)
+            try:
+                if not give_back.begin():
+                    # A sibling's command is under way.
+                    later.append(lease)
+                    continue
+            except BeanpoolError as error:
+                give_back.end(error)
+                continue
+            self._give_backs[lease] = give_back
+            self._selector.register(give_back.fileno(), selectors.EVENT_READ, give_back)
+        member.pool.bereaved.extend(later)
+
+    def _go_on_giving_back(self, give_back: GiveBack) -> None:
+        try:
+            if give_back.step():
+                self._end_give_back(give_back)
+        except BeanpoolError as error:
+            self._end_give_back(give_back, error)
+
+    def _end_give_back(self, give_back: GiveBack, error: BeanpoolError | None = None) -> None:
+        del self._give_backs[give_back.lease]
+        self._forget(give_back)
+        give_back.end(error)
+        if error is None:
+            # What was dropped meanwhile, or was more than could be done at once.
+            give_back.lease.pool.bereaved.append(give_back.lease)
+
+    def _forget(self, what: object) -> None:
+        """Stop watching: what broke has no descriptor any more by which the selector could find it."""
+        for key in list(self._selector.get_map().values()):
+            if key.data is what:
+                self._selector.unregister(key.fd)
+
     def _linger(self, channel: Channel, now: float) -> None:
         if channel.at_end():
             channel.close("its reserve was cancelled")
@@ -290,3 +346,6 @@ class _Watch:
             self._unregister(probe)
             probe.member.pool.discard(probe.connection)
         self._probes.clear()
+        for give_back in list(self._give_backs.values()):
+            give_back.connection.drop("the pool was closed")
+            self._end_give_back(give_back)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import functools
+import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 
 from beanpool.address import Address
@@ -13,7 +13,7 @@ from beanpool.channel import Channel, ChannelState
 from beanpool.connection import Connection
 from beanpool.dialing import Dialing, connect_timeout, dial, wait_for
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
-from beanpool.job import Job
+from beanpool.lease import JobRef
 from beanpool.protocol.arguments import DEFAULT_TUBE_NAME
 from beanpool.protocol.commands import (
     IGNORE,
@@ -73,8 +73,8 @@ class PooledConnection(Connection):
         self._plan: Callable[[], Plan] | None = None
         self._checks: collections.deque[Callable[[Reply], None]] = collections.deque()
         self._allowed_seconds = 0.0
-        self.job: weakref.ref[Job] | None = None
-        """The last job that was reserved on this connection."""
+        self.jobs: dict[int, JobRef] = {}
+        """The unfinished jobs that were reserved on this connection, by id."""
         self.give_up_at = 0.0
         """When whatever is in flight is late (monotonic seconds)."""
 
@@ -95,6 +95,16 @@ class PooledConnection(Connection):
     def channel_state(self) -> ChannelState | None:
         """The channel's state; None before the connection was opened."""
         return self._channel.state if self._channel is not None else None
+
+    @property
+    def guard(self) -> threading.Lock:
+        """Who has it may use the connection while jobs are reserved on it."""
+        return self._guard
+
+    @property
+    def holds_jobs(self) -> bool:
+        """Whether somebody works on a job that was reserved on it."""
+        return not self.closed and any(ref() is not None for ref in list(self.jobs.values()))
 
     def interrupt(self) -> None:
         """Make whoever uses the connection in another thread return at once."""
@@ -340,6 +350,8 @@ class PooledConnection(Connection):
             self._dialing.close()
             self._dialing = None
         self._checks.clear()
+        # They are lost now. What they leave here would keep this object, and its place in the pool, alive.
+        self.jobs.clear()
         if self._channel is not None:
             self._channel.close(because)
 

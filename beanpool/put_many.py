@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import collections
-import contextlib
-import select
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from beanpool.dialing import wait_for
+from beanpool.dialing import wait_for_any
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, NoServerAvailable, Phase
 from beanpool.job_id import JobId
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import PUT
+from beanpool.protocol.replies import Reply
 from beanpool.put_item import EncodedPut
 from beanpool.putting import PutRequest, Putter, put_connection, too_big
 from beanpool.topology import Topology
@@ -180,11 +179,7 @@ class PutMany:
         """Wait for replies on any of these; false if a lane was lost."""
         now = time.monotonic()
         give_up_at = min(lane.progress_at for lane in lanes) + self._patience()
-        if len(lanes) == 1:
-            wait_for(lanes[0].connection, write=False, seconds=max(0.0, give_up_at - now))
-            ready = lanes
-        else:
-            ready = _readable(lanes, max(0.0, give_up_at - now))
+        ready = wait_for_any([(lane.connection, lane) for lane in lanes], max(0.0, give_up_at - now))
         known = len(self._lanes)
         for lane in ready:
             self._receive(lane)
@@ -203,8 +198,8 @@ class PutMany:
         outcomes, due = self._outcomes, lane.due
         waiting = len(due)
         try:
-            for reply in lane.connection.channel.collect(PUT):
-                if isinstance(reply, list):
+            for reply in lane.connection.channel.collect_inserted():
+                if not isinstance(reply, Reply):
                     for number in reply:
                         item = due.popleft()
                         lane.in_flight -= len(item.put.request)
@@ -264,15 +259,3 @@ class PutMany:
             except BeanpoolError as failure:
                 self._outcomes[item.place] = failure.with_traceback(None)
                 self._gave_up = self._gave_up or isinstance(failure, NoServerAvailable)
-
-
-def _readable(lanes: list[_Lane], seconds: float) -> list[_Lane]:
-    by_descriptor = {lane.connection.fileno(): lane for lane in lanes}
-    if not hasattr(select, "poll"):
-        ready, _, _ = select.select(list(by_descriptor), [], [], seconds)
-        return [by_descriptor[descriptor] for descriptor in ready]
-    poll = select.poll()
-    for descriptor in by_descriptor:
-        with contextlib.suppress(ValueError):
-            poll.register(descriptor, select.POLLIN)
-    return [by_descriptor[descriptor] for descriptor, _ in poll.poll(seconds * 1000)]

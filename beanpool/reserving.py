@@ -7,7 +7,6 @@ import math
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable
 
 from beanpool.errands import Errands
@@ -18,6 +17,7 @@ from beanpool.member import Member
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.putting import no_server
 from beanpool.recovery import why_another
+from beanpool.reserve_many import Take
 from beanpool.shared_wait import Janitor, SharedWait
 from beanpool.topology import Topology
 from beanpool.watch import Begun, Catch
@@ -60,15 +60,7 @@ class Reserver:
         :param timeout: how long to wait (seconds); None for ever.
         :raises NoServerAvailable: if no server could be asked until then.
         """
-        shared = self._shared_wait(tubes)
-        for other in list(self._waits.values()):
-            # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
-            if other is not shared or timeout == 0:
-                other.end()
-        now = time.monotonic()
-        deadline = math.inf if timeout is None else now + timeout
-        # With no time to wait, the sweep itself has as long as any command.
-        until = deadline if timeout != 0 else now + self._timeout
+        shared, deadline, until = self._begin(tubes, timeout)
         begun: Begun = []
         errors: dict[str, BaseException] = {}
         try:
@@ -82,6 +74,48 @@ class Reserver:
             return self._job(tubes, catch)
         self._refuse_silence(errors)
         return None
+
+    def reserve_many(self, tubes: tuple[str, ...], limit: int, timeout: float | None) -> list[Job]:
+        """Reserve up to `limit` jobs: what is ready, else what is once the first one has come.
+
+        :param timeout: how long to wait for the first one (seconds); None for ever.
+        :raises NoServerAvailable: if no server could be asked until then.
+        """
+        shared, deadline, until = self._begin(tubes, timeout)
+        thorough = timeout == 0
+        take = Take(tubes, limit, self._timeout)
+        begun: Begun = []
+        try:
+            members = self._topology().rotation(next(self._starts))
+            asked = [member for member in members if (member.up or thorough) and not shared.waits_on(member)]
+            take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
+            take.hand_over(begun)
+            if take.empty and not thorough:
+                take.add(shared.wait_many(deadline, begun, limit))
+                take.run((), min(deadline, time.monotonic() + self._timeout), True)
+            self._dismiss(begun)
+            jobs = take.jobs(self._home)
+        except BaseException:
+            take.scrap()
+            self._dismiss(begun)
+            raise
+        if not jobs:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            self._refuse_silence(take.errors)
+        return jobs
+
+    def _begin(self, tubes: tuple[str, ...], timeout: float | None) -> tuple[SharedWait, float, float]:
+        """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
+        shared = self._shared_wait(tubes)
+        for other in list(self._waits.values()):
+            # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
+            if other is not shared or timeout == 0:
+                other.end()
+        now = time.monotonic()
+        deadline = math.inf if timeout is None else now + timeout
+        # With no time to wait, the sweep itself has as long as any command.
+        return shared, deadline, deadline if timeout != 0 else now + self._timeout
 
     def _refuse_silence(self, errors: dict[str, BaseException]) -> None:
         """Raise, instead of telling the caller that there is no job, when nobody could say so."""
@@ -182,15 +216,16 @@ class Reserver:
 
     def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job:
         member, connection, reply = catch
+        lease = Lease(member.pool, connection)
         job = Job(
             connection,
             reply.number,
             reply.body,
             tube=tubes[0] if len(tubes) == 1 else None,
             home=self._home(member),
-            lease=Lease(member.pool, connection),
+            lease=lease,
         )
-        connection.job = weakref.ref(job)
+        lease.hold(job)
         return job
 
     def reserve_job(self, member: Member, jid: int, instance: str | None, deadline: float) -> Job:

@@ -14,6 +14,7 @@ from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolTimeout, UnexpectedResponse
 from beanpool.job import Job
+from beanpool.lease import JobRef, Lease
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 
@@ -92,8 +93,10 @@ class ServerPool:
         self.address = address
         self.server = str(address)
         self.max_connections = max_connections
-        self.abandoned: collections.deque[PooledConnection] = collections.deque()
-        """Connections whose job was dropped unfinished; appended to by finalizers, without the lock."""
+        self.abandoned: collections.deque[JobRef] = collections.deque()
+        """Jobs that were dropped unfinished; appended to by finalizers, without the lock."""
+        self.bereaved: collections.deque[Lease] = collections.deque()
+        """Leases of which some jobs were dropped unfinished, and others were not."""
         self.returns = 0
         """How often a connection came back in good order."""
         self._connect_timeout = connect_timeout
@@ -124,7 +127,10 @@ class ServerPool:
 
     def full_of_jobs(self) -> bool:
         """Whether all connections that there may be are held by unfinished jobs."""
-        return len(self._jobs_in_hand()) >= self.max_connections
+        with self._lock:
+            connections = list(self._connections)
+        # Outside of the lock: a job that goes away here leaves a note.
+        return sum(connection.holds_jobs for connection in connections) >= self.max_connections
 
     @property
     def contended(self) -> bool:
@@ -397,31 +403,39 @@ class ServerPool:
 
     def job_in_hand(self, jid: int, instance: str | None) -> Job | None:
         """The unfinished job with this id, if it was reserved through this pool (from the process `instance`)."""
-        for connection, job in self._jobs_in_hand():
-            if job.id == jid and instance in (None, connection.instance):
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            ref = connection.jobs.get(jid)
+            job = ref() if ref is not None and instance in (None, connection.instance) else None
+            if job is not None and job.reserved:
                 return job
         return None
 
-    def _jobs_in_hand(self) -> list[tuple[PooledConnection, Job]]:
-        with self._lock:
-            connections = list(self._connections)
-        # Outside of the lock: a job that goes away here ends its lease.
-        jobs = [(connection, connection.job()) for connection in connections if connection.job is not None]
-        return [(connection, job) for connection, job in jobs if job is not None and job.reserved]
-
     # Upkeep.
 
-    def collect_abandoned(self) -> int:
-        """Close the connections of jobs that were dropped unfinished: the server gives the jobs to others."""
-        collected = 0
-        while self.abandoned:
-            try:
-                connection = self.abandoned.popleft()
-            except IndexError:
-                break
-            self.discard(connection, "its job was dropped unfinished")
-            collected += 1
-        return collected
+    def collect_abandoned(self) -> None:
+        """Give back the jobs that were dropped unfinished: close their connection, if it has no others in hand.
+
+        If it has, closing would take those away: such a lease is left in :attr:`bereaved`.
+        """
+        notes = list(self.abandoned)
+        for lease in dict.fromkeys(note.lease for note in notes):
+            if not lease.dropped():
+                # Given back already, together with others.
+                continue
+            if not lease.deserted:
+                self.bereaved.append(lease)
+            elif lease.connection.guard.locked():
+                # Some of its jobs are just being given back, and who does that closes it: see giving_back.py.
+                self.bereaved.append(lease)
+                lease.connection.interrupt()
+            else:
+                lease.scrap("its job was dropped unfinished")
+        # Last: an interrupt must leave no job of which nobody knows any more.
+        for note in notes:
+            with contextlib.suppress(ValueError):
+                self.abandoned.remove(note)
 
     def start_generation(self, generation: int) -> None:
         """Give up idle connections from before `generation`; those in use follow when they come back."""

@@ -30,10 +30,13 @@ from beanpool.watch import LAST_MOMENT, Begun, Catch, Watch
 class _Seat:
     """A thread that waits."""
 
-    __slots__ = ("catch", "deadline", "error", "leads", "signal")
+    __slots__ = ("catch", "deadline", "error", "extra", "leads", "most", "signal")
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, most: int) -> None:
         self.deadline = deadline
+        self.most = most
+        self.extra: list[Catch] = []
+        """What came in at the same time, and nobody else waits for."""
         self.signal = threading.Lock()
         self.signal.acquire()
         self.catch: Catch | None = None
@@ -44,6 +47,11 @@ class _Seat:
     def open(self) -> bool:
         """Whether it still waits for its job."""
         return self.catch is None and self.error is None
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it would have another one."""
+        return self.catch is not None and len(self.extra) + 1 < self.most
 
     def wake(self) -> None:
         """Let its thread look at what was done to it. Once more does no harm."""
@@ -112,7 +120,14 @@ class SharedWait:
             takes an entry out of the list has it.
         :raises PoolClosed: if the pool is closed meanwhile.
         """
-        seat = _Seat(deadline)
+        return self._wait(_Seat(deadline, 1), begun).catch
+
+    def wait_many(self, deadline: float, begun: Begun, most: int) -> list[Catch]:
+        """As :meth:`wait`, and with what came in on other servers at the same time and nobody else waits for."""
+        seat = self._wait(_Seat(deadline, most), begun)
+        return [] if seat.catch is None else [seat.catch, *seat.extra]
+
+    def _wait(self, seat: _Seat, begun: Begun) -> _Seat:
         try:
             with self._lock:
                 if self._closed:
@@ -134,7 +149,7 @@ class SharedWait:
             raise
         if seat.catch is None and seat.error is not None:
             raise seat.error
-        return seat.catch
+        return seat
 
     def _watch_now(self) -> Watch:
         if self._watch is None:
@@ -156,6 +171,10 @@ class SharedWait:
             watch.look(seat.deadline)
             while watch.caught:
                 self._deliver(watch.caught)
+        if seat.takes_more:
+            watch.glance()
+            while watch.caught:
+                self._deliver(watch.caught)
 
     def _longest_wait(self, now: float) -> float:
         with self._lock:
@@ -169,9 +188,14 @@ class SharedWait:
                 # One step, as far as interrupts go: the job is either the taker's or still among the caught.
                 taker.catch = caught[0]
                 caught.popleft()
+            else:
+                collector = next((seat for seat in self._seats if seat.takes_more), None)
+                if collector is not None:
+                    collector.extra.append(caught[0])
+                    caught.popleft()
         if taker is not None:
             taker.wake()
-        else:
+        elif collector is None:
             caught.popleft()
             member.pool.discard(connection, "nobody waits any more")
 
@@ -213,9 +237,8 @@ class SharedWait:
             settled = [other for other in self._seats if other.leads or not other.open]
         for other in settled:
             other.wake()
-        if seat.catch is not None:
+        for member, connection, _ in [*([seat.catch] if seat.catch is not None else []), *seat.extra]:
             # Nobody will ever see this job: the server takes it back.
-            member, connection, _ = seat.catch
             member.pool.discard(connection, "the caller was interrupted")
 
     # From other threads.

@@ -49,6 +49,10 @@ class Tube:
         """Reserve a job of this tube; see :meth:`PoolManager.reserve`."""
         return self._pool.reserve(timeout, tubes=self.name)
 
+    def reserve_many(self, limit: int, timeout: float | None = None) -> list[Job]:
+        """Reserve up to `limit` jobs of this tube at once; see :meth:`PoolManager.reserve_many`."""
+        return self._pool.reserve_many(limit, timeout, tubes=self.name)
+
     def peek_ready(self) -> Job | None:
         """Look at a ready job of this tube, on whichever server has one."""
         return self._pool.peek_ready(tube=self.name)

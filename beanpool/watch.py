@@ -176,19 +176,25 @@ class Watch:
             until += LAST_MOMENT
         for station in self.stations.values():
             until = min(until, station.connection.give_up_at)
-        timeout = None if until == math.inf else max(0.0, until - now)
-        for key, _ in self._selector.select(timeout):
-            if key.fd == self._reader:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._reader, 4096)
-                continue
-            self._step(key.data)
+        self._turn(None if until == math.inf else max(0.0, until - now))
         if self.caught:
             return
         now = time.monotonic()
         for station in list(self.stations.values()):
             if station.connection.waiting and station.connection.give_up_at <= now:
                 self._lose(station, station.connection.late())
+
+    def glance(self) -> None:
+        """As :meth:`look`, without waiting."""
+        self._turn(0.0)
+
+    def _turn(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            if key.fd == self._reader:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._reader, 4096)
+                continue
+            self._step(key.data)
 
     def _step(self, station: Station) -> None:
         try:

@@ -26,10 +26,24 @@ LAYERS: list[set[str]] = [
     {"resolving"},
     {"channel", "dialing", "job", "job_id", "status", "put_item", "counters", "listeners"},
     {"connection", "pipeline"},
-    {"ring", "spread", "health", "retry", "retry_budget"},
+    {"ring", "shares", "spread", "health", "retry", "retry_budget"},
     {"config"},
-    {"server_pool", "pooled_connection", "lease", "recovery", "job_home", "member"},
-    {"monitor", "topology", "putting", "watch", "errands", "shared_wait", "reserving", "survey", "put_many", "producer"},
+    {"server_pool", "pooled_connection", "lease", "giving_back", "recovery", "job_home", "member"},
+    {
+        *(
+            "monitor",
+            "topology",
+            "putting",
+            "watch",
+            "errands",
+            "shared_wait",
+            "reserving",
+            "survey",
+            "put_many",
+            "producer",
+        ),
+        *("reserve_many", "delete_many"),
+    },
     {"announcer", "cluster", "job_verbs", "cluster_verbs", "manager", "tube"},
     {""},
     {"cli.*", "__main__"},
@@ -47,6 +61,7 @@ IO_AND_CLOCKS = {
 PURE: dict[str, set[str]] = {
     "protocol.*": IO_AND_CLOCKS,
     "ring": IO_AND_CLOCKS,
+    "shares": IO_AND_CLOCKS,
     "health": IO_AND_CLOCKS,
 }
 

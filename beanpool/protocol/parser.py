@@ -16,6 +16,9 @@ from beanpool.protocol.commands import Command
 from beanpool.protocol.replies import BARE_WORD, DOCUMENT_SIZE, JOB_SIZE, MAX_LINE, NUMBER, WORDS, Reply
 
 _INSERTED_RUN = re.compile(rb"(?:INSERTED [1-9][0-9]{0,18}\r\n)+")
+_DELETED = b"DELETED\r\n"
+_DELETED_RUN = re.compile(rb"(?:DELETED\r\n)+")
+_RESERVED_LINE = re.compile(rb"RESERVED ([1-9][0-9]{0,18}) (0|[1-9][0-9]{0,8})\r\n")
 # What Reply(...) does, without the function that a NamedTuple puts before it.
 _new_reply: Callable[[tuple[str, int, bytes, str]], Reply] = functools.partial(tuple.__new__, Reply)
 # Fewer digits cannot go beyond 2**64.
@@ -134,6 +137,41 @@ class Parser:
             del words[most:]
         self._consume(end)
         return list(map(int, words))
+
+    def next_reserved(self, most: int) -> list[tuple[int, bytes]]:
+        """The ids and bodies of the ``RESERVED`` replies that have arrived in full and come next, up to `most`.
+
+        Whatever is not quite so is left to :meth:`next`.
+        """
+        if self._head is not None:
+            return []
+        buffer, position = self.buffer, self._position
+        found: list[tuple[int, bytes]] = []
+        read_line = _RESERVED_LINE.match
+        while len(found) < most:
+            match = read_line(buffer, position)
+            if match is None:
+                break
+            number, size = match.groups()
+            start = match.end()
+            end = start + int(size)
+            if buffer[end : end + 2] != b"\r\n":
+                break
+            found.append((int(number), bytes(buffer[start:end])))
+            position = end + 2
+        self._consume(position)
+        return found
+
+    def next_deleted(self, most: int) -> range:
+        """The ``DELETED`` replies that come next, up to `most`, as a range of so many; empty if another comes next."""
+        if self._head is not None:
+            return range(0)
+        match = _DELETED_RUN.match(self.buffer, self._position)
+        if match is None:
+            return range(0)
+        count = min(most, (match.end() - self._position) // len(_DELETED))
+        self._consume(self._position + count * len(_DELETED))
+        return range(count)
 
     def _next_body(self, command: Command) -> Reply | None:
         head, end = self._head, self._body_end

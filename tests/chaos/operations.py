@@ -256,6 +256,43 @@ class ReserveReady(Operation):
             self.stage.delete(job)
 
 
+class ReserveMany(Operation):
+    """A batch of reserves while there are jobs on both servers."""
+
+    name = "reserve_many"
+
+    def prepare(self) -> None:
+        super().prepare()
+        stage = self.stage
+        self._bodies = {server: {stage.store(server)[0] for _ in range(3)} for server in (stage.sick, stage.healthy)}
+        self._jobs: list[Job] = []
+
+    def run(self, works: bool) -> str:
+        stage = self.stage
+        self._jobs = stage.timed("reserve_many", lambda: stage.pool.reserve_many(20, DEADLINE))
+        for job in self._jobs:
+            stage.ledger.delivered(job.data, job.server, job.id)
+        sick, healthy = (
+            {job.data for job in self._jobs if job.server == server.address} for server in (stage.sick, stage.healthy)
+        )
+        assert healthy == self._bodies[stage.healthy], "one server's trouble is not the other one's"
+        assert sick <= self._bodies[stage.sick]
+        assert len(sick) == 3 or not works
+        return f"{len(sick)} and {len(healthy)}"
+
+    def judge(self, outcome: str, works: bool) -> None:
+        left = self._bodies[self.stage.sick] | self._bodies[self.stage.healthy]
+        jobs, self._jobs = self._jobs, []
+        while left:
+            for job in jobs:
+                if self.stage.delete(job) == "deleted":
+                    left.remove(job.data)
+            if left:
+                job_again = self.stage.reserve(3 * DEADLINE)
+                assert job_again is not None, "a job never came"
+                jobs = [job_again]
+
+
 class ReserveWaiting(Operation):
     """A reserve that waits on both servers when the fault comes."""
 
@@ -315,6 +352,53 @@ class Delete(Operation):
         wait_until(lambda: control.state(jid) in (None, "ready"), "the job to be given back", RECOVERY)
 
 
+class DeleteMany(Operation):
+    """A batch of deletes of jobs that both servers gave out before."""
+
+    name = "delete_many"
+
+    def prepare(self) -> None:
+        super().prepare()
+        stage = self.stage
+        for server in (stage.sick, stage.healthy):
+            for _ in range(3):
+                stage.store(server)
+        self._jobs = stage.timed("reserve_many", lambda: stage.pool.reserve_many(6, DEADLINE))
+        for job in self._jobs:
+            stage.ledger.delivered(job.data, job.server, job.id)
+        assert len(self._jobs) == 6
+
+    def run(self, works: bool) -> str:
+        stage = self.stage
+        # A server has its time to answer, and what was lost has as much again.
+        outcomes = stage.timed("delete_many", lambda: stage.pool.delete_many(self._jobs), 2 * DEADLINE)
+        counts: collections.Counter[str] = collections.Counter()
+        self._lost = []
+        for job, outcome in zip(self._jobs, outcomes, strict=True):
+            if outcome is None:
+                stage.ledger.deleted(job.data)
+            else:
+                assert isinstance(outcome, JobLost)
+                assert job.server == stage.sick.address, "one server's trouble is not the other one's"
+                assert not works
+                stage.ledger.delete_failed(job.data, outcome)
+                self._lost.append(job)
+            counts["deleted" if outcome is None else "JobLost"] += 1
+        return ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+
+    def judge(self, outcome: str, works: bool) -> None:
+        for job in self._jobs:
+            control = (self.stage.sick if job.server == self.stage.sick.address else self.stage.healthy).control
+            if job in self._lost:
+                wait_until(
+                    lambda control=control, job=job: control.state(job.id) in (None, "ready"),  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+                    "the job to be given back",
+                    RECOVERY,
+                )
+            else:
+                assert control.stats_job(job.id) is None, "it was said to be deleted"
+
+
 class Touch(Delete):
     """A touch of such a job."""
 
@@ -364,8 +448,10 @@ OPERATIONS: tuple[type[Operation], ...] = (
     PutToldToRaise,
     PutMany,
     ReserveReady,
+    ReserveMany,
     ReserveWaiting,
     Delete,
+    DeleteMany,
     Touch,
     Stats,
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-OPERATIONS = ("put", "put, raise", "put_many", "reserve ready", "reserve waiting", "delete", "touch", "stats")
+OPERATIONS = (
+    *("put", "put, raise", "put_many", "reserve ready", "reserve_many", "reserve waiting"),
+    *("delete", "delete_many", "touch", "stats"),
+)
 
 
 class Results:

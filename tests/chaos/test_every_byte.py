@@ -95,6 +95,17 @@ def reserve_ready(stage: Stage, stream: Stream, k: int) -> str:
     return _judge(stage, job, body, jid)
 
 
+def reserve_many(stage: Stage, stream: Stream, k: int) -> str:
+    stored = dict(stage.store(stage.sick) for _ in range(2))
+    with stage.sick.link.toxic("limit_data", stream, bytes=k):
+        jobs = stage.timed("reserve_many", lambda: stage.pool.reserve_many(3, 0))
+    # All of a connection's jobs, or none: what is cut off goes back.
+    assert {job.data: job.id for job in jobs} in (stored, {})
+    by_id = {job.id: job for job in jobs}
+    outcomes = [_judge(stage, by_id.get(jid), body, jid) for body, jid in stored.items()]
+    return " and ".join(outcomes)
+
+
 def reserve_waiting(stage: Stage, stream: Stream, k: int) -> str:
     call = background(lambda: stage.timed("reserve", lambda: stage.pool.reserve(0.4), 0.4))
     for server in (stage.sick, stage.healthy):
@@ -138,6 +149,29 @@ def delete(stage: Stage, stream: Stream, k: int) -> str:
     return f"{outcome}, {'gone' if gone else 'still there'}"
 
 
+def delete_many(stage: Stage, stream: Stream, k: int) -> str:
+    stored = dict(stage.store(stage.sick) for _ in range(2))
+    jobs = stage.pool.reserve_many(2, 0)
+    assert {job.data: job.id for job in jobs} == stored
+    for job in jobs:
+        stage.ledger.delivered(job.data, job.server, job.id)
+    with stage.sick.link.toxic("limit_data", stream, bytes=k):
+        outcomes = stage.timed("delete_many", lambda: stage.pool.delete_many(jobs), 2 * DEADLINE)
+    told = []
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        gone = stage.sick.control.stats_job(job.id) is None
+        if outcome is None:
+            assert gone
+            stage.ledger.deleted(job.data)
+        else:
+            assert isinstance(outcome, JobLost)
+            stage.ledger.delete_failed(job.data, outcome)
+            if not gone:
+                _finish(stage, job)
+        told.append(f"{'deleted' if outcome is None else 'JobLost'}, {'gone' if gone else 'still there'}")
+    return " and ".join(told)
+
+
 def touch(stage: Stage, stream: Stream, k: int) -> str:
     job = _reserved(stage)
     with stage.sick.link.toxic("limit_data", stream, bytes=k):
@@ -164,8 +198,10 @@ LENGTHS: dict[str, tuple[Case, dict[Stream, int]]] = {
     "put": (put, {"upstream": 26 + _BODY + 2, "downstream": 16}),
     "put_many": (put_many, {"upstream": 3 * (26 + _BODY + 2), "downstream": 3 * 16}),
     "reserve ready": (reserve_ready, {"upstream": 26, "downstream": 20 + _BODY}),
+    "reserve_many": (reserve_many, {"upstream": 3 * 24 + 2, "downstream": 2 * (20 + _BODY) + 11}),
     "reserve waiting": (reserve_waiting, {"upstream": 4, "downstream": 20 + _BODY}),
     "delete": (delete, {"upstream": 14, "downstream": 10}),
+    "delete_many": (delete_many, {"upstream": 2 * 14, "downstream": 2 * 9 + 1}),
     "touch": (touch, {"upstream": 14, "downstream": 10}),
 }
 

@@ -16,11 +16,12 @@ from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until
 
-from beanpool import Connection, PoolManager
-from beanpool.errors import BeanpoolError, PoolTimeout
+from beanpool import Connection, Job, PoolManager
+from beanpool.errors import BeanpoolError, JobLost, PoolTimeout
 
-# Loaded by the first retry: an import that is interrupted leaves a module that nobody can load again.
+# Loaded by the first need: an import that is interrupted leaves a module that nobody can load again.
 importlib.import_module("tenacity")
+importlib.import_module("yaml")
 
 
 class Cancelled(BaseException):
@@ -211,6 +212,98 @@ def test_commands_of_a_job(stage: Stage, command: str) -> None:
     assert at_every_place(prepare, stage.check, KeyboardInterrupt) > 20
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_reserve_many_of_ready_jobs(stage: Stage, kind: type[BaseException]) -> None:
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        for _ in range(3):
+            stage.control.put(b"ready")
+        return lambda: stage.pool.reserve_many(4, 0, tubes="default")
+
+    assert at_every_place(prepare, stage.check, kind, step=1 if kind is KeyboardInterrupt else 3) > 100
+
+
+def test_reserve_many_that_waits_in_vain(stage: Stage) -> None:
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        return lambda: stage.pool.reserve_many(3, 0.002)
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt, step=2) > 150
+
+
+def test_reserve_many_that_waits_for_jobs(stage: Stage) -> None:
+    control = stage.server.raw()
+    deliveries: list[tuple[threading.Event, Callable[[], object]]] = []
+
+    def deliver(ended: threading.Event) -> None:
+        while not ended.is_set():
+            if control.counter("current-waiting"):
+                control.put(b"for the one that waits")
+                control.put(b"and one more")
+                return
+
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        ended = threading.Event()
+        deliveries.append((ended, background(lambda: deliver(ended), "deliverer").result))
+        return lambda: stage.pool.reserve_many(3, 3)
+
+    def tidy() -> None:
+        while deliveries:
+            ended, result = deliveries.pop()
+            ended.set()
+            result()
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt, step=2, tidy=tidy) > 150
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_delete_many(stage: Stage, kind: type[BaseException]) -> None:
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        for _ in range(3):
+            stage.control.put(b"in hand")
+        jobs = stage.pool.reserve_many(3, 0)
+        assert len(jobs) == 3
+        return lambda: stage.pool.delete_many([*jobs, jobs[0]])
+
+    assert at_every_place(prepare, stage.check, kind, step=1 if kind is KeyboardInterrupt else 3) > 100
+
+
+def test_delete_many_of_some_of_the_jobs_of_a_connection(stage: Stage) -> None:
+    """Whatever becomes of the call, those that it was not about are in hand, or lost, and do not hang."""
+
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        for _ in range(3):
+            stage.control.put(b"in hand")
+        jobs = stage.pool.reserve_many(3, 0)
+
+        def call() -> None:
+            try:
+                stage.pool.delete_many(jobs[:2])
+            finally:
+                kept.append(jobs.pop())
+
+        return call
+
+    def check(where: str) -> None:
+        with contextlib.suppress(JobLost):
+            kept.pop().touch()
+        stage.check(where)
+
+    kept: list[Job] = []
+    assert at_every_place(prepare, check, KeyboardInterrupt) > 100
+
+
+def test_delete_many_by_ids(stage: Stage) -> None:
+    def prepare() -> Callable[[], object]:
+        ids = [stage.pool.put("ready") for _ in range(3)]
+        return lambda: stage.pool.delete_many(ids)
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt, step=2) > 80
+
+
 def test_waiting_for_a_connection(stage: Stage) -> None:
     # The one connection is in a worker's hands: a put waits for it in vain, and must not be handed it later.
     stage.control.put(b"in hand")
@@ -256,6 +349,31 @@ def test_reserve_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]
             wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease, {where}")
 
         assert at_every_place(lambda: lambda: pool.reserve(0.002), check, KeyboardInterrupt, step=2) > 150
+
+
+def test_batches_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]) -> None:
+    servers = cluster(2)
+    controls = [server.control.open() for server in servers]
+    with PoolManager([server.address for server in servers], max_connections=1, health_interval=60) as pool:
+
+        def prepare() -> Callable[[], object]:
+            for control in controls:
+                control.drain_all()
+                for _ in range(3):
+                    control.put(b"ready")
+            return lambda: pool.delete_many(pool.reserve_many(5, 0))
+
+        def check(where: str) -> None:
+            jid = pool.put("canary", tube="canary")
+            [job] = pool.reserve_many(2, 1, tubes="canary")
+            assert (job.id, job.server) == (jid, jid.server), where
+            assert pool.delete_many([job]) == [None], where
+            del job
+            for control in controls:
+                wait_until(lambda control=control: not control.counter("current-jobs-reserved"), f"none, {where}", 1)  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+            wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease, {where}", 1)
+
+        assert at_every_place(prepare, check, KeyboardInterrupt, step=3) > 300
 
 
 def test_close(beanstalkd: BeanstalkdServer) -> None:
@@ -361,6 +479,14 @@ with PoolManager(url, max_connections=2, timeout=5, health_interval=0.5) as pool
                 if rng.random() < 0.2:
                     job.touch()
                 job.delete()
+                if rng.random() < 0.2:
+                    pool.put_many([body] * 3)
+                    jobs = pool.reserve_many(3, 0)
+                    for job in jobs:
+                        if job.body != known.get(job.id, job.body):
+                            wrong.append(f"job {job.id} of a batch has another body than was put")
+                    pool.delete_many(jobs[:2])
+                    jobs = None
                 slowest = max(slowest, time.monotonic() - started)
         except KeyboardInterrupt:
             interrupts += 1
@@ -369,7 +495,7 @@ with PoolManager(url, max_connections=2, timeout=5, health_interval=0.5) as pool
             raised.append(repr(error))
             signal.setitimer(signal.ITIMER_REAL, 0)
         finally:
-            job = None
+            job = jobs = None
     # From here on nobody works on a job.
     time.sleep(1.0)
     reserved = pool.stats()["current-jobs-reserved"]

@@ -1,0 +1,342 @@
+"""Many deletes at once: pipelined on each connection, and to all servers at the same time.
+
+A reserved job is deleted on the connection that holds it, and other threads may work on its siblings there. So a
+batch has each of its connections for itself while it deletes: it waits for their guards, always in the same order,
+and holds nothing else that anybody waits for. A job without a reservation here is deleted on any connection.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from beanpool.dialing import wait_for_any
+from beanpool.errors import (
+    BeanpoolError,
+    CommandTimeout,
+    ConnectionFailed,
+    JobLost,
+    NotFound,
+    Phase,
+    UnexpectedResponse,
+)
+from beanpool.job import Job
+from beanpool.lease import Lease
+from beanpool.member import Member
+from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.arguments import check_id
+from beanpool.protocol.commands import DELETE
+from beanpool.protocol.replies import Reply
+from beanpool.recovery import why_another
+
+Locate = Callable[[int], tuple[Member, str | None]]
+"""Tells of a job's id on which member it is, and the server process that gave the id, if that is known."""
+
+# So many requests fit into socket buffers, and so do their replies: sending them never waits for a server that itself
+# waits for its replies to be read.
+_CHUNK = 1000
+# Each is a level of calls, because that is how a lock is held whatever happens.
+_MOST_LANES = 64
+
+
+class _Lane:
+    """One connection and what is to be deleted on it."""
+
+    __slots__ = ("collected", "connection", "error", "ids", "places", "progress_at", "refusals", "sent")
+
+    def __init__(self, connection: PooledConnection) -> None:
+        self.connection = connection
+        self.places: list[int] = []
+        self.ids: list[int] = []
+        self.sent = 0
+        """How many of the requests may have been carried out."""
+        self.collected = 0
+        """How many of them have been answered."""
+        self.refusals: dict[int, BeanpoolError] = {}
+        """By their position in the lane."""
+        self.error: ConnectionFailed | UnexpectedResponse | None = None
+        """Why the rest has no answer."""
+        self.progress_at = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether answers are due."""
+        return self.error is None and self.collected < self.sent
+
+    def send(self, deadline: float) -> None:
+        """Send all requests."""
+        parts = [b"delete %d\r\n" % jid for jid in self.ids]
+        self.progress_at = time.monotonic()
+        channel = self.connection.channel
+        try:
+            channel.post(DELETE, b"".join(parts), len(parts), deadline)
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            ends = itertools.accumulate(map(len, parts))
+            not_begun = isinstance(error, ConnectionFailed) and error.phase is Phase.CLOSED
+            accepted = 0 if not_begun else channel.accepted
+            self.sent = sum(end <= accepted for end in ends)
+            self.error = error
+        else:
+            self.sent = len(parts)
+
+    def receive(self) -> None:
+        """Take in the answers that are there."""
+        before = self.collected
+        try:
+            for run in self.connection.channel.collect_deleted():
+                if isinstance(run, Reply):
+                    if run.status != "DELETED":
+                        self.refusals[self.collected] = self.connection.refuse(DELETE, run)
+                    self.collected += 1
+                else:
+                    self.collected += len(run)
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            self.error = error
+        # A part of an answer is no progress: a trickle must not go on for ever.
+        if self.collected != before:
+            self.progress_at = time.monotonic()
+
+    def fail_late(self) -> None:
+        """The server was silent for too long."""
+        self.error = CommandTimeout(
+            f"{self.connection.server}: no reply to a delete in the time allowed",
+            server=self.connection.server,
+            phase=Phase.WAITING,
+            may_have_taken_effect=True,
+        )
+        self.connection.drop(str(self.error))
+
+    def failure(self, position: int) -> ConnectionFailed | UnexpectedResponse:
+        """Why this one has no answer, and whether it may have been carried out all the same."""
+        error = self.error
+        if isinstance(error, UnexpectedResponse):
+            return error
+        kind = CommandTimeout if isinstance(error, CommandTimeout) else ConnectionFailed
+        return kind(
+            str(error),
+            server=self.connection.server,
+            phase=Phase.WAITING if error is None else error.phase,
+            may_have_taken_effect=position < self.sent,
+        )
+
+
+class _JobLane(_Lane):
+    """A connection on which jobs are reserved that are to be deleted."""
+
+    __slots__ = ("jobs", "lease", "pinned")
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(lease.connection)
+        self.lease = lease
+        self.jobs: dict[int, Job] = {}
+        self.pinned = False
+
+
+class DeleteMany:
+    """One call of ``delete_many``.
+
+    :param timeout: the longest that a server may let a reply wait, and the longest that is spent on what was left
+        over at first (seconds).
+    """
+
+    def __init__(self, locate: Locate, timeout: float) -> None:
+        self._locate = locate
+        self._timeout = timeout
+        self._outcomes: list[Exception | None] = []
+        # What is done one by one in the end, by the rules of a single delete.
+        self._left_over: list[tuple[int, Callable[[float], None]]] = []
+        self._time_left = timeout
+
+    def run(self, items: Iterable[Job | int]) -> list[Exception | None]:
+        """Delete all; returns one outcome per item, in order."""
+        source = iter(items)
+        while chunk := list(itertools.islice(source, _CHUNK)):
+            self._delete(chunk)
+        return self._outcomes
+
+    def _delete(self, chunk: Sequence[Job | int]) -> None:
+        lanes: dict[Lease, _JobLane] = {}
+        strangers: list[tuple[int, int, Member, str | None]] = []
+        first = len(self._outcomes)
+        self._outcomes.extend([None] * len(chunk))
+        for place, item in enumerate(chunk, first):
+            job: Job | None
+            if isinstance(item, Job):
+                job = item
+            else:
+                try:
+                    member, instance = self._locate(item)
+                    job = member.pool.job_in_hand(check_id(item), instance)
+                except (ValueError, TypeError) as error:
+                    self._outcomes[place] = error.with_traceback(None)
+                    continue
+                if job is None:
+                    strangers.append((place, check_id(item), member, instance))
+                    continue
+            lease = job.lease
+            if not isinstance(lease, Lease):
+                # Not reserved, or lost, or of a plain connection.
+                self._leave_over(place, functools.partial(_alone, job))
+                continue
+            lane = lanes.get(lease)
+            if lane is None:
+                lane = lanes[lease] = _JobLane(lease)
+            if job.id in lane.jobs:
+                self._leave_over(place, functools.partial(_alone, job))
+                continue
+            lane.jobs[job.id] = job
+            lane.places.append(place)
+            lane.ids.append(job.id)
+        # In one order for all threads: else two of them could wait for each other.
+        ordered = sorted(lanes.values(), key=lambda lane: id(lane.connection))
+        for start in range(0, len(ordered), _MOST_LANES):
+            self._delete_reserved(ordered[start : start + _MOST_LANES])
+        self._delete_strangers(strangers)
+        self._go_on()
+
+    def _leave_over(self, place: int, delete: Callable[[float], None]) -> None:
+        self._left_over.append((place, delete))
+
+    # Jobs that are reserved here.
+
+    def _delete_reserved(self, lanes: list[_JobLane]) -> None:
+        try:
+            for lane in lanes:
+                lane.pinned = lane.lease.pin()
+            self._with_guards([lane for lane in lanes if lane.pinned], 0)
+        finally:
+            for lane in lanes:
+                if lane.pinned:
+                    lane.lease.unpin()
+        for lane in lanes:
+            self._settle(lane)
+
+    def _with_guards(self, lanes: list[_JobLane], number: int) -> None:
+        if number < len(lanes):
+            with lanes[number].connection.guard:
+                self._with_guards(lanes, number + 1)
+            return
+        # All of it before anybody else may use the connections.
+        try:
+            self._exchange(lanes)
+        except BaseException:
+            for lane in lanes:
+                if lane.due:
+                    lane.connection.drop("a batch was interrupted")
+            raise
+        finally:
+            for lane in lanes:
+                self._note(lane)
+
+    def _note(self, lane: _JobLane) -> None:
+        """Tell the jobs that were deleted."""
+        held = lane.connection.jobs
+        for position, job in enumerate(itertools.islice(lane.jobs.values(), lane.collected)):
+            if position not in lane.refusals:
+                job.deleted()
+                held.pop(job.id, None)
+
+    def _settle(self, lane: _JobLane) -> None:
+        """See to those that were not deleted."""
+        if lane.pinned and not lane.refusals and lane.collected == len(lane.ids):
+            return
+        jobs = list(lane.jobs.values())
+        if not lane.pinned:
+            # The last of them was finished meanwhile.
+            for place, job in zip(lane.places, jobs, strict=True):
+                self._leave_over(place, functools.partial(_alone, job))
+            return
+        for position, refusal in lane.refusals.items():
+            if isinstance(refusal, NotFound):
+                self._leave_over(lane.places[position], functools.partial(_refused, jobs[position]))
+            else:
+                self._outcomes[lane.places[position]] = refusal
+        for position in range(lane.collected, len(jobs)):
+            go_on = functools.partial(jobs[position].go_on_deleting, lane.failure(position))
+            self._leave_over(lane.places[position], go_on)
+
+    # Jobs that are known by their ids alone.
+
+    def _delete_strangers(self, strangers: list[tuple[int, int, Member, str | None]]) -> None:
+        lanes: dict[Member, _Lane] = {}
+        failed: dict[Member, BeanpoolError] = {}
+        try:
+            for place, jid, member, instance in strangers:
+                lane = lanes.get(member)
+                if lane is None:
+                    if member in failed:
+                        self._outcomes[place] = failed[member]
+                        continue
+                    try:
+                        lane = lanes[member] = _Lane(member.pool.acquire(time.monotonic() + self._timeout))
+                    except BeanpoolError as error:
+                        self._outcomes[place] = failed[member] = error.with_traceback(None)
+                        continue
+                reason = why_another(lane.connection, instance) if instance is not None else None
+                if reason is not None:
+                    self._outcomes[place] = JobLost(f"job {jid} of {member.address} is lost: {reason}", reason=reason)
+                    continue
+                lane.places.append(place)
+                lane.ids.append(jid)
+            self._exchange([lane for lane in lanes.values() if lane.ids])
+        except BaseException:
+            for member, lane in lanes.items():
+                member.pool.discard(lane.connection, "a batch was interrupted")
+            raise
+        for member, lane in lanes.items():
+            if lane.error is None:
+                member.works()
+                member.pool.release(lane.connection)
+            else:
+                member.pool.broke(lane.connection, lane.error)
+            for position, refusal in lane.refusals.items():
+                self._outcomes[lane.places[position]] = refusal
+            for position in range(lane.collected, len(lane.ids)):
+                self._outcomes[lane.places[position]] = lane.failure(position)
+
+    # Sending and receiving.
+
+    def _exchange(self, lanes: Sequence[_Lane]) -> None:
+        for lane in lanes:
+            lane.send(time.monotonic() + self._timeout)
+        while due := [lane for lane in lanes if lane.due]:
+            give_up_at = min(lane.progress_at for lane in due) + self._timeout
+            waiters = [(lane.connection, lane) for lane in due]
+            for lane in wait_for_any(waiters, max(0.0, give_up_at - time.monotonic())):
+                lane.receive()
+            now = time.monotonic()
+            for lane in due:
+                if lane.due and now - lane.progress_at >= self._timeout:
+                    lane.fail_late()
+
+    # One by one.
+
+    def _go_on(self) -> None:
+        left_over, self._left_over = self._left_over, []
+        for place, delete in left_over:
+            started = time.monotonic()
+            try:
+                delete(started + self._time_left)
+            except BeanpoolError as error:
+                self._outcomes[place] = error.with_traceback(None)
+                # What fails may take all of its time, and a long batch must end all the same.
+                self._time_left = max(0.0, self._time_left - (time.monotonic() - started))
+
+
+# No methods: what is left over must not hold who left it over, or a circle would keep jobs that an interrupt drops.
+
+
+def _alone(job: Job, deadline: float) -> None:
+    if deadline <= time.monotonic():
+        raise CommandTimeout(
+            f"{job.server}: the time for all that could not be deleted at first ran out; the delete was not sent",
+            server=job.server,
+            phase=Phase.SENDING,
+        )
+    job.delete()
+
+
+def _refused(job: Job, deadline: float) -> None:
+    job.refused()

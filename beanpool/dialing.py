@@ -6,6 +6,7 @@ many connections at once; :func:`dial` drives one to its end under a deadline.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import os
@@ -42,9 +43,12 @@ class _Socket(socket.socket):
 
     __slots__ = ()
 
+    # The one in C, which needs nothing that an interrupted constructor may not have set. Found here, because at the end
+    # of the interpreter the names of this module may be gone before the last socket is.
+    _close_now = _socket.socket.close
+
     def __del__(self) -> None:
-        # The one in C, which needs nothing that an interrupted constructor may not have set.
-        super(socket.socket, self).close()
+        self._close_now()
 
 
 class Dialing:

@@ -9,7 +9,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from beanpool.channel import Channel
 from beanpool.connection import RESERVE_SLICE
@@ -68,11 +68,11 @@ class Watch:
         self._selector.register(self._reader, selectors.EVENT_READ)
         self._wake_at = 0.0
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # In a forked child nobody ends the wait of a thread that is the parent's.
         for descriptor in (self._reader, self._writer):
             if descriptor >= 0:
-                os.close(descriptor)
+                close(descriptor)
         selector = getattr(self, "_selector", None)
         if selector is not None:
             # It is a circle of its own, and what it watches would be alive until somebody collects circles.

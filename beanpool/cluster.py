@@ -21,7 +21,7 @@ from beanpool.errands import Errands
 from beanpool.errors import PoolClosed
 from beanpool.events import Event
 from beanpool.health import Health, ServerState
-from beanpool.job_home import JobHome
+from beanpool.job import Job
 from beanpool.member import Member
 from beanpool.monitor import Monitor
 from beanpool.protocol.arguments import check_int
@@ -69,7 +69,7 @@ class Cluster:
         self._leaving: tuple[Member, ...] = ()
         self._monitor = Monitor(members, self._settings.health_interval, self.name)
         self._errands = Errands(self.name)
-        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor, self._errands, self._home)
+        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor, self._errands)
         budget = RetryBudget(lambda: sum(member.pool.returns for member in self._topology.members))
         self._putter = Putter(lambda: self._topology, self._policy, self._closing, self._announcer, budget)
 
@@ -132,9 +132,6 @@ class Cluster:
         if closed:
             self._closing.set()
 
-    def _home(self, member: Member) -> JobHome:
-        return JobHome(member.pool, self._announcer.job_lost)
-
     # What members tell (see MemberOwner in member.py).
 
     def member_changed(self, member: Member, before: Health, after: Health) -> None:
@@ -170,6 +167,10 @@ class Cluster:
     def member_starved(self, member: Member) -> None:
         """A caller waits for a connection: one that only waits for jobs can be spared."""
         self._reserver.give_up(member)
+
+    def job_lost(self, job: Job, reason: str) -> None:
+        """The reservation of a job is gone."""
+        self._announcer.job_lost(job, reason)
 
     def connection_opened(self, member: Member, instance: str) -> None:
         """A connection stands."""

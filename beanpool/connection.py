@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from beanpool.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
-from beanpool.channel import OF_THE_PARENT, Channel
+from beanpool.channel import OF_THE_PARENT, Channel, ChannelState
 from beanpool.checks import check_encoding, check_seconds
 from beanpool.dialing import dial
 from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, UnexpectedResponse
@@ -234,7 +234,9 @@ class Connection:
     @property
     def inherited(self) -> bool:
         """Whether it was made before a fork, in the parent process."""
-        return self.closed_because is OF_THE_PARENT
+        channel = self._channel
+        # Asked before every command of a job: most often the first look is enough.
+        return channel is not None and channel.state is ChannelState.CLOSED and channel.closed_because is OF_THE_PARENT
 
     # One command.
 

@@ -32,6 +32,11 @@ class JobState(enum.Enum):
     """It was reserved, and the reservation is gone."""
 
 
+# Without a look into the class for every command.
+_RESERVED = JobState.RESERVED
+_LOST = JobState.LOST
+
+
 class Home(Protocol):
     """The pool that a job came out of; jobs of plain connections have none."""
 
@@ -96,7 +101,7 @@ class Job:
         self._home = home
         self._lease = lease
         self._lock = threading.Lock()
-        self._state = JobState.RESERVED if reserved else JobState.NOT_RESERVED
+        self._state = _RESERVED if reserved else JobState.NOT_RESERVED
 
     @classmethod
     def several(
@@ -184,9 +189,10 @@ class Job:
         :raises NotFound: if the job is not reserved here and is gone, or reserved by somebody else.
         """
         with self._exclusively():
-            self._refuse_lost()
-            deadline = self._deadline()
-            if self._state is not JobState.RESERVED:
+            if self._state is _LOST:
+                self._refuse_lost()
+            deadline = time.monotonic() + self._connection.timeout
+            if self._state is not _RESERVED:
                 with self._borrow(deadline) as connection:
                     connection.delete(self.id)
                 return

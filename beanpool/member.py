@@ -12,6 +12,8 @@ from typing import Protocol
 from beanpool.config import Server, Settings
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase
 from beanpool.health import Failure, Health, ServerState, answered, failed, refused_to_store, rested, worked
+from beanpool.job import Job
+from beanpool.job_home import JobHome
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 from beanpool.resolving import describe
@@ -42,6 +44,9 @@ class MemberOwner(Protocol):
 
     def member_starved(self, member: Member) -> None:
         """A caller waits for a connection to it."""
+
+    def job_lost(self, job: Job, reason: str) -> None:
+        """The reservation of one of its jobs is gone."""
 
     def connection_opened(self, member: Member, instance: str) -> None:
         """A connection to it stands."""
@@ -79,6 +84,8 @@ class Member:
             encoding=settings.encoding,
             owner=self,
         )
+        self.home = JobHome(self.pool, owner.job_lost)
+        """Where its jobs go when they need more than their own connection."""
 
     def __repr__(self) -> str:
         return f"<Member {self.name}: {self.health.state.value}{', draining' * self.health.draining}, {self.pool!r}>"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from beanpool.dialing import wait_for_any
 from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, PoolClosed
-from beanpool.job import Home, Job
+from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
@@ -233,7 +233,7 @@ class Take:
             begun.append((lane.member, lane.connection))
             self._lanes.remove(lane)
 
-    def jobs(self, home: Callable[[Member], Home]) -> list[Job]:
+    def jobs(self) -> list[Job]:
         """What was taken."""
         jobs: list[Job] = []
         tube = self._tubes[0] if len(self._tubes) == 1 else None
@@ -245,7 +245,7 @@ class Take:
                 pool.discard(connection, "it did not answer in the time allowed")
                 continue
             lease = Lease(pool, connection)
-            taken = Job.several(connection, lane.found, tube, home(lane.member), lease)
+            taken = Job.several(connection, lane.found, tube, lane.member.home, lease)
             lease.hold_all(taken)
             jobs += taken
         return jobs

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from beanpool.errands import Errands
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed
-from beanpool.job import Home, Job
+from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
@@ -33,7 +33,6 @@ class Reserver:
     :param topology: returns the current topology.
     :param janitor: closes what was cancelled.
     :param errands: does what callers should not wait for.
-    :param home: returns where a member's jobs go when they need more than their own connection.
     """
 
     def __init__(
@@ -42,10 +41,8 @@ class Reserver:
         timeout: float,
         janitor: Janitor,
         errands: Errands,
-        home: Callable[[Member], Home],
     ) -> None:
         self._topology = topology
-        self._home = home
         self._timeout = timeout
         self._janitor = janitor
         self._errands = errands
@@ -94,7 +91,7 @@ class Reserver:
                 take.add(shared.wait_many(deadline, begun, limit))
                 take.run((), min(deadline, time.monotonic() + self._timeout), True)
             self._dismiss(begun)
-            jobs = take.jobs(self._home)
+            jobs = take.jobs()
         except BaseException:
             take.scrap()
             self._dismiss(begun)
@@ -222,7 +219,7 @@ class Reserver:
             reply.number,
             reply.body,
             tube=tubes[0] if len(tubes) == 1 else None,
-            home=self._home(member),
+            home=member.home,
             lease=lease,
         )
         lease.hold(job)
@@ -256,7 +253,7 @@ class Reserver:
         """A job that was looked at: its commands go through the pool, for its connection is back there."""
         if job is None:
             return None
-        return Job(job.connection, job.id, job.data, reserved=False, tube=job.tube, home=self._home(member))
+        return Job(job.connection, job.id, job.data, reserved=False, tube=job.tube, home=member.home)
 
     def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
         shared = self._waits.get(tubes)

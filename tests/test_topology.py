@@ -9,6 +9,7 @@ import pytest
 from beanpool.config import Server, Settings
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
 from beanpool.health import Health
+from beanpool.job import Job
 from beanpool.member import Member
 from beanpool.topology import Topology
 
@@ -19,6 +20,8 @@ class Bystander:
     def member_changed(self, member: Member, before: Health, after: Health) -> None: ...
 
     def member_starved(self, member: Member) -> None: ...
+
+    def job_lost(self, job: Job, reason: str) -> None: ...
 
     def connection_opened(self, member: Member, instance: str) -> None: ...
 

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from benchmarks.raw import BODY, RawLoop
+from benchmarks.raw import BODY
 from support.servers import BeanstalkdServer
 
 from beanpool import Connection
@@ -175,8 +175,3 @@ def installed(name: str) -> bool:
 def versions() -> dict[str, str]:
     """The version of every peer that is installed."""
     return {name: importlib.metadata.version(name) for name in PEERS if installed(name)}
-
-
-def raw_loop(server: BeanstalkdServer) -> Client:
-    """The yardstick, as a client of one server."""
-    return RawLoop([server])

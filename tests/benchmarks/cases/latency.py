@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import statistics
-import time
 from collections.abc import Iterator
 
 from benchmarks.bench import Bench
@@ -14,7 +12,6 @@ from benchmarks.peers import AIOSTALK, GREENSTALK, NOT_INSTALLED, PYSTALK, PYSTA
 from benchmarks.plots import Lines
 from benchmarks.result import Goal, Result, Table
 from support.servers import BeanstalkdServer
-from support.waiting import wait_until
 
 SIZES = (1, 2, 4, 8, 16, 32)
 GOAL_SIZE = 16
@@ -22,8 +19,6 @@ ROUNDS = 15
 PUTS = 20
 """Puts to each client in a round; the round's figure is their median."""
 YARDSTICK = f"{GREENSTALK}, 1 server"
-_WAITS_WITHIN = 30.0
-_SETTLE = 0.002
 
 
 def wake_up(bench: Bench) -> Result:
@@ -61,31 +56,15 @@ def _measure(
     bench: Bench, servers: list[BeanstalkdServer], sizes: tuple[int, ...]
 ) -> tuple[Timings, dict[str, list[float]]]:
     # Not at the top: it imports greenstalk.
-    from benchmarks.reserve_latency import Contender, Producer, beanpool_waits, greenstalk_waits, waits_on
+    from benchmarks.reserve_latency import Contender, Producer, beanpool_waits, delivery, greenstalk_waits
 
     timings, times = Timings(), dict[str, list[float]]()
-
-    def waits(contender: Contender) -> None:
-        for server in contender.servers:
-            wait_until(waits_on(server, contender.tube), "the thread to wait", _WAITS_WITHIN)
-
-    def delivered(contender: Contender) -> float:
-        # All servers are asked, whoever is next: what this process has just done is the same for all.
-        for server in servers:
-            server.control.counter("current-waiting", contender.tube)
-        producer.put(random.choice(contender.servers), contender.tube)
-        arrived = contender.arrivals.get(timeout=_WAITS_WITHIN)
-        seconds = arrived - producer.started()
-        # The next one's put must not meet what this one still has to do: delete the job, and wait again.
-        waits(contender)
-        time.sleep(_SETTLE)
-        return seconds
 
     def slices(contenders: list[Contender], puts: int) -> Iterator[tuple[str, list[float]]]:
         found: dict[str, list[float]] = {}
         for _ in range(puts):
             for contender in contenders:
-                found.setdefault(contender.name, []).append(delivered(contender))
+                found.setdefault(contender.name, []).append(delivery(producer, contender, servers))
         yield from found.items()
 
     with contextlib.ExitStack() as stack:
@@ -96,7 +75,7 @@ def _measure(
         for _ in slices(contenders, 2):
             pass
         for _ in range(bench.rounds(ROUNDS)):
-            for name, seconds in slices(contenders, min(PUTS, bench.operations(PUTS))):
+            for name, seconds in slices(contenders, max(2, round(PUTS * bench.effort.operations))):
                 timings.add(name, statistics.median(seconds))
                 times.setdefault(name, []).extend(seconds)
     return timings, times

@@ -30,11 +30,11 @@ NO_CLUSTER = "one server only"
 
 
 @contextlib.contextmanager
-def clients(server: BeanstalkdServer, names: tuple[str, ...] = tuple(PEERS)) -> Iterator[dict[str, Client]]:
+def clients(server: BeanstalkdServer) -> Iterator[dict[str, Client]]:
     """The raw loop, beanpool's connection, and every peer that is installed, all connected."""
     with contextlib.ExitStack() as stack:
         found: dict[str, Client] = {RAW: RawLoop([server]), CONNECTION: Beanpool(server)}
-        found.update((name, PEERS[name](server)) for name in names if installed(name))
+        found.update((name, make(server)) for name, make in PEERS.items() if installed(name))
         for client in found.values():
             stack.callback(client.close)
         yield found

@@ -119,7 +119,8 @@ class Connection:
         self.timeout = check_seconds("timeout", timeout)
         self.encoding = check_encoding(encoding)
         self._channel: Channel | None = None
-        self._used = DEFAULT_TUBE_NAME
+        self.used = DEFAULT_TUBE_NAME
+        """The tube that puts go to, as far as is known here; :meth:`using` asks the server."""
         self._watched = [DEFAULT_TUBE_NAME]
         self._guard = threading.Lock()
         self._reserving = False
@@ -144,9 +145,7 @@ class Connection:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
-        return (
-            f"<{type(self).__name__} to {self.server}, {state}, uses {self._used}, watches {','.join(self._watched)}>"
-        )
+        return f"<{type(self).__name__} to {self.server}, {state}, uses {self.used}, watches {','.join(self._watched)}>"
 
     @property
     def host(self) -> str:
@@ -169,7 +168,7 @@ class Connection:
             sock = dial(self.address, time.monotonic() + self.connect_timeout)
             self.era += 1
             self._channel = Channel(sock, self.server)
-            self._used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
+            self.used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
 
     def close(self) -> None:
         """Close the connection; the server gives the jobs reserved on it to others at once. Idempotent.
@@ -188,7 +187,7 @@ class Connection:
     def reconnect(self) -> None:
         """Close the connection, make a new one, and use and watch the same tubes again."""
         self.close()
-        used, watched = self._used, list(self._watched)
+        used, watched = self.used, list(self._watched)
         self._guard = threading.Lock()
         self._reserving = False
         try:
@@ -203,7 +202,7 @@ class Connection:
         except BaseException:
             # With only a part of its tubes it would put into, or reserve from, the wrong ones.
             self.close()
-            self._used, self._watched = used, watched
+            self.used, self._watched = used, watched
             raise
 
     def __enter__(self) -> Connection:
@@ -331,7 +330,7 @@ class Connection:
             raise self.refuse(USE, reply)
         if reply.tube != tube:
             raise self.violated(USE, f"another tube ({reply.tube})")
-        self._used = tube
+        self.used = tube
         return tube
 
     def using(self) -> str:
@@ -502,7 +501,7 @@ class Connection:
             raise self.refuse(command, reply)
         if jid is not None and reply.number != jid:
             raise self.violated(command, "another job")
-        tube = self._used if command is not PEEK else None
+        tube = self.used if command is not PEEK else None
         return Job(self, reply.number, reply.body, reserved=False, tube=tube)
 
     # Tubes and statistics.

@@ -46,6 +46,9 @@ class PooledConnection(Connection):
     :meth:`begin_dialing`, :meth:`begin_reserve`, then :meth:`step` whenever :meth:`fileno` is ready.
     """
 
+    channel: Channel
+    """The channel; there is none before it was opened."""
+
     def __init__(
         self,
         address: Address,
@@ -60,7 +63,7 @@ class PooledConnection(Connection):
         self._prepare(address, True, connect_timeout, timeout, encoding)
         self.generation = generation
         self.opened_channel: Channel | None = None
-        """The channel once there is one; :attr:`channel` is for those who know that there is."""
+        """The channel once there is one; :attr:`channel` is for who knows that there is."""
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
         self.identity = _UNKNOWN
@@ -84,14 +87,6 @@ class PooledConnection(Connection):
         return self.identity.instance
 
     @property
-    def channel(self) -> Channel:
-        """The channel.
-
-        :raises ConnectionFailed: if the connection was never opened.
-        """
-        return self._channel or self._open_channel()
-
-    @property
     def channel_state(self) -> ChannelState | None:
         """The channel's state; None before the connection was opened."""
         return self._channel.state if self._channel is not None else None
@@ -111,11 +106,6 @@ class PooledConnection(Connection):
         channel = self._channel
         if channel is not None:
             channel.interrupt()
-
-    @property
-    def used(self) -> str:
-        """The tube that the server puts this connection's jobs into."""
-        return self._used
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -139,8 +129,8 @@ class PooledConnection(Connection):
         self._identify(reply, started)
 
     def _install(self, channel: Channel) -> None:
-        self._channel = self.opened_channel = channel
-        self._used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
+        self._channel = self.opened_channel = self.channel = channel
+        self.used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
 
     def _identify(self, reply: Reply, asked_at: float) -> None:
         if reply.status != "OK":
@@ -172,7 +162,7 @@ class PooledConnection(Connection):
 
         Its reply is waited for: a put behind a failed ``use`` would land in the tube before.
         """
-        if self._used != tube:
+        if self.used != tube:
             self.use_result(tube, self.channel.exchange(USE, encode_tube(USE, tube), deadline))
 
     # Event-driven use.

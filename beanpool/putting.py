@@ -90,8 +90,12 @@ def put_connection(member: Member, tube: str, deadline: float) -> PooledConnecti
     :raises BeanpoolError: nothing was put; :func:`may_be_stored` says so too.
     """
     connection = member.pool.acquire(deadline, tube)
-    if connection.used == tube:
-        return connection
+    if connection.used != tube:
+        _use(member, connection, tube, deadline)
+    return connection
+
+
+def _use(member: Member, connection: PooledConnection, tube: str, deadline: float) -> None:
     try:
         connection.use_tube(tube, deadline)
     except (ConnectionFailed, UnexpectedResponse) as error:
@@ -102,7 +106,6 @@ def put_connection(member: Member, tube: str, deadline: float) -> PooledConnecti
     except BaseException:
         member.pool.release(connection)
         raise
-    return connection
 
 
 def too_big() -> JobTooBig:
@@ -117,7 +120,9 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
     :raises BeanpoolError: :func:`may_be_stored` tells what became of the job.
     """
     pool = member.pool
-    connection = put_connection(member, tube, deadline)
+    connection = pool.acquire(deadline, tube)
+    if connection.used != tube:
+        _use(member, connection, tube, deadline)
     try:
         largest = connection.identity.max_job_size
         if largest is not None and size > largest:

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from beanpool.address import Address
@@ -42,9 +42,10 @@ class _Socket(socket.socket):
 
     __slots__ = ()
 
-    def __del__(self) -> None:
-        # The one in C, which needs nothing that an interrupted constructor may not have set.
-        super(socket.socket, self).close()
+    # The one in C, which needs nothing that an interrupted constructor may not have set; bound here, for when the
+    # interpreter ends there may be no module left to find it in.
+    def __del__(self, close: Callable[[socket.SocketType], None] = socket.SocketType.close) -> None:
+        close(self)
 
 
 class Dialing:

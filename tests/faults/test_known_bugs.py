@@ -56,8 +56,8 @@ def test_a_connection_is_given_back_once(beanstalkd: BeanstalkdServer) -> None:
         lease = job._lease
         assert lease is not None
         job.delete()
-        lease.end()
-        lease.end()
+        lease.end(job.id)
+        lease.end(job.id)
         del lease, job
         gc.collect()
         [status] = pool.servers

@@ -6,14 +6,13 @@ many connections at once; :func:`dial` drives one to its end under a deadline.
 
 from __future__ import annotations
 
-import _socket
 import contextlib
 import errno
 import os
 import select
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from beanpool.address import Address
@@ -43,12 +42,10 @@ class _Socket(socket.socket):
 
     __slots__ = ()
 
-    # The one in C, which needs nothing that an interrupted constructor may not have set. Found here, because at the end
-    # of the interpreter the names of this module may be gone before the last socket is.
-    _close_now = _socket.socket.close
-
-    def __del__(self) -> None:
-        self._close_now()
+    # The one in C, which needs nothing that an interrupted constructor may not have set; bound here, for when the
+    # interpreter ends there may be no module left to find it in.
+    def __del__(self, close: Callable[[socket.SocketType], None] = socket.SocketType.close) -> None:
+        close(self)
 
 
 class Dialing:

@@ -81,7 +81,7 @@ class TestOutcomes:
             assert jobs_left(*servers) == 0
             assert sum(server.control.counter("cmd-delete") for server in servers) == 2500
             assert not any(job.reserved or job.lost for job in jobs)
-            assert leased(pool) == 0
+            assert [(status.leased, status.idle) for status in pool.servers] == [(0, 1)] * 3, "in step, and of use"
 
     def test_a_part_of_the_jobs_of_a_connection(self, beanstalkd: BeanstalkdServer) -> None:
         with manager(beanstalkd) as pool:
@@ -345,8 +345,12 @@ class TestTrouble:
             wait_until(lambda: beanstalkd.control.counter("current-jobs-ready") == 10, "the server to take them back")
             other = beanstalkd.raw()
             theirs = {job.id for job in (other.reserve(), other.reserve()) if job is not None}
+            assert jobs[9].id not in theirs
+            # Not deleted by a command that was never sent.
+            assert other.delete(jobs[9].id)
             outcomes = pool.delete_many(jobs)
-            assert kinds(outcomes) == [JobLost if job.id in theirs else type(None) for job in jobs]
+            assert kinds(outcomes[:9]) == [JobLost if job.id in theirs else type(None) for job in jobs[:9]]
+            assert type(outcomes[9]) is JobLost
             assert {jid: beanstalkd.control.state(jid) for jid in theirs} == dict.fromkeys(theirs, "reserved")
             other.close()
 

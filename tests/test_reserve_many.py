@@ -243,6 +243,29 @@ class TestWaiting:
             assert reserved(*servers) == 20
             assert [job.lost for job in jobs] == [False] * 20
 
+    def test_what_comes_on_others_while_the_first_is_looked_at(
+        self, cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        servers = cluster(3)
+        glance = Watch.glance
+
+        def glance_late(watch: Watch) -> None:
+            for server in servers[1:]:
+                fill(server, 10)
+            glance(watch)
+
+        monkeypatch.setattr(Watch, "glance", glance_late)
+        with manager(*servers) as pool:
+            pool.wait(3)
+            waiting = background(lambda: pool.reserve_many(20, 30))
+            for server in servers:
+                wait_until(lambda server=server: server.control.counter("current-waiting"), "a waiter")  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+            servers[0].control.put(b"the first")
+            jobs = waiting.result()
+            assert len(jobs) == 20
+            assert {job.server for job in jobs} == {server.address for server in servers}
+            assert reserved(*servers) == 20
+
     def test_no_more_than_the_limit_of_what_comes_at_the_same_time(
         self, cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -611,8 +634,9 @@ class TestTrouble:
             servers[0].thaw()
             assert {status.state for status in pool.servers} == {"up"}
 
+    @pytest.mark.parametrize("timeout", [0, 0.4])
     def test_a_server_that_stops_in_the_middle_of_its_share(
-        self, cluster: StartCluster, scripted_server: StartScripted
+        self, cluster: StartCluster, scripted_server: StartScripted, timeout: float
     ) -> None:
         """Its jobs go back with its connection; those of the others are returned."""
         (server,) = cluster(1)
@@ -628,7 +652,7 @@ class TestTrouble:
         fake = scripted_server([expect_line(b"stats"), send(stats_reply()), some], default=ScriptedConnection.close)
         with PoolManager([fake.address, server.address], health_interval=60) as pool:
             with within(1.0, slack=1.5):
-                jobs = pool.reserve_many(20, 0)
+                jobs = pool.reserve_many(20, timeout)
             assert {job.server for job in jobs} == {server.address}
             # What may be reserved there until the server sees the end is not asked for elsewhere.
             assert len(jobs) == 10

@@ -366,8 +366,8 @@ class TestAmbiguous:
         server = scripted_server(default=script)
         options: dict[str, Any] = {"on_ambiguous": "raise"}
         of_pool, of_call = (options, {}) if whose == "the pool's" else ({}, options)
-        with PoolManager([server.address, beanstalkd.address], timeout=0.3, **of_pool) as pool:
-            with within(0.3), pytest.raises(PutAmbiguous, match=f"{server.address}: the put may or may not") as caught:
+        with PoolManager([server.address, beanstalkd.address], timeout=1, **of_pool) as pool:
+            with within(1), pytest.raises(PutAmbiguous, match=f"{server.address}: the put may or may not") as caught:
                 pool.put(SECRET, key=key_of(pool, server.address), **of_call)
             assert caught.value.server == server.address
             assert len(caught.value.attempts) == 1

@@ -23,6 +23,21 @@ PACKAGE = "beanpool"
 LAYERS: list[set[str]] = [
     {"errors", "address", "checks", "log", "events"},
     {"protocol.*"},
+    # The embedded server shares nothing with the client but the protocol's limits.
+    {"testing.failures"},
+    {
+        *("testing.embedded.clock", "testing.embedded.bag", "testing.embedded.dialect", "testing.embedded.host"),
+        *("testing.embedded.tube", "testing.embedded.stored_job", "testing.embedded.arguments"),
+        "testing.embedded.binding",
+    },
+    {"testing.embedded.session"},
+    {"testing.embedded.model"},
+    {"testing.embedded.documents", "testing.embedded.replies"},
+    {"testing.embedded.commands"},
+    {"testing.embedded.dialogue"},
+    {"testing.embedded.link"},
+    {"testing.embedded.loop"},
+    {"testing.embedded", "testing.embedded.server"},
     {"resolving"},
     {"channel", "dialing", "job", "job_id", "status", "put_item", "counters", "listeners"},
     {"connection", "pipeline"},
@@ -46,11 +61,16 @@ LAYERS: list[set[str]] = [
     },
     {"announcer", "cluster", "job_verbs", "cluster_verbs", "manager", "tube"},
     {""},
+    {"testing.*"},
     {"cli.*", "__main__"},
 ]
 
 # The imports for types only that may go against the order.
-TYPING_ONLY: set[tuple[str, str]] = {("job", "connection")}
+TYPING_ONLY: set[tuple[str, str]] = {
+    ("job", "connection"),
+    ("testing.embedded.tube", "testing.embedded.session"),
+    ("testing.embedded.stored_job", "testing.embedded.session"),
+}
 
 IO_AND_CLOCKS = {
     *("asyncio", "concurrent", "io", "os", "select", "selectors", "signal", "socket", "ssl", "subprocess"),
@@ -63,6 +83,10 @@ PURE: dict[str, set[str]] = {
     "ring": IO_AND_CLOCKS,
     "shares": IO_AND_CLOCKS,
     "health": IO_AND_CLOCKS,
+    **{
+        f"testing.embedded.{name}": IO_AND_CLOCKS
+        for name in ("bag", "tube", "stored_job", "session", "model", "documents", "commands", "dialogue")
+    },
 }
 
 DEPENDENCIES = {"tenacity", "yaml"}

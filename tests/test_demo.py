@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -23,7 +24,7 @@ from support.waiting import wait_until
 
 from beanpool.cli.demo import Demo, Result, summary
 from beanpool.cli.ledger import Ledger, Tally
-from beanpool.cli.local_servers import LocalServer, ServerNotStarted, find_beanstalkd, local_servers
+from beanpool.cli.local_servers import EmbeddedProcess, LocalServer, ServerNotStarted, find_beanstalkd, local_servers
 from beanpool.cli.scoreboard import LiveTable, PlainLines, Row, Silent, View, choose_view
 from beanpool.cli.stop_signals import StopSignals
 
@@ -133,24 +134,71 @@ def test_a_demo_whose_reader_goes_away_leaves_nothing(tmp_path: Path) -> None:
     assert_nothing_left(tmp_path)
 
 
-def test_without_beanstalkd_it_says_in_three_lines_how_to_get_one() -> None:
-    done = run_beanpool("demo", env={"BEANSTALKD": "/nowhere/beanstalkd"})
-    assert (done.returncode, done.stdout) == (69, b"")
-    assert len(done.stderr.splitlines()) == 3
-    for words in (b"apt-get install", b"brew install", b"dnf install", b"BEANSTALKD"):
-        assert words in done.stderr
+# without beanstalkd
+
+NO_BEANSTALKD = {"BEANSTALKD": "/nowhere/beanstalkd", "PYTHONUTF8": "1"}
+
+
+def test_without_beanstalkd_embedded_servers_are_killed_and_what_goes_with_them_is_counted() -> None:
+    done = run_beanpool("demo", "--seconds", "4", "--json", "--seed", "7", env=NO_BEANSTALKD)
+    assert (done.returncode, done.stderr) == (0, b"")
+    report = json.loads(done.stdout)
+    assert report["embedded"] is True
+    assert report["put"] == report["done"] + report["gone_with_server"] > 100
+    assert report["lost"] == report["left_on_servers"] == 0
+    assert all(server["put"] > 0 and server["done"] > 0 for server in report["servers"].values())
+
+
+def test_without_beanstalkd_it_says_so_and_how_to_get_one() -> None:
+    done = run_beanpool("demo", "--seconds", "2", env=NO_BEANSTALKD)
+    assert (done.returncode, done.stderr) == (0, b"")
+    output = done.stdout.decode()
+    assert output.startswith(
+        "$BEANSTALKD names /nowhere/beanstalkd, which is no program.\nThe servers are embedded ones"
+    )
+    for words in (
+        "apt-get install",
+        "brew install",
+        "dnf install",
+        "3 embedded servers",
+        "it keeps no log",
+        " 0 lost ",
+    ):
+        assert words in output
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="tells processes by their environment")
+def test_without_beanstalkd_a_demo_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    environ = {**NO_BEANSTALKD, "TMPDIR": str(tmp_path)}
+    with started_beanpool("demo", "--seconds", "20", "--plain", env=environ) as process:
+        assert process.stdout is not None
+        assert any(b" put " in line for line in process.stdout)
+        assert len(processes_with(f"TMPDIR={tmp_path}")) == 4
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGINT
+    wait_until(lambda: not processes_with(f"TMPDIR={tmp_path}"), "the end of the servers")
+    assert_nothing_left(tmp_path)
+
+
+def processes_with(variable: str) -> list[str]:
+    """The processes that run with this variable in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+    return found
 
 
 # that a loss is noticed
 
 
-class ForgetfulServer(LocalServer):
-    """Loses its log when it is killed, and is killed when it surely has jobs."""
+class KilledWithJobs(LocalServer):
+    """Is killed when it surely has jobs, and says that it has them back."""
 
-    def __init__(self, name: str, program: str, directory: Path) -> None:
-        super().__init__(name, program, directory)
-        self._folder = directory / name
-        self._closing = False
+    keeps_jobs = True
+    _closing = False
 
     def kill(self) -> None:
         if not self._closing:
@@ -158,16 +206,31 @@ class ForgetfulServer(LocalServer):
                 client.command("pause-tube orders 60")
                 wait_until(lambda: client.counter("current-jobs-ready") > 3, "jobs that will be lost")
         super().kill()
-        for path in self._folder.iterdir():
-            path.unlink()
 
     def close(self) -> None:
         self._closing = True
         super().close()
 
 
-def test_lost_jobs_are_reported(program: str, tmp_path: Path) -> None:
-    servers = [ForgetfulServer(name, program, tmp_path) for name in ("b1", "b2", "b3")]
+class ForgetfulServer(KilledWithJobs):
+    """Loses its log when it is killed."""
+
+    def __init__(self, name: str, program: str, directory: Path) -> None:
+        super().__init__(name, program, directory)
+        self._folder = directory / name
+
+    def kill(self) -> None:
+        super().kill()
+        for path in self._folder.iterdir():
+            path.unlink()
+
+
+class BoastfulServer(KilledWithJobs, EmbeddedProcess):
+    """Has no log to lose."""
+
+
+def lose_jobs(servers: Sequence[LocalServer]) -> None:
+    """Run the demo on servers that lose what they have, and see that it says so."""
     try:
         for server in servers:
             server.start()
@@ -181,6 +244,14 @@ def test_lost_jobs_are_reported(program: str, tmp_path: Path) -> None:
     assert result.left_on_servers == 0
     assert not result.good
     assert f" {result.lost} lost " in summary(result)
+
+
+def test_lost_jobs_are_reported(program: str, tmp_path: Path) -> None:
+    lose_jobs([ForgetfulServer(name, program, tmp_path) for name in ("b1", "b2", "b3")])
+
+
+def test_lost_jobs_of_embedded_servers_are_reported(tmp_path: Path) -> None:
+    lose_jobs([BoastfulServer(name, tmp_path) for name in ("b1", "b2", "b3")])
 
 
 def tally_of(ledger: Ledger) -> Tally:
@@ -220,6 +291,21 @@ def test_the_ledger_counts_each_job_once() -> None:
     assert tally.worst_put == 0.2
     assert tally.put_by_server == {"s1": 2, "s2": 1}
     assert tally.done_by_server == {"s1": 3, "s2": 2}
+
+
+def test_the_ledger_tells_gone_from_lost() -> None:
+    ledger = Ledger()
+    for token, server in (("received", "s1"), ("gone", "s1"), ("late", "s1"), ("lost", "s2")):
+        ledger.put_acknowledged(token, server, 0.1, maybe_duplicate=False)
+    ledger.delivered("received", "s1")
+    ledger.gone_with("s1")
+    ledger.put_acknowledged("of the next process", "s1", 0.1, maybe_duplicate=False)
+    assert (ledger.tally().gone, ledger.tally().outstanding) == (2, 2)
+    # A worker had it, and says so only now.
+    ledger.delivered("late", "s1")
+    tally = ledger.tally()
+    assert (tally.put, tally.done, tally.gone, tally.outstanding) == (5, 2, 1, 2)
+    assert " · 1 gone with the server that was killed · 2 lost · " in summary(Result(1.0, tally, 0, ()))
 
 
 def test_the_ledger_is_exact_with_threads() -> None:

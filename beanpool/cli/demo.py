@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import random
 import secrets
 import sys
@@ -27,16 +28,21 @@ TUBE = "orders"
 DRAIN_LIMIT = 15.0
 _JOB_COUNTERS = ("current-jobs-ready", "current-jobs-reserved", "current-jobs-delayed", "current-jobs-buried")
 _HOW_TO_GET_BEANSTALKD = """\
+The servers are embedded ones, processes of Python that keep no write-ahead log. To see beanstalkd itself do this:
 Debian, Ubuntu: sudo apt-get install beanstalkd    macOS: brew install beanstalkd    Fedora: sudo dnf install beanstalkd
 or name its path in the variable BEANSTALKD; then run this again."""
 
 
 class DemoServer(Protocol):
-    """What the demo needs of a server: it can be killed, and started again at the same address with its jobs."""
+    """What the demo needs of a server: it can be killed, and started again at the same address.
+
+    :ivar keeps_jobs: whether it has its jobs back then.
+    """
 
     name: str
     host: str
     port: int
+    keeps_jobs: bool
 
     def start(self) -> None:
         """Start it; return when it answers."""
@@ -60,7 +66,7 @@ class Result:
 
     @property
     def lost(self) -> int:
-        """Jobs whose put was acknowledged and that were never delivered."""
+        """Jobs whose put was acknowledged, that no killed server took with it, and that were never delivered."""
         return self.tally.outstanding
 
     @property
@@ -72,12 +78,8 @@ class Result:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; exit code 0 only if nothing was lost."""
     program = find_beanstalkd()
-    if program is None:
-        raise CommandError(
-            "the demo needs the program beanstalkd, and there is none ($BEANSTALKD, PATH, the usual folders)",
-            code=Exit.UNAVAILABLE,
-            hint=_HOW_TO_GET_BEANSTALKD,
-        )
+    if program is None and not arguments.json:
+        say(f"{_no_beanstalkd()}.\n{_HOW_TO_GET_BEANSTALKD}")
     view = choose_view(len(NAMES), plain=arguments.plain, json=arguments.json)
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     with StopSignals() as signals:
@@ -145,7 +147,8 @@ class Demo:
             (self._seconds * 0.5, self._start_it_again),
             (self._seconds * 0.75, self._stop_producing),
         ]
-        self._view.note(0.0, f"{len(self._servers)} servers, 2 producers, 4 workers")
+        kind = "servers" if all(server.keeps_jobs for server in self._servers) else "embedded servers"
+        self._view.note(0.0, f"{len(self._servers)} {kind}, 2 producers, 4 workers")
         while self._signals.received is None and not self._workload.failures:
             while acts and self._elapsed() >= acts[0][0]:
                 acts.pop(0)[1]()
@@ -161,11 +164,18 @@ class Demo:
     def _kill_one(self) -> None:
         self._victim.kill()
         waiting = _jobs(self._stats.get(_address(self._victim), {}))
-        self._note(f"killed {self._victim.name} with SIGKILL; about {waiting} jobs wait in its write-ahead log")
+        if not self._victim.keeps_jobs:
+            self._stats.pop(_address(self._victim), None)
+        fate = "wait in its write-ahead log" if self._victim.keeps_jobs else "are gone with it, for it keeps no log"
+        self._note(f"killed {self._victim.name} with SIGKILL; about {waiting} jobs {fate}")
 
     def _start_it_again(self) -> None:
+        if not self._victim.keeps_jobs:
+            # While it is dead: all that was put there belongs to the process that was killed.
+            self._ledger.gone_with(_address(self._victim))
         self._victim.start()
-        self._note(f"started {self._victim.name} again, at the same address, with the same log")
+        jobs = "with the same log" if self._victim.keeps_jobs else "with no jobs"
+        self._note(f"started {self._victim.name} again, at the same address, {jobs}")
 
     def _stop_producing(self) -> None:
         self._workload.stop_producing()
@@ -215,6 +225,7 @@ def summary(result: Result) -> str:
     parts = [
         f"{count(tally.put)} put",
         f"{count(tally.done)} done",
+        *([f"{count(tally.gone)} gone with the server that was killed"] if tally.gone else []),
         f"{count(result.lost)} lost",
         f"{count(tally.delivered_twice)} delivered twice (at-least-once)",
         f"worst put {tally.worst_put * 1000:.0f} ms",
@@ -229,6 +240,7 @@ def _fields(result: Result, servers: Sequence[DemoServer], seed: int) -> dict[st
     return {
         "put": tally.put,
         "done": tally.done,
+        "gone_with_server": tally.gone,
         "lost": result.lost,
         "delivered_twice": tally.delivered_twice,
         "puts_failed": tally.refused,
@@ -238,6 +250,7 @@ def _fields(result: Result, servers: Sequence[DemoServer], seed: int) -> dict[st
         "left_on_servers": result.left_on_servers,
         "seconds": round(result.seconds, 3),
         "seed": seed,
+        "embedded": not all(server.keeps_jobs for server in servers),
         "servers": {
             server.name: {
                 "put": tally.put_by_server[_address(server)],
@@ -246,6 +259,11 @@ def _fields(result: Result, servers: Sequence[DemoServer], seed: int) -> dict[st
             for server in servers
         },
     }
+
+
+def _no_beanstalkd() -> str:
+    named = os.environ.get("BEANSTALKD")
+    return f"$BEANSTALKD names {named}, which is no program" if named else "There is no beanstalkd here"
 
 
 def _address(server: DemoServer) -> str:

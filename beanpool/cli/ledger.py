@@ -13,6 +13,7 @@ class Tally:
 
     :ivar put: puts that a server acknowledged.
     :ivar done: acknowledged jobs that were delivered, each counted once.
+    :ivar gone: acknowledged jobs that a server without a log took with it when it was killed.
     :ivar delivered_twice: jobs that were delivered more than once.
     :ivar refused: puts that raised an error; they promise nothing.
     :ivar maybe_duplicate: acknowledged puts whose answer said that an earlier attempt may be stored too.
@@ -24,6 +25,7 @@ class Tally:
 
     put: int
     done: int
+    gone: int
     delivered_twice: int
     refused: int
     maybe_duplicate: int
@@ -34,8 +36,8 @@ class Tally:
 
     @property
     def outstanding(self) -> int:
-        """Acknowledged jobs that nobody has received yet; at the end of a run they are lost."""
-        return self.put - self.done
+        """Acknowledged jobs that are still to be received; at the end of a run they are lost."""
+        return self.put - self.done - self.gone
 
 
 class Ledger:
@@ -43,7 +45,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._acknowledged: set[str] = set()
+        self._server_of: dict[str, str] = {}
+        self._gone: set[str] = set()
         self._deliveries: Counter[str] = Counter()
         self._put_by_server: Counter[str] = Counter()
         self._done_by_server: Counter[str] = Counter()
@@ -57,7 +60,7 @@ class Ledger:
     def put_acknowledged(self, token: str, server: str, seconds: float, *, maybe_duplicate: bool) -> None:
         """Note a put that returned."""
         with self._lock:
-            self._acknowledged.add(token)
+            self._server_of[token] = server
             self._put_by_server[server] += 1
             self._worst_put = max(self._worst_put, seconds)
             self._maybe_duplicate += maybe_duplicate
@@ -73,11 +76,19 @@ class Ledger:
         """Note a job that a worker received and worked on."""
         with self._lock:
             self._deliveries[token] += 1
+            self._gone.discard(token)
             self._done_by_server[server] += 1
             if self._deliveries[token] == 1:
-                self._done += token in self._acknowledged
+                self._done += token in self._server_of
             elif self._deliveries[token] == 2:
                 self._delivered_twice += 1
+
+    def gone_with(self, server: str) -> None:
+        """Note that a server is dead and had no log: what was put there and not delivered is gone."""
+        with self._lock:
+            self._gone.update(
+                token for token, where in self._server_of.items() if where == server and token not in self._deliveries
+            )
 
     def reservation_lost(self) -> None:
         """Note a job whose reservation was gone when the worker had finished it."""
@@ -88,8 +99,9 @@ class Ledger:
         """Return the counts of this moment."""
         with self._lock:
             return Tally(
-                put=len(self._acknowledged),
+                put=len(self._server_of),
                 done=self._done,
+                gone=len(self._gone),
                 delivered_twice=self._delivered_twice,
                 refused=self._refused,
                 maybe_duplicate=self._maybe_duplicate,

@@ -1,4 +1,4 @@
-"""beanstalkd processes on loopback, with private write-ahead logs: the servers of the demo."""
+"""Server processes on loopback, the servers of the demo: beanstalkd with private write-ahead logs, or embedded ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,10 @@ class LocalServer:
     :ivar name: its name in the pool.
     :ivar host: the loopback address.
     :ivar port: the port, chosen by the kernel.
+    :cvar keeps_jobs: whether it has its jobs back when it is started again.
     """
+
+    keeps_jobs = True
 
     def __init__(self, name: str, program: str, directory: Path) -> None:
         self.name = name
@@ -53,6 +57,7 @@ class LocalServer:
         self._log = directory / f"{name}.log"
         self._wal = directory / name
         self._wal.mkdir()
+        self._environ = {name: value for name, value in os.environ.items() if not name.startswith("LISTEN_")}
         self._process: subprocess.Popen[bytes] | None = None
         # Bound and not listening, for as long as this object lives: connections are refused while the server is dead,
         # and nobody else is given the port.
@@ -110,14 +115,13 @@ class LocalServer:
     def _popen(
         self, command: list[str], *, stdin: socket.socket | None, extra: dict[str, str]
     ) -> subprocess.Popen[bytes]:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("LISTEN_")}
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL if stdin is None else stdin.fileno(),
                 stdout=log,
                 stderr=log,
-                env=environ | extra,
+                env=self._environ | extra,
                 process_group=0,  # Ctrl-C is for the demo alone, which then ends its servers in its own order.
             )
 
@@ -142,9 +146,23 @@ class LocalServer:
             self._claim = None
 
 
+class EmbeddedProcess(LocalServer):
+    """One embedded server in a process of its own; its jobs die with it."""
+
+    keeps_jobs = False
+
+    def __init__(self, name: str, directory: Path) -> None:
+        super().__init__(name, sys.executable, directory)
+        # Its beanpool is ours, wherever that comes from, and not one that happens to lie in the working folder.
+        self._environ["PYTHONPATH"] = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+
+    def _command(self) -> list[str]:
+        return [self._program, "-P", "-m", "beanpool.testing", "-l", self.host, "-p", str(self.port)]
+
+
 @contextlib.contextmanager
-def local_servers(program: str, names: Sequence[str]) -> Iterator[list[LocalServer]]:
-    """Run one beanstalkd per name; afterwards no process and no file of them is left.
+def local_servers(program: str | None, names: Sequence[str]) -> Iterator[list[LocalServer]]:
+    """Run one server per name, beanstalkd or, without a program, embedded; no process and no file is left afterwards.
 
     :raises ServerNotStarted: one of them cannot be started.
     """
@@ -152,7 +170,8 @@ def local_servers(program: str, names: Sequence[str]) -> Iterator[list[LocalServ
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="beanpool-", ignore_cleanup_errors=True))
         servers = []
         for name in names:
-            server = LocalServer(name, program, Path(directory))
+            folder = Path(directory)
+            server = EmbeddedProcess(name, folder) if program is None else LocalServer(name, program, folder)
             stack.callback(server.close)
             server.start()
             servers.append(server)

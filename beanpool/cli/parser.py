@@ -56,8 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
 _DEMO = """\
 Start three beanstalkd servers on loopback, put jobs with keys from two threads, work on them from four, kill one
 server with SIGKILL, start it again, and count what was put, done, lost and delivered twice.
-Without the beanstalkd program ($BEANSTALKD, PATH, or a usual folder) embedded servers take its place, which keep no log:
-what is on the killed one is gone with it. The exit code is 0 only if nothing else was lost.
+Without the beanstalkd program ($BEANSTALKD, PATH, or a usual folder) embedded servers take its place, which keep no
+log: what is on the killed one is gone with it. The exit code is 0 only if nothing else was lost.
 """
 
 

@@ -57,7 +57,8 @@ class Link:
             self._broken = True
             return
         self.blocked = False
-        self.dialogue.proceed()
+        if not self._broken:
+            self.dialogue.proceed()
 
     def close(self) -> None:
         """Close the socket, then end the session."""

@@ -81,8 +81,9 @@ class Loop:
     def end(self) -> None:
         """Let the loop end after the event that it is in; the caller joins its thread."""
         with self._over:
-            self._ending = True
-            self._ring()
+            if not self._ending:
+                self._ending = True
+                self._ring()
 
     def run(self) -> None:
         """Serve until :meth:`end` is called."""
@@ -122,7 +123,9 @@ class Loop:
         self.model.tick()
         # The last one first, as beanstalkd does it.
         while self._answered:
-            self._turns.setdefault(self._answered.pop())
+            link = self._answered.pop()
+            if link in self._links:
+                self._turns.setdefault(link)
 
     def _seconds_to_next(self) -> float | None:
         if self.model.due is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import random
@@ -22,8 +23,11 @@ from support.servers import (
     beanstalkd_version,
     find_beanstalkd,
     no_beanstalkd,
+    require_beanstalkd,
 )
 from support.waiting import wait_until
+
+from beanpool.testing.failures import NoBeanstalkd
 
 _LEFTOVERS_END_WITHIN = 2.0
 
@@ -59,6 +63,27 @@ def pytest_report_header(config: pytest.Config) -> str:
     threads = "free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else "GIL"
     python = f"{platform.python_implementation()} {platform.python_version()} ({threads})"
     return f"beanpool: {server}; {python}; BEANPOOL_SEED={config.stash[_seed]}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    with skipped_without_beanstalkd():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    with skipped_without_beanstalkd():
+        yield
+
+
+@contextlib.contextmanager
+def skipped_without_beanstalkd() -> Iterator[None]:
+    try:
+        yield
+    except NoBeanstalkd:
+        require_beanstalkd()
+        raise
 
 
 @pytest.hookimpl(wrapper=True)

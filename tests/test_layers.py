@@ -61,6 +61,8 @@ LAYERS: list[set[str]] = [
     },
     {"announcer", "cluster", "job_verbs", "cluster_verbs", "manager", "tube"},
     {""},
+    {"testing.waiting", "testing.finding", "testing.raw_client", "testing.write_ahead_log"},
+    {"testing.servers"},
     {"testing.*"},
     {"cli.*", "__main__"},
 ]

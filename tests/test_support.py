@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import servers as servers_module
 from support.ledger import Ledger
 from support.processes import any_child, assert_baseline, children, open_descriptors, run_python, thread_names
 from support.raw_client import RawClient, StoredJob, UnexpectedReply
@@ -48,6 +47,9 @@ from support.servers import (
 )
 from support.threads import background, run_together
 from support.waiting import wait_until, within
+
+import beanpool.testing.finding
+import beanpool.testing.servers
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
@@ -271,7 +273,7 @@ class TestBeanstalkd:
     def test_without_a_handed_over_socket(
         self, beanstalkd_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(servers_module, "takes_listening_socket", lambda binary: False)
+        monkeypatch.setattr(beanpool.testing.servers, "takes_listening_socket", lambda binary: False)
         server = beanstalkd_factory(wal=True)
         server.control.put(b"kept")
         server.kill()
@@ -348,7 +350,7 @@ print(server.port, flush=True)
         if child == 0:
             try:
                 beanstalkd.stop()
-                servers_module._stop_the_rest()
+                beanpool.testing.servers._stop_the_rest()
             finally:
                 os._exit(0)
         assert os.getpid() == source_pid
@@ -372,7 +374,7 @@ print(server.port, flush=True)
         with pytest.raises(pytest.fail.Exception, match="which is no program"):
             require_beanstalkd()
         monkeypatch.delenv("BEANSTALKD")
-        monkeypatch.setattr(servers_module, "_USUAL_FOLDERS", ())
+        monkeypatch.setattr(beanpool.testing.finding, "_USUAL_FOLDERS", ())
         with pytest.raises(pytest.fail.Exception, match="apt-get install beanstalkd"):
             require_beanstalkd()
 

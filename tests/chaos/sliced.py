@@ -14,6 +14,8 @@ from chaos.proxies import STREAMS, Link, Toxiproxy, Truth
 from support.raw_client import RawClient, Target
 from support.servers import BeanstalkdServer
 
+import beanpool.testing.servers
+
 _proxy: list[Toxiproxy] = []
 
 
@@ -90,4 +92,6 @@ def pytest_unconfigure() -> None:
         _proxy.pop().stop()
 
 
-support.servers.BeanstalkdServer = SlicedServer  # type: ignore[misc]  # what the conftest imports afterwards
+# What the conftest imports afterwards, and what its factory makes.
+support.servers.BeanstalkdServer = SlicedServer  # type: ignore[misc]  # a subclass takes its place
+beanpool.testing.servers.BeanstalkdServer = SlicedServer  # type: ignore[misc]  # a subclass takes its place

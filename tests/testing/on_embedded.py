@@ -14,6 +14,7 @@ import support.servers
 from support.raw_client import RawClient, close_all
 from support.servers import BeanstalkdServer
 
+import beanpool.testing.servers
 from beanpool.testing import EmbeddedServer
 from beanpool.testing.embedded.server import DEFAULT_MAX_JOB_SIZE
 
@@ -110,4 +111,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="only a process has it: signals"))
 
 
-support.servers.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # what the conftest imports afterwards
+# What the conftest imports afterwards, and what its factory makes.
+support.servers.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # a subclass takes its place
+beanpool.testing.servers.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # a subclass takes its place

@@ -103,12 +103,14 @@ class Pair:
     """The same connection to both servers.
 
     :ivar unanswered: how many of the commands that were sent wait for their reply.
+    :ivar reserved: the ids of the jobs that it was given.
     """
 
     def __init__(self, embedded: Peer, real: Peer) -> None:
         self.embedded = embedded
         self.real = real
         self.unanswered = 0
+        self.reserved: list[int] = []
 
     @property
     def peers(self) -> tuple[Peer, Peer]:
@@ -218,15 +220,15 @@ class SideBySide:
                 self.pairs.remove(pair)
             pair.unanswered -= len(ours)
             found[pair] = ours
-            self._note(ours)
+            self._note(pair, ours)
         self._compare_statistics()
         self.compared += sum(map(len, found.values()))
         return found
 
-    def _note(self, replies: Iterable[bytes]) -> None:
+    def _note(self, pair: Pair, replies: Iterable[bytes]) -> None:
         for reply in replies:
-            if inserted := re.fullmatch(rb"INSERTED (\d+)\r\n", reply):
-                self.job_ids.append(int(inserted[1]))
+            if given := re.match(rb"(INSERTED|RESERVED) (\d+)", reply):
+                (self.job_ids if given[1] == b"INSERTED" else pair.reserved).append(int(given[2]))
 
     def _compare_statistics(self) -> None:
         [ours, theirs] = self._control_replies(b"list-tubes\r\n")

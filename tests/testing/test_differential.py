@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from testing.side_by_side import SideBySide
+from testing.side_by_side import Pair, SideBySide
 
 MAX_JOB_SIZE = 40
 TUBES = ("default", "a", "b", "c-d")
@@ -113,8 +113,10 @@ class Differential(RuleBasedStateMachine):
         In which order the commands of two connections are carried out that have both sent several is nothing that a
         server promises: only one at a time has some piled up, and then the others send one by one.
         """
+        self.say_on(data.draw(st.sampled_from(self.servers.pairs), "connection"), *commands, then_end=then_end)
+
+    def say_on(self, pair: Pair, *commands: bytes, then_end: bool = False) -> None:
         type(self).steps += 1
-        pair = data.draw(st.sampled_from(self.servers.pairs), "connection")
         piled = next((pair for pair in self.servers.pairs if pair.unanswered > 1), None)
         if piled not in (None, pair):
             if pair.unanswered or then_end:
@@ -175,6 +177,18 @@ class Differential(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from([*self.servers.job_ids, 10**6]), "job")
         self.say(data, (command.format(id=job_id, priority=priority, delay=delay) + "\r\n").encode())
 
+    @precondition(lambda self: any(pair.reserved for pair in self.servers.pairs))
+    @rule(data=st.data(), command=st.sampled_from(JOB_COMMANDS), priority=priorities, delay=delays)
+    def own_job(self, data: st.DataObject, command: str, priority: int, delay: int) -> None:
+        pair = data.draw(st.sampled_from([pair for pair in self.servers.pairs if pair.reserved]), "connection")
+        job_id = data.draw(st.sampled_from(pair.reserved), "job")
+        self.say_on(pair, (command.format(id=job_id, priority=priority, delay=delay) + "\r\n").encode())
+
+    @precondition(lambda self: self.servers.pairs)
+    @rule(data=st.data(), priority=priorities, body=bodies)
+    def put_and_reserve(self, data: st.DataObject, priority: int, body: bytes) -> None:
+        self.say(data, b"put %d 0 1000 %d\r\n%b\r\n" % (priority, len(body), body), b"reserve-with-timeout 0\r\n")
+
     @precondition(lambda self: self.servers.pairs)
     @rule(data=st.data(), bound=st.integers(0, 5))
     def kick(self, data: st.DataObject, bound: int) -> None:
@@ -208,10 +222,12 @@ def test_the_embedded_server_and_the_real_one_say_the_same(record_property: Call
     run_state_machine_as_test(
         Differential,
         settings=settings(
-            max_examples=examples or 40,
+            max_examples=examples or 50,
             stateful_step_count=50,
             deadline=None,
             database=None,
+            # Every attempt to make a failure smaller costs a real server; that is for the longer runs.
+            phases=[Phase.generate, *([Phase.shrink] if examples else [])],
             derandomize=not examples,
             suppress_health_check=list(HealthCheck),
         ),

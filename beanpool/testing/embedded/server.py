@@ -17,6 +17,7 @@ from beanpool.testing.failures import ServerFailed
 
 DEFAULT_MAX_JOB_SIZE = 65535
 """Bytes; beanstalkd's own default."""
+_END_TIMEOUT = 10.0
 BACKLOG = 1024
 """Connections that may wait to be accepted; as many as beanstalkd lets."""
 
@@ -114,7 +115,9 @@ class EmbeddedServer:
         with self._lock:
             if self._loop is not None and self._thread is not None:
                 self._loop.end()
-                self._thread.join()
+                self._thread.join(_END_TIMEOUT)
+                if self._thread.is_alive():
+                    raise ServerFailed(f"the embedded server at {self.address} did not end")
             self._loop = self._thread = None
 
     def restart(self) -> None:

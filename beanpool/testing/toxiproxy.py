@@ -1,0 +1,219 @@
+"""toxiproxy-server, Shopify's proxy for network faults, between a test's client and its servers.
+
+Only what a test needs of its HTTP interface, with nothing beside the standard library.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from beanpool.testing.embedded.binding import bind
+from beanpool.testing.failures import ServerFailed
+from beanpool.testing.waiting import wait_until
+
+Stream = Literal["upstream", "downstream"]
+
+LOOPBACK = "127.0.0.1"
+# A toxic that delays is removed only when what it holds has gone through.
+_CALL_TIMEOUT = 30.0
+_START_TIMEOUT = 10.0
+
+_HOW_TO_GET = (
+    "toxiproxy-server was not found: go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0 builds it as a "
+    "program called server; name that in $TOXIPROXY_SERVER"
+)
+
+
+class _Upstream(Protocol):
+    host: str
+    port: int
+
+
+def find_toxiproxy() -> str | None:
+    """The path of toxiproxy-server: $TOXIPROXY_SERVER, else on PATH; None if there is none."""
+    named = os.environ.get("TOXIPROXY_SERVER")
+    return shutil.which(named or "toxiproxy-server")
+
+
+def no_toxiproxy() -> str:
+    """Why :func:`find_toxiproxy` found none, and what to do about it, in one line."""
+    named = os.environ.get("TOXIPROXY_SERVER")
+    return f"$TOXIPROXY_SERVER names {named}, which is no program" if named else _HOW_TO_GET
+
+
+class Toxiproxy:
+    """A toxiproxy-server on a free port of loopback. As a context manager it is started and stopped.
+
+    :param binary: the program; by default what :func:`find_toxiproxy` finds.
+    :raises ServerFailed: if there is none.
+    """
+
+    def __init__(self, binary: str | None = None) -> None:
+        found = binary or find_toxiproxy()
+        if found is None:
+            raise ServerFailed(no_toxiproxy())
+        self.binary = found
+        self._port = 0
+        self._links: list[Link] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = Path(tempfile.mkdtemp(prefix="toxiproxy-"), "log")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process, and return when it answers.
+
+        :raises ServerFailed: if it ends or does not answer.
+        """
+        port = _Port()
+        self._port = port.number
+        command = (self.binary, "-host", LOOPBACK, "-port", str(self._port))
+        try:
+            with open(self._log, "ab") as log:
+                # The shell outlives nobody: its stdin ends when this process does, however that ends.
+                self._process = subprocess.Popen(
+                    ["/bin/sh", "-c", '"$@" </dev/null & read -r _; kill -9 $!; wait', "toxiproxy", *command],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "LOG_LEVEL": "error"},
+                    start_new_session=True,
+                )
+            wait_until(self._answers, "an answer of toxiproxy-server", _START_TIMEOUT)
+        except BaseException as error:
+            log_text = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
+            self.stop()
+            if isinstance(error, (OSError, AssertionError)):
+                raise ServerFailed(f"{self.binary} did not start: {log_text or error}") from error
+            raise
+        finally:
+            port.give_up()
+
+    def link(self, server: _Upstream) -> Link:
+        """A new link to `server`, whose address the client is given instead of the server's."""
+        link = Link(self, f"link-{len(self._links) + 1}", _Port())
+        self._links.append(link)
+        upstream = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
+        self.ask("POST", "/proxies", {"name": link.name, "listen": link.address, "upstream": upstream})
+        return link
+
+    def stop(self) -> None:
+        """End the process and give up its ports."""
+        if self._process is not None:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+        while self._links:
+            self._links.pop().forget()
+        shutil.rmtree(self._log.parent, ignore_errors=True)
+
+    def ask(self, method: str, path: str, document: dict[str, Any] | None = None) -> None:
+        """One call of its HTTP interface.
+
+        :raises ServerFailed: if it refuses; the message holds its reason.
+        """
+        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=_CALL_TIMEOUT)
+        try:
+            connection.request(method, path, None if document is None else json.dumps(document))
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace")
+        finally:
+            connection.close()
+        if answer.status >= 300:
+            raise ServerFailed(f"toxiproxy-server answered {method} {path} with {answer.status}: {text.strip()}")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise ServerFailed(f"{self.binary} ended: {self._log.read_text(errors='replace').strip()}")
+        try:
+            self.ask("GET", "/version")
+        except ConnectionError:
+            return False
+        return True
+
+
+class Link:
+    """The network between a client and one server; made by :meth:`Toxiproxy.link`. Any thread may call.
+
+    :ivar host: where the client connects to.
+    :ivar port: and the port.
+    """
+
+    def __init__(self, proxy: Toxiproxy, name: str, port: _Port) -> None:
+        self.name = name
+        self.host, self.port = LOOPBACK, port.number
+        self._proxy = proxy
+        self._port = port
+        self._lock = threading.Lock()
+        self._toxics: list[str] = []
+
+    @property
+    def address(self) -> str:
+        """``127.0.0.1:4711``."""
+        return f"{self.host}:{self.port}"
+
+    def add(self, kind: str, stream: Stream = "downstream", toxicity: float = 1.0, **attributes: int) -> None:
+        """Add a toxic, for the connections that there are and those to come: ``add("latency", latency=100)``.
+
+        :param kind: ``latency``, ``bandwidth``, ``slow_close``, ``timeout``, ``reset_peer``, ``slicer`` or
+            ``limit_data``; Toxiproxy's own page says which attributes they have.
+        :param stream: ``upstream`` for what the client sends, ``downstream`` for what it receives.
+        :param toxicity: the part of the connections that it is for, 0 to 1.
+        """
+        with self._lock:
+            name = f"{kind}-{len(self._toxics)}"
+            toxic = {"name": name, "type": kind, "stream": stream, "toxicity": toxicity, "attributes": attributes}
+            self._proxy.ask("POST", f"/proxies/{self.name}/toxics", toxic)
+            self._toxics.append(name)
+
+    def clear(self) -> None:
+        """Remove all toxics."""
+        with self._lock:
+            while self._toxics:
+                self._proxy.ask("DELETE", f"/proxies/{self.name}/toxics/{self._toxics.pop()}")
+
+    def down(self) -> None:
+        """Close all connections and refuse new ones."""
+        self._proxy.ask("POST", f"/proxies/{self.name}", {"enabled": False})
+
+    def up(self) -> None:
+        """Take connections again."""
+        self._proxy.ask("POST", f"/proxies/{self.name}", {"enabled": True})
+
+    def forget(self) -> None:
+        """Give up the port; the proxy itself ends with its server."""
+        self._port.give_up()
+
+
+class _Port:
+    """A port of loopback that nobody else is given, as far as the system lets one keep it."""
+
+    def __init__(self) -> None:
+        self._claim = bind(LOOPBACK, 0)
+        self.number: int = self._claim.getsockname()[1]
+        # Elsewhere than on Linux a bound socket would keep the proxy's own socket from the port.
+        if sys.platform != "linux":
+            self._claim.close()
+
+    def give_up(self) -> None:
+        """Let others have it."""
+        self._claim.close()

@@ -112,7 +112,16 @@ class Differential(RuleBasedStateMachine):
     def start(self, seed: int) -> None:
         self.random = Random(seed)
         for _ in range(3):
-            self.servers.open()
+            self.open()
+
+    def open(self) -> None:
+        """Another connection, as a rule to other tubes than the ones before."""
+        pair = self.servers.open()
+        if self.random.random() < 0.8:
+            used, watched, watched_too = (self.random.choice(TUBES) for _ in range(3))
+            self.say(pair, f"use {used}")
+            self.say(pair, f"watch {watched}")
+            self.say(pair, f"watch {watched_too}")
 
     def someone(self) -> Pair:
         """One of the connections, as a rule one that does not wait."""
@@ -143,7 +152,7 @@ class Differential(RuleBasedStateMachine):
     @rule()
     def connect(self) -> None:
         if len(self.servers.pairs) < 5:
-            self.servers.open()
+            self.open()
 
     @precondition(lambda self: len(self.servers.pairs) > 2)
     @rule()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from support.servers import require_beanstalkd
-
-from beanpool.testing.toxiproxy import find_toxiproxy, no_toxiproxy
 
 pytest_plugins = ["pytester"]
 
@@ -153,6 +154,14 @@ def test_tubes_differ_by_test_and_worker(project: pytest.Pytester) -> None:
     assert outcomes(project, "-n", "2") == {"passed": 3}
 
 
+def test_the_example_in_the_documents(project: pytest.Pytester) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "testing.md"
+    conftest, tests = re.findall(r"^```py\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert conftest.strip() == OPT_IN
+    project.makepyfile(tests)
+    assert outcomes(project) == {"passed": 3}
+
+
 def test_a_marker_with_what_it_does_not_know(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -175,40 +184,11 @@ def test_nobody_gets_it_unasked(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*fixture 'beanpool_pool' not found*"])
 
 
-class TestToxiproxy:
-    TEST = """
-        import pytest
-        import beanpool
-
-        def test_silence(beanstalkd, toxiproxy):
-            link = toxiproxy.link(beanstalkd)
-            with beanpool.PoolManager(link.address, timeout=5) as pool:
-                pool.put("job")
-            link.add("timeout", timeout=0)
-            with beanpool.Connection(link.host, link.port, timeout=0.1, connect_timeout=5) as connection:
-                with pytest.raises(beanpool.CommandTimeout):
-                    connection.stats()
-            link.clear()
-            with beanpool.Connection(link.host, link.port) as connection:
-                assert connection.stats()["total-jobs"] == 1
-            link.down()
-            with pytest.raises(beanpool.ConnectionFailed):
-                beanpool.Connection(link.host, link.port)
-            link.up()
-            beanpool.Connection(link.host, link.port).close()
-            with pytest.raises(RuntimeError, match="400: .*invalid toxic type"):
-                link.add("nonsense")
-    """
-
-    def test_a_link(self, project: pytest.Pytester) -> None:
-        if find_toxiproxy() is None:
-            pytest.skip(no_toxiproxy())
-        project.makepyfile(self.TEST)
-        assert outcomes(project) == {"passed": 1}
-
-    def test_without_the_program(self, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("TOXIPROXY_SERVER", "/nowhere/toxiproxy-server")
-        project.makepyfile(self.TEST)
-        result = project.runpytest_subprocess("-rs")
-        result.assert_outcomes(skipped=1)
-        result.stdout.fnmatch_lines(["*$TOXIPROXY_SERVER names /nowhere/toxiproxy-server, which is no program*"])
+def test_toxiproxy_without_its_program(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOXIPROXY_SERVER", "/nowhere/toxiproxy-server")
+    project.makepyfile("def test_it(beanstalkd, toxiproxy): pass")
+    result = project.runpytest_subprocess("-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*$TOXIPROXY_SERVER names /nowhere/toxiproxy-server, which is no program*"])
+    monkeypatch.setenv("BEANPOOL_REQUIRE_SERVERS", "1")
+    project.runpytest_subprocess().assert_outcomes(errors=1)

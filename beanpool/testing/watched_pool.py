@@ -25,6 +25,14 @@ class WatchedPool(PoolManager):
             self._given_out.append(job)
         return job
 
+    def reserve_many(
+        self, limit: int, timeout: float | None = None, *, tubes: str | Iterable[str] | None = None
+    ) -> list[Job]:
+        """See :meth:`PoolManager.reserve_many`."""
+        jobs = super().reserve_many(limit, timeout, tubes=tubes)
+        self._given_out += jobs
+        return jobs
+
     def reserve_job(self, jid: int, *, server: str | None = None) -> Job:
         """See :meth:`PoolManager.reserve_job`."""
         job = super().reserve_job(jid, server=server)

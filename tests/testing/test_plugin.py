@@ -128,12 +128,23 @@ def test_a_test_that_leaves_a_job_reserved_fails(project: pytest.Pytester) -> No
             for end in ("delete", "release", "bury"):
                 beanpool_pool.put("job")
                 getattr(beanpool_pool.reserve(timeout=5), end)()
+            beanpool_pool.put_many(["one", "two"])
+            jobs = beanpool_pool.reserve_many(5, timeout=5)
+            while len(jobs) < 2:
+                jobs += beanpool_pool.reserve_many(5, timeout=5)
+            beanpool_pool.delete_many(jobs)
+            job_id = beanpool_pool.put("by its id")
+            beanpool_pool.reserve_job(job_id).delete()
+
+        def test_forgets_many(beanpool_pool):
+            beanpool_pool.put("job")
+            beanpool_pool.reserve_many(5, timeout=5)
         """
     )
     result = project.runpytest_subprocess()
     # The pool's own check is a failure of the teardown.
-    result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*the test left 1 of its jobs reserved: 1 of 127.0.0.1:*", "ERROR *::test_forgets*"])
+    result.assert_outcomes(passed=3, errors=2)
+    result.stdout.fnmatch_lines(["*the test left 1 of its jobs reserved: 1 of 127.0.0.1:*", "ERROR *::test_forgets *"])
 
 
 def test_tubes_differ_by_test_and_worker(project: pytest.Pytester) -> None:

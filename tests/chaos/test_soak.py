@@ -9,7 +9,9 @@ import time
 import pytest
 from chaos.proxies import Toxiproxy
 from chaos.report import Results
-from chaos.soak import HUNG_AFTER, KINDS, Watchdog, make_schedule, run
+from chaos.schedule import KINDS, make_schedule
+from chaos.soak import run
+from chaos.watchdog import HUNG_AFTER, Watchdog
 from support.waiting import wait_until
 
 
@@ -36,7 +38,7 @@ def test_the_same_seed_gives_the_same_faults() -> None:
 
 
 def test_a_hang_becomes_stacks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chaos.soak.HUNG_AFTER", HUNG_AFTER / 100)
+    monkeypatch.setattr("chaos.watchdog.HUNG_AFTER", HUNG_AFTER / 100)
     released = threading.Event()
 
     def hang_here() -> None:

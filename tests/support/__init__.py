@@ -3,4 +3,4 @@
 import pytest
 
 # What helpers assert is told in full, as in a test.
-pytest.register_assert_rewrite("chaos.operations", "chaos.soak", "faults.load", "support.interrupts")
+pytest.register_assert_rewrite("chaos.operations", "chaos.traffic", "faults.load", "support.interrupts")

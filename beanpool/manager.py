@@ -25,7 +25,7 @@ from beanpool.protocol.arguments import (
     encode_body,
 )
 from beanpool.protocol.commands import encode_put
-from beanpool.put_item import EncodedPut, Put, Usual, check_key, encoded
+from beanpool.put_item import EncodedPut, Put, Usual, check_key, encode, encoded
 from beanpool.put_many import Outcome, PutMany
 from beanpool.putting import PutRequest, put_once
 from beanpool.reserve_many import MOST_JOBS
@@ -190,12 +190,12 @@ class PoolManager(JobVerbs, ClusterVerbs):
             raised for it. A failed item does not stop its neighbours. The other parameters are those of :meth:`put`.
         """
         usual = Usual(key, self._used if tube is None else tube, priority, delay, ttr)
-        bad = encoded(Put(b""), usual, self._encoding)
+        bad = encoded(b"", usual, self._encoding)
         if isinstance(bad, Exception):
             raise bad
         batch = self._batch(timeout, on_ambiguous)
         encoding = self._encoding
-        return batch.run(encoded(item if isinstance(item, Put) else Put(item), usual, encoding) for item in items)
+        return batch.run(encoded(item, usual, encoding) for item in items)
 
     def _batch(self, timeout: float | None = None, on_ambiguous: str | None = None) -> PutMany:
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
@@ -215,15 +215,13 @@ class PoolManager(JobVerbs, ClusterVerbs):
         check_wait("linger", linger)
         check_int("max_batch", max_batch, 1, MAX_UINT32)
 
-        def encode(put: Put) -> EncodedPut:
-            usual = Usual(None, self._used, DEFAULT_PRIORITY, 0, DEFAULT_TTR)
-            ready = encoded(put, usual, self._encoding)
-            if isinstance(ready, Exception):
-                raise ready
-            return ready
+        def encode_one(
+            body: Body, priority: int, delay: int, ttr: int, tube: str | None, key: str | bytes | None
+        ) -> EncodedPut:
+            return encode(body, key, self._used if tube is None else tube, priority, delay, ttr, self._encoding)
 
         self._start()
-        return Producer(encode, lambda puts: self._batch().run(puts), linger, max_batch, self._timeout, self.name)
+        return Producer(encode_one, lambda puts: self._batch().run(puts), linger, max_batch, self._timeout, self.name)
 
     def route(self, key: str | bytes) -> tuple[str, ...]:
         """The addresses of the servers in the order in which they are asked to take a put with this key."""

@@ -13,7 +13,7 @@ from types import TracebackType
 from beanpool.errors import PoolClosed, PoolTimeout
 from beanpool.job_id import JobId
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body
-from beanpool.put_item import EncodedPut, Put
+from beanpool.put_item import EncodedPut
 from beanpool.put_many import Outcome
 
 # How many batches may wait: enough to keep the servers busy, and no more memory than that.
@@ -29,7 +29,7 @@ class Producer:
     acknowledged before a server has stored it. Use it in a ``with`` block, or call :meth:`close`: what was put is
     flushed then.
 
-    :param encode: checks and encodes one put.
+    :param encode: checks and encodes one put, from the arguments of :meth:`put`.
     :param send: sends a batch and returns its outcomes.
     :param linger: how long the first put of a batch may wait for others (seconds).
     :param max_batch: how many go out together at most.
@@ -38,7 +38,7 @@ class Producer:
 
     def __init__(
         self,
-        encode: Callable[[Put], EncodedPut],
+        encode: Callable[[Body, int, int, int, str | None, str | bytes | None], EncodedPut],
         send: Callable[[Iterable[EncodedPut]], list[Outcome]],
         linger: float,
         max_batch: int,
@@ -86,7 +86,7 @@ class Producer:
         :raises PoolTimeout: if there was none in time; the job was not put.
         :raises PoolClosed: if the producer is closed.
         """
-        encoded = self._encode(Put(body, key, tube, priority, delay, ttr))
+        encoded = self._encode(body, priority, delay, ttr, tube, key)
         future: Future[JobId] = Future()
         with self._lock:
             if len(self._entries) >= self._room:

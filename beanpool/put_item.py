@@ -49,24 +49,43 @@ class Usual(NamedTuple):
     ttr: int
 
 
-def encoded(put: Put, usual: Usual, encoding: str | None) -> EncodedPut | Exception:
-    """What is sent for `put`, with what it leaves open taken from `usual`; or what is wrong with it."""
-    tube = usual.tube if put.tube is None else put.tube
-    key = usual.key if put.key is None else put.key
+def encode(
+    body: Body,
+    key: str | bytes | None,
+    tube: str,
+    priority: int,
+    delay: int,
+    ttr: int,
+    encoding: str | None,
+) -> EncodedPut:
+    """Check a put and build what is sent for it.
+
+    :raises TypeError: and ``ValueError``, if anything of it cannot be.
+    """
+    data = encode_body(body, encoding)
+    request = encode_put(data, priority, delay, ttr)
+    check_tube(tube)
+    if key is not None:
+        check_key(key)
+    return EncodedPut(request, len(data), tube, key)
+
+
+def encoded(item: Body | Put, usual: Usual, encoding: str | None) -> EncodedPut | Exception:
+    """What is sent for `item`, with what it leaves open taken from `usual`; or what is wrong with it."""
     try:
-        data = encode_body(put.body, encoding)
-        request = encode_put(
-            data,
-            usual.priority if put.priority is None else put.priority,
-            usual.delay if put.delay is None else put.delay,
-            usual.ttr if put.ttr is None else put.ttr,
+        if not isinstance(item, Put):
+            return encode(item, *usual, encoding)
+        return encode(
+            item.body,
+            usual.key if item.key is None else item.key,
+            usual.tube if item.tube is None else item.tube,
+            usual.priority if item.priority is None else item.priority,
+            usual.delay if item.delay is None else item.delay,
+            usual.ttr if item.ttr is None else item.ttr,
+            encoding,
         )
-        check_tube(tube)
-        if key is not None:
-            check_key(key)
     except (ValueError, TypeError) as error:
         return error.with_traceback(None)
-    return EncodedPut(request, len(data), tube, key)
 
 
 def check_key(key: Any) -> str | bytes:

@@ -181,6 +181,9 @@ class Putter:
             return self._round(put, tried)
         except _NotStored:
             pass
+        if time.monotonic() >= put.deadline:
+            # Nor is there time to load tenacity, if this is the first put that would need it.
+            raise self._failure(put)
         try:
             return self._policy.run(
                 lambda: self._round(put, []),

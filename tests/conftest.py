@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import platform
 import random
@@ -51,6 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in its background without SIGINT, and some tests are about it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The first call that needs them loads them; on a busy machine that takes longer than some test's deadline.
+    for module in ("tenacity", "yaml"):
+        importlib.import_module(module)
     named = os.environ.get("BEANPOOL_SEED", "")
     config.stash[_seed] = int(named) if named else secrets.randbits(32)
     # For what else shows it, or repeats by it: reports, and the processes that tests start.

@@ -180,7 +180,7 @@ class SideBySide:
         """Send commands in one piece to both servers and compare what comes of it everywhere; return their replies."""
         pair.send(b"".join(commands))
         pair.unanswered += len(commands)
-        return self.compare(rounds=2 + 2 * len(commands))[pair]
+        return self.compare()[pair]
 
     def finish(self, pair: Pair) -> list[bytes]:
         """Half-close a connection and compare everything up to its end."""
@@ -203,9 +203,10 @@ class SideBySide:
     def compare(self, rounds: int = 2) -> dict[Pair, list[bytes]]:
         """Compare what has come on every connection, and the statistics of everything; return the replies.
 
-        :param rounds: round trips before that. The real server does one thing for each connection per round at least.
+        :param rounds: round trips before that, at least. A server does one thing for each connection per round.
         """
-        for _ in range(rounds):
+        # What waits behind a reserve that ends is carried out too, one command after the other.
+        for _ in range(rounds + 2 * sum(pair.unanswered for pair in self.pairs)):
             # A command that there is not is not counted either: no statistics show it.
             self._control_replies(b"ping\r\n")
         found = {}

@@ -262,7 +262,7 @@ class _Watch:
 
     def _register(self, probe: _Probe) -> None:
         self._unregister(probe)
-        descriptor = probe.connection.fileno()
+        descriptor = probe.connection.live_descriptor()
         events = selectors.EVENT_WRITE if probe.connection.wants_write else selectors.EVENT_READ
         self._selector.register(descriptor, events, probe)
         probe.descriptor = descriptor

@@ -178,14 +178,31 @@ class PooledConnection(Connection):
 
     def fileno(self) -> int:
         """The descriptor to wait on; -1 if there is none."""
-        if self._dialing is not None:
-            return self._dialing.fileno()
+        # Another thread may close it between two looks.
+        dialing = self._dialing
+        if dialing is not None:
+            return dialing.fileno()
         return self._channel.fileno() if self._channel is not None else -1
+
+    def live_descriptor(self) -> int:
+        """As :meth:`fileno`, for selectors that would not take a -1.
+
+        :raises ConnectionFailed: if another thread has closed the connection, as a pool that is closed does.
+        """
+        descriptor = self.fileno()
+        if descriptor < 0:
+            raise ConnectionFailed(
+                f"{self.server}: the connection was closed while it was waited on",
+                server=self.server,
+                phase=Phase.CLOSED,
+            )
+        return descriptor
 
     @property
     def wants_write(self) -> bool:
         """Whether to wait until the descriptor is writable, not readable."""
-        return self._dialing is not None and self._dialing.wants_write
+        dialing = self._dialing
+        return dialing is not None and dialing.wants_write
 
     def begin_reserve(self, tubes: tuple[str, ...], seconds: int) -> None:
         """Ask for a job of `tubes`, waiting this long on the server; the reply comes from :meth:`step`.
@@ -250,12 +267,13 @@ class PooledConnection(Connection):
         self.watch_result(command, tube, reply)
 
     def _send_script(self, steps: list[Step], last: Command, request: bytes) -> None:
+        channel = self.opened_channel or self._open_channel()
         if not steps:
-            self.channel.begin(request, (last,))
+            channel.begin(request, (last,))
             return
         self._checks.extend(check for _, _, check in steps)
         joined = b"".join(part for _, part, _ in steps) + request
-        self.channel.begin(joined, [*(command for command, _, _ in steps), last])
+        channel.begin(joined, [*(command for command, _, _ in steps), last])
 
     def step(self) -> Reply | None:
         """Go as far as is possible without waiting; return the last reply once it is there.
@@ -264,9 +282,10 @@ class PooledConnection(Connection):
         :raises UnexpectedResponse: if the server does not speak the protocol.
         :raises CommandFailed: if it refused a part of the way; the connection is closed then.
         """
-        if self._dialing is not None and not self._finish_dialing(self._dialing):
+        dialing = self._dialing
+        if dialing is not None and not self._finish_dialing(dialing):
             return None
-        return self._pick_up(self.channel.pick_up)
+        return self._pick_up((self.opened_channel or self._open_channel()).pick_up)
 
     def await_reply(self, until: float) -> Reply | None:
         """As :meth:`step`, but wait for the reply until this time (monotonic seconds)."""
@@ -279,7 +298,10 @@ class PooledConnection(Connection):
                 return None
         else:
             reply = None
-        return self._pick_up(lambda: self.channel.await_due(until)) if reply is None else reply
+        if reply is not None:
+            return reply
+        channel = self.opened_channel or self._open_channel()
+        return self._pick_up(lambda: channel.await_due(until))
 
     @property
     def waiting(self) -> bool:

@@ -137,7 +137,10 @@ class Watch:
         station = self.stations[member] = Station(member, connection)
         station.ends_at = connection.give_up_at
         if connection.waiting:
-            self._register(station)
+            try:
+                self._register(station)
+            except BeanpoolError as error:
+                self._lose(station, error)
 
     def _join(self, member: Member, now: float, longest_wait: float) -> None:
         connection = None
@@ -235,7 +238,7 @@ class Watch:
             channel.close("its reserve was cancelled")
 
     def _register(self, station: Station) -> None:
-        descriptor = station.connection.fileno()
+        descriptor = station.connection.live_descriptor()
         events = selectors.EVENT_WRITE if station.connection.wants_write else selectors.EVENT_READ
         if station.descriptor == descriptor and self._selector.get_key(descriptor).events == events:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -9,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 def manager(*servers: BeanstalkdServer, **options: Any) -> PoolManager:
     # A probe takes a connection for a moment, and here they are counted.
     return PoolManager([server.address for server in servers], **{"health_interval": 60, **options})
+
+
+@contextlib.contextmanager
+def pool_of(*servers: BeanstalkdServer, **options: Any) -> Iterator[PoolManager]:
+    with manager(*servers, **options) as pool:
+        yield pool
+        # Jobs that a test still has in hand need not be waited for.
+        pool.close(0)
 
 
 def fill(server: BeanstalkdServer, count: int, tube: str = "default") -> None:
@@ -77,7 +86,7 @@ class TestTaking:
         servers = cluster(3)
         for server in servers:
             fill(server, 20)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             jobs = pool.reserve_many(30, 0)
             assert Counter(job.server for job in jobs) == {server.address: 10 for server in servers}
             assert len({(job.server, job.id) for job in jobs}) == 30
@@ -92,7 +101,7 @@ class TestTaking:
         servers = cluster(4)
         fill(servers[1], 3)
         fill(servers[3], 500)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             jobs = pool.reserve_many(400, 0)
             assert Counter(job.server for job in jobs) == {servers[1].address: 3, servers[3].address: 397}
             assert reserved(*servers) == 400
@@ -103,7 +112,7 @@ class TestTaking:
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 300, 700])
     def test_never_more_than_the_limit(self, cluster: StartCluster, limit: int) -> None:
         servers = cluster(4)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             pool.put_many(["x"] * 2000)
             jobs = pool.reserve_many(limit, 0)
             assert len(jobs) == limit
@@ -115,7 +124,7 @@ class TestTaking:
         servers = cluster(4)
         for server in servers:
             fill(server, 40)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             taken: Counter[str] = Counter()
             for _ in range(40):
                 jobs = pool.reserve_many(2, 0)
@@ -127,7 +136,7 @@ class TestTaking:
     def test_an_empty_server_is_asked_once(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         fill(servers[0], 1000)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             jobs = pool.reserve_many(1000, 0)
             assert len(jobs) == 1000
             assert servers[1].control.counter("cmd-reserve-with-timeout") == 1
@@ -137,7 +146,7 @@ class TestTaking:
         for server in servers:
             for tube in ("default", "a", "b"):
                 fill(server, 5, tube)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             assert Counter(job.tube for job in pool.reserve_many(50, 0, tubes="a")) == {"a": 10}
             assert {job.tube for job in pool.tube("b").reserve_many(50, 0)} == {"b"}
             gc.collect()
@@ -147,7 +156,7 @@ class TestTaking:
 
     def test_large_bodies(self, beanstalkd: BeanstalkdServer) -> None:
         bodies = [bytes([number]) * 60_000 for number in range(100)]
-        with manager(beanstalkd, encoding=None) as pool:
+        with pool_of(beanstalkd, encoding=None) as pool:
             pool.put_many(bodies)
             jobs = pool.reserve_many(100, 0)
             assert [job.data for job in jobs] == bodies
@@ -178,7 +187,7 @@ class TestTaking:
                     assert outcome is None
                     ledger.deleted(job.data)
 
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             for body, jid in zip(bodies, pool.put_many(bodies), strict=True):
                 assert not isinstance(jid, Exception)
                 ledger.acked(body, jid.server, jid)
@@ -189,12 +198,12 @@ class TestTaking:
 
 class TestWaiting:
     def test_not_without_time(self, cluster: StartCluster) -> None:
-        with manager(*cluster(3)) as pool, within(0, slack=1.0):
+        with pool_of(*cluster(3)) as pool, within(0, slack=1.0):
             assert pool.reserve_many(5, 0) == []
 
     def test_in_vain(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             started = time.monotonic()
             assert pool.reserve_many(5, 0.3) == []
             assert 0.3 <= time.monotonic() - started < 1.3
@@ -204,7 +213,7 @@ class TestWaiting:
     @pytest.mark.parametrize("timeout", [30, None])
     def test_for_the_first_one_and_what_came_with_it(self, cluster: StartCluster, timeout: float | None) -> None:
         servers = cluster(3)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             waiting = background(lambda: pool.reserve_many(50, timeout))
             for server in servers:
                 wait_until(lambda server=server: server.control.counter("current-waiting"), "a waiter")  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
@@ -229,7 +238,7 @@ class TestWaiting:
             look(watch, deadline)
 
         monkeypatch.setattr(Watch, "look", look_late)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             pool.wait(3)
             waiting = background(lambda: pool.reserve_many(20, 30))
             for server in servers:
@@ -255,7 +264,7 @@ class TestWaiting:
             glance(watch)
 
         monkeypatch.setattr(Watch, "glance", glance_late)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             pool.wait(3)
             waiting = background(lambda: pool.reserve_many(20, 30))
             for server in servers:
@@ -278,7 +287,7 @@ class TestWaiting:
             look(watch, deadline)
 
         monkeypatch.setattr(Watch, "look", look_late)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             pool.wait(3)
             waiting = background(lambda: pool.reserve_many(2, 30))
             for server in servers:
@@ -291,7 +300,7 @@ class TestWaiting:
             assert set(pool.delete_many(jobs)) == {None}
 
     def test_others_who_wait_get_theirs_first(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             calls = [background(lambda: pool.reserve_many(1, 30)) for _ in range(4)]
             wait_until(lambda: pool._reserver._waits[("default",)].waiting == 4, "all to wait")
             for _ in range(4):
@@ -322,7 +331,7 @@ class TestWaiting:
 class TestSharedLease:
     def test_the_connection_comes_back_with_the_last_of_its_jobs(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 6)
-        with manager(beanstalkd, max_connections=1) as pool:
+        with pool_of(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(6, 0)
             ends: list[Callable[[Job], None]] = [Job.delete, Job.release, Job.bury, Job.delete, Job.bury]
             for end, job in zip(ends, [jobs[3], jobs[0], jobs[5], jobs[1], jobs[4]], strict=True):
@@ -343,7 +352,7 @@ class TestSharedLease:
         for _ in range(20):
             for server in servers:
                 fill(server, 12)
-            with manager(*servers, max_connections=1) as pool:
+            with pool_of(*servers, max_connections=1) as pool:
                 jobs = pool.reserve_many(24, 0)
                 ends: list[Callable[[Job], None]] = [Job.delete, Job.touch, Job.bury]
                 run_together(*[functools.partial(ends[number % 3], job) for number, job in enumerate(jobs)])
@@ -359,7 +368,7 @@ class TestSharedLease:
 
     def test_no_reserve_waits_on_it(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 3)
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             jobs = pool.reserve_many(3, 0)
             waiting = background(lambda: pool.reserve_many(1, 30))
             wait_until(lambda: beanstalkd.control.counter("current-waiting"), "a waiter")
@@ -373,7 +382,7 @@ class TestSharedLease:
 
     def test_one_that_is_dropped_goes_back_and_leaves_the_others(self, beanstalkd: BeanstalkdServer) -> None:
         priorities = [7, 70, 700]
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             ids = [pool.put("x", priority) for priority in priorities]
             jobs = pool.reserve_many(3, 0)
             dropped = jobs.pop(1).id
@@ -390,7 +399,7 @@ class TestSharedLease:
             assert [status.open for status in pool.servers] == [1], "it was not closed"
 
     def test_many_that_are_dropped(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             pool.put_many(["x"] * 200)
             jobs = pool.reserve_many(200, 0)
             kept = jobs[::10]
@@ -406,7 +415,7 @@ class TestSharedLease:
         servers = cluster(2)
         for server in servers:
             fill(server, 50)
-        with manager(*servers, max_connections=1) as pool:
+        with pool_of(*servers, max_connections=1) as pool:
             jobs = pool.reserve_many(100, 0)
             jobs[7].delete()
             del jobs
@@ -416,7 +425,7 @@ class TestSharedLease:
 
     def test_the_last_ones_that_are_dropped(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 10)
-        with manager(beanstalkd, max_connections=1) as pool:
+        with pool_of(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(10, 0)
             assert set(pool.delete_many(jobs[:8])) == {None}
             del jobs
@@ -426,7 +435,7 @@ class TestSharedLease:
 
     def test_dropped_while_its_sibling_is_busy_and_the_server_silent(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 3)
-        with manager(beanstalkd, timeout=1) as pool:
+        with pool_of(beanstalkd, timeout=1) as pool:
             jobs = pool.reserve_many(3, 0)
             beanstalkd.freeze()
             dropped = jobs.pop().id
@@ -442,7 +451,7 @@ class TestSharedLease:
 
     def test_the_finalizer_waits_for_nothing(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 2)
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             jobs = pool.reserve_many(2, 0)
             server_pool = pool._topology.members[0].pool
             connection = jobs[0].connection
@@ -456,7 +465,7 @@ class TestSharedLease:
         self, beanstalkd: BeanstalkdServer
     ) -> None:
         fill(beanstalkd, 5)
-        with manager(beanstalkd, max_connections=1) as pool:
+        with pool_of(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(5, 0)
             cut(jobs[0].connection)
             wait_until(lambda: ready(beanstalkd) == 5, "the server to take them back")
@@ -472,7 +481,7 @@ class TestSharedLease:
             assert pool.get_stats()["jobs_lost"] == 5
 
     def test_one_whose_time_ran_out_leaves_the_others(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             short = pool.put("short", ttr=1)
             pool.put("long", ttr=60)
             first, second = pool.reserve_many(2, 0)
@@ -487,7 +496,7 @@ class TestSharedLease:
 
     def test_one_that_is_lost_can_be_had_again(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 3)
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             jobs = pool.reserve_many(3, 0)
             cut(jobs[0].connection)
             wait_until(lambda: ready(beanstalkd) == 3, "the server to take them back")
@@ -500,7 +509,7 @@ class TestSharedLease:
             assert set(pool.delete_many(jobs)) == {None}
 
     def test_they_are_found_by_their_ids(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             ids = [pool.put("x") for _ in range(4)]
             jobs = pool.reserve_many(4, 0)
             pool.touch(ids[0])
@@ -515,7 +524,7 @@ class TestSharedLease:
 
     def test_a_pool_full_of_jobs_says_so(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 3)
-        with manager(beanstalkd, max_connections=1) as pool:
+        with pool_of(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(2, 0)
             for timeout in (0, 0.05):
                 with pytest.raises(PoolTimeout):
@@ -564,7 +573,7 @@ class TestSharedLease:
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
     def test_a_child_has_none_of_them(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 4)
-        with manager(beanstalkd) as pool:
+        with pool_of(beanstalkd) as pool:
             jobs = pool.reserve_many(4, 0)
 
             def child() -> None:
@@ -584,7 +593,7 @@ class TestTrouble:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             for timeout in (0, 0.2):
                 with pytest.raises(NoServerAvailable) as caught:
                     pool.reserve_many(5, timeout)
@@ -595,7 +604,7 @@ class TestTrouble:
         servers[0].kill()
         for server in servers[1:]:
             fill(server, 10)
-        with manager(*servers) as pool, within(1.0, slack=1.0):
+        with pool_of(*servers) as pool, within(1.0, slack=1.0):
             assert len(pool.reserve_many(20, 0)) == 20
 
     @pytest.mark.parametrize("timeout", [0, 30, None])
@@ -603,7 +612,7 @@ class TestTrouble:
         self, cluster: StartCluster, timeout: float | None
     ) -> None:
         servers = cluster(3)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             pool.wait(3)
             fill(servers[1], 10)
             fill(servers[2], 10)
@@ -617,7 +626,7 @@ class TestTrouble:
             servers[0].thaw()
 
     def test_a_frozen_server_alone_ends_in_time(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd, timeout=0.6) as pool:
+        with pool_of(beanstalkd, timeout=0.6) as pool:
             pool.wait()
             beanstalkd.freeze()
             with within(0.6, slack=1.0), pytest.raises(NoServerAvailable):
@@ -626,7 +635,7 @@ class TestTrouble:
 
     def test_a_short_wait_says_nothing_of_a_servers_health(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             pool.wait(2)
             servers[0].freeze()
             with within(0.1, slack=1.0):
@@ -676,14 +685,14 @@ class TestTrouble:
         for server in servers:
             fill(server, 10)
         servers[0].drain()
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             assert len(pool.reserve_many(20, 0)) == 20
 
     def test_a_server_that_is_removed_keeps_the_connection_of_its_jobs(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         for server in servers:
             fill(server, 10)
-        with manager(*servers) as pool:
+        with pool_of(*servers) as pool:
             jobs = pool.reserve_many(20, 0)
             pool.remove_server(servers[0].address)
             assert pool.reserve_many(5, 0) == []
@@ -699,6 +708,6 @@ class TestTrouble:
         servers = cluster(3)
         for server in servers:
             fill(server, 20)
-        with assert_baseline(), manager(*servers) as pool:
+        with assert_baseline(), pool_of(*servers) as pool:
             assert len(pool.reserve_many(50, 1)) == 50
             assert len(pool.reserve_many(50, 1)) >= 10

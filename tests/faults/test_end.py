@@ -19,6 +19,7 @@ from support.waiting import wait_until, within
 
 from beanpool import Connection, PoolManager
 from beanpool.errors import BeanpoolError, JobLost, NoServerAvailable, PoolClosed
+from beanpool.pooled_connection import PooledConnection
 
 WOKEN_WITHIN = 0.5
 
@@ -295,3 +296,23 @@ def test_connection_errors_carry_no_reason_that_is_empty(refused: str) -> None:
     ):
         pool.put("x")
     assert not re.search(r"\(\s*\)|: *$|None", str(caught.value))
+
+
+def test_a_connection_that_is_closed_under_a_check_does_not_end_the_monitor(
+    beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``close()`` does in another thread: what the monitor's thread then raised would fail the test."""
+    begin, closed = PooledConnection.begin_probe, threading.Event()
+
+    def begin_and_lose(connection: PooledConnection) -> None:
+        begin(connection)
+        connection.drop("another thread has closed it")
+        closed.set()
+
+    with PoolManager(beanstalkd.url, health_interval=0.01) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(PooledConnection, "begin_probe", begin_and_lose)
+            assert closed.wait(10)
+            wait_until(lambda: pool.servers[0].state == "down", "the check to fail")
+        wait_until(lambda: pool.servers[0].state == "up", "checks to go on")
+        pool.delete(pool.put("works"))

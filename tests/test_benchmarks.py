@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from benchmarks import overhead
 from benchmarks.bench import SMOKE, Bench
 from benchmarks.cases import CASES
 from benchmarks.measuring import Contender, Ratio, Timings, interleaved
@@ -184,3 +185,18 @@ def test_the_report_needs_its_markers(tmp_path: Path) -> None:
     (tmp_path / PAGE).write_text("# Benchmarks\n\n<!-- measured: goals -->\n\n<!-- end -->\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no <!-- measured: put -->"):
         write_report(tmp_path, {"put": Result("put")})
+
+
+def test_the_overhead_of_every_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    require_beanstalkd()
+    overhead.main(["--count", "20"])
+    table = capsys.readouterr().out
+    assert re.findall(r"^\| (\w.*?) \| [\d.]+ \| -?[\d.]+ \|$", table, re.MULTILINE) == [
+        "Connection.put",
+        "PoolManager.put",
+        "PoolManager.put with a key",
+        "Connection: reserve and delete",
+        "PoolManager: reserve and delete",
+    ]
+    overhead.main(["--count", "20", "--profile", "PoolManager.put"])
+    assert "channel.py: exchange" in capsys.readouterr().out

@@ -10,13 +10,13 @@ import re
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from support.command_line import run_beanpool, run_in_terminal, started_beanpool
+from support.processes import command_lines
 from support.raw_client import RawClient
 from support.servers import require_beanstalkd
 from support.threads import run_together
@@ -38,8 +38,7 @@ def program() -> str:
 
 def processes_of(folder: Path) -> list[str]:
     """The processes whose command line names `folder`, whoever their parent is now."""
-    listing = subprocess.run(["ps", "-A", "-ww", "-o", "command="], capture_output=True, text=True, check=True).stdout
-    return [line for line in listing.splitlines() if str(folder) in line]
+    return [command for command in command_lines() if str(folder) in command]
 
 
 def assert_nothing_left(folder: Path) -> None:

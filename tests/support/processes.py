@@ -48,8 +48,11 @@ def children() -> dict[int, str]:
     """
     if not any_child():
         return {}
-    listing = _children_from_proc() if Path("/proc/self/stat").exists() else _children_from_ps()
-    return {pid: command for pid, command in listing.items() if "multiprocessing.resource_tracker" not in command}
+    return {
+        pid: command
+        for pid, parent, command in _processes()
+        if parent == os.getpid() and "multiprocessing.resource_tracker" not in command
+    }
 
 
 def any_child() -> bool:
@@ -62,8 +65,19 @@ def any_child() -> bool:
     return True
 
 
-def _children_from_proc() -> dict[int, str]:
-    found = {}
+def command_lines() -> list[str]:
+    """The command lines of all processes on the machine."""
+    return [command for _, _, command in _processes()]
+
+
+def _processes() -> list[tuple[int, int, str]]:
+    """Every process: its id, its parent's, and what it runs."""
+    # A small system has no ps, and macOS has no /proc.
+    return _processes_from_proc() if Path("/proc/self/stat").exists() else _processes_from_ps()
+
+
+def _processes_from_proc() -> list[tuple[int, int, str]]:
+    found = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -71,22 +85,21 @@ def _children_from_proc() -> dict[int, str]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             status = Path(entry.path, "stat").read_text(errors="replace")
             name, _, rest = status.partition("(")[2].rpartition(")")
-            if int(rest.split()[1]) == os.getpid():
-                command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found[int(entry.name)] = command.strip() or f"({name})"
+            command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found.append((int(entry.name), int(rest.split()[1]), command.strip() or f"({name})"))
     return found
 
 
-def _children_from_ps() -> dict[int, str]:
+def _processes_from_ps() -> list[tuple[int, int, str]]:
     with subprocess.Popen(
-        ["ps", "-A", "-o", "pid=,ppid=,command="], stdout=subprocess.PIPE, text=True, errors="replace"
+        ["ps", "-A", "-ww", "-o", "pid=,ppid=,command="], stdout=subprocess.PIPE, text=True, errors="replace"
     ) as ps:
         output = ps.communicate()[0]
-    found = {}
+    found = []
     for line in output.splitlines():
         pid, parent, command = line.split(None, 2)
-        if int(parent) == os.getpid() and int(pid) != ps.pid:
-            found[int(pid)] = command
+        if int(pid) != ps.pid:
+            found.append((int(pid), int(parent), command))
     return found
 
 

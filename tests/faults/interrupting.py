@@ -85,10 +85,13 @@ class Interrupt:
         self.where = ""
         self._left = place
         self._error: BaseException | None = error
+        # Held here: CPython 3.11 lets go of a trace function that raises, and may call it once more all the same.
+        self._on_call = self._enter
+        self._on_line = self._trace
 
     def run(self, call: Callable[[], object]) -> object:
         """Call it; returns what it returns, raises what it raises."""
-        sys.settrace(self._enter)
+        sys.settrace(self._on_call)
         try:
             return call()
         finally:
@@ -97,19 +100,19 @@ class Interrupt:
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any] | None:
         if self._error is None or not frame.f_code.co_filename.startswith(_TRACED):
             return None
-        return self._trace
+        return self._on_line
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any] | None:
         if self._error is None or event not in ("line", "return"):
-            return self._trace
+            return self._on_line
         if event == "line" and frame.f_lasti in _out_of_reach(frame.f_code):
-            return self._trace
+            return self._on_line
         if event == "return" and not _returns(frame.f_code.co_code[frame.f_lasti]):
             # An exception passes through, or a generator waits.
-            return self._trace
+            return self._on_line
         self._left -= 1
         if self._left >= 0:
-            return self._trace
+            return self._on_line
         error, self._error = self._error, None
         self.happened = True
         self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} ({frame.f_code.co_name}, {event})"

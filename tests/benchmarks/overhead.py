@@ -2,7 +2,7 @@
 
 ``python tests/benchmarks/overhead.py`` has no server in its loop and makes no system call in it, so it is steady where
 the benchmarks depend on the machine. What it leaves out is what else a longer way through Python costs beside system
-calls that empty the processor's caches: there it is about twice as much.
+calls that empty the processor's caches: there it is up to twice as much.
 """
 
 from __future__ import annotations

@@ -33,9 +33,12 @@ class GiveBack:
         self._released: collections.deque[int] = collections.deque()
         self._done: list[int] = []
 
-    def fileno(self) -> int:
-        """What to wait on until it is readable, before the next :meth:`step`."""
-        return self.connection.fileno()
+    def live_descriptor(self) -> int:
+        """What to wait on until it is readable, before the next :meth:`step`.
+
+        :raises ConnectionFailed: if another thread has closed the connection; call :meth:`end` then, too.
+        """
+        return self.connection.live_descriptor()
 
     def begin(self) -> bool:
         """Send the first commands; false if the connection is in use, or is no longer held for these jobs.

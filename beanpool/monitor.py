@@ -297,11 +297,11 @@ class _Watch:
                     # A sibling's command is under way.
                     later.append(lease)
                     continue
+                self._selector.register(give_back.live_descriptor(), selectors.EVENT_READ, give_back)
             except BeanpoolError as error:
                 give_back.end(error)
                 continue
             self._give_backs[lease] = give_back
-            self._selector.register(give_back.fileno(), selectors.EVENT_READ, give_back)
         member.pool.bereaved.extend(later)
 
     def _go_on_giving_back(self, give_back: GiveBack) -> None:

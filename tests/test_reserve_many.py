@@ -26,6 +26,7 @@ from support.waiting import wait_until, within
 
 from beanpool import Job, JobLost, NoServerAvailable, NotFound, PoolClosed, PoolManager, PoolTimeout
 from beanpool.connection import Connection
+from beanpool.giving_back import GiveBack
 from beanpool.pooled_connection import PooledConnection
 from beanpool.shares import shares
 from beanpool.watch import Watch
@@ -397,6 +398,31 @@ class TestSharedLease:
             jobs[1].delete()
             assert leased(pool) == 0
             assert [status.open for status in pool.servers] == [1], "it was not closed"
+
+    def test_one_that_is_dropped_when_another_thread_closes_the_connection(
+        self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As ``close()`` does: the monitor, which looks for its descriptor, goes on; what it raises fails the test."""
+        begin, closed = GiveBack.begin, threading.Event()
+
+        def begin_and_lose(give_back: GiveBack) -> bool:
+            begun = begin(give_back)
+            give_back.connection.drop("another thread has closed it")
+            closed.set()
+            return begun
+
+        monkeypatch.setattr(GiveBack, "begin", begin_and_lose)
+        fill(beanstalkd, 2)
+        with pool_of(beanstalkd, max_connections=1) as pool:
+            jobs = pool.reserve_many(2, 0)
+            del jobs[0]
+            assert closed.wait(10)
+            wait_until(lambda: beanstalkd.control.counter("current-jobs-ready") == 2, "both to be given back")
+            assert jobs[0].lost
+            wait_until(lambda: not leased(pool), "the place to be free")
+            job = pool.reserve(5)
+            assert job is not None
+            job.delete()
 
     def test_many_that_are_dropped(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd) as pool:

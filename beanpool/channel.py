@@ -144,26 +144,25 @@ class Channel:
                 data = self._socket.recv(_READ_SIZE)
             except OSError as error:
                 data = self._receive_failed(command, deadline, error)
-            if not data:
-                raise self._broken_in_reply(command, "the server closed the connection")
-            reply = self._parser.only(command, data)
+            reply = command.whole(data)
             if reply is None:
-                reply = self._rest_of_reply(command, deadline)
+                reply = self._read_on(command, data, deadline)
         except BaseException as error:
             self._fail(error)
             raise
-        if self._parser.buffer:
-            self.close("the server sent bytes that answer no command")
-        elif self.state is _IN_COMMAND:
+        if self.state is _IN_COMMAND:
             self.state = _IN_STEP
         return reply
 
-    def _rest_of_reply(self, command: Command, deadline: float) -> Reply:
+    def _read_on(self, command: Command, data: bytes, deadline: float) -> Reply:
+        if not data:
+            raise self._broken_in_reply(command, "the server closed the connection")
         parser = self._parser
-        reply = None
-        while reply is None:
+        parser.feed(data)
+        while (reply := parser.next(command)) is None:
             parser.feed(self._receive(command, deadline, _LARGE_READ_SIZE))
-            reply = parser.next(command)
+        if parser.unread:
+            self.close("the server sent bytes that answer no command")
         return reply
 
     def _check_usable(self, command: Command) -> None:
@@ -470,20 +469,42 @@ class Channel:
             self._fail(failure)
             raise failure
 
-    def pick_up(self) -> Reply | None:
-        """Return the next due reply if it has arrived in full; never waits.
+    def pick_up(self, until: float | None = None) -> Reply | None:
+        """Return the next due reply; None if it has not arrived in full.
 
+        :param until: wait for it until this time (monotonic seconds); None never waits. If it is not there then,
+            the command stays in flight: pick its reply up later, or cancel it.
         :raises ConnectionFailed: if the connection broke.
         :raises UnexpectedResponse: if the reply is none that its command may have.
         """
-        return self._advance(None)
-
-    def await_due(self, until: float) -> Reply | None:
-        """As :meth:`pick_up`, but wait for the reply until this time (monotonic seconds); None if it is not there then.
-
-        The command stays in flight: pick its reply up later, or cancel it.
-        """
-        return self._advance(until)
+        due, parser = self._due, self._parser
+        command = due[0]
+        try:
+            reply = parser.next(command) if parser.buffer else None
+            while reply is None:
+                data = self._receive_now(_LARGE_READ_SIZE) if until is None else self._read_until(until)
+                if not data:
+                    raise self._broken_in_reply(command, "the server closed the connection")
+                if not parser.buffer:
+                    reply = command.whole(data)
+                if reply is None:
+                    parser.feed(data)
+                    reply = parser.next(command)
+            due.popleft()
+            if parser.buffer and not due:
+                raise self._broken_in_reply(command, "the server sent bytes that answer no command")
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            failure = self._broken_in_reply(command, describe(error))
+            self._fail(failure)
+            raise failure from error
+        except BaseException as error:
+            self._fail(error)
+            raise
+        if not due and self.state is _IN_COMMAND:
+            self.state = _IN_STEP
+        return reply
 
     def _read_until(self, until: float) -> bytes:
         while True:
@@ -497,31 +518,6 @@ class Channel:
             except (BlockingIOError, TimeoutError):
                 # Time to look at the clock.
                 continue
-
-    def _advance(self, until: float | None) -> Reply | None:
-        command, parser = self._due[0], self._parser
-        try:
-            reply = parser.next(command) if parser.buffer else None
-            while reply is None:
-                data = self._receive_now(_LARGE_READ_SIZE) if until is None else self._read_until(until)
-                if not data:
-                    raise self._broken_in_reply(command, "the server closed the connection")
-                reply = parser.only(command, data)
-            self._due.popleft()
-            if parser.buffer and not self._due:
-                raise self._broken_in_reply(command, "the server sent bytes that answer no command")
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            failure = self._broken_in_reply(command, describe(error))
-            self._fail(failure)
-            raise failure from error
-        except BaseException as error:
-            self._fail(error)
-            raise
-        if not self._due and self.state is _IN_COMMAND:
-            self.state = _IN_STEP
-        return reply
 
     @property
     def due(self) -> int:

@@ -73,6 +73,7 @@ RESERVE_SLICE = 30
 """The longest single wait in a reserve (seconds): a client that vanished is no ghost waiter for longer."""
 
 _NO_WAIT = encode_reserve_with_timeout(0)
+_AT_FIRST = (DEFAULT_TUBE_NAME,)
 _CLOSED_BY_CLOSE = "it was closed by close()"
 
 YamlParsing = bool | Callable[[str], Any]
@@ -121,7 +122,8 @@ class Connection:
         self._channel: Channel | None = None
         self.used = DEFAULT_TUBE_NAME
         """The tube that puts go to, as far as is known here; :meth:`using` asks the server."""
-        self._watched = [DEFAULT_TUBE_NAME]
+        self.watched: tuple[str, ...] = _AT_FIRST
+        """The tubes that reserves take from, as far as is known here; :meth:`watching` asks the server."""
         self._guard = threading.Lock()
         self._reserving = False
         self.era = 0
@@ -145,7 +147,7 @@ class Connection:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
-        return f"<{type(self).__name__} to {self.server}, {state}, uses {self.used}, watches {','.join(self._watched)}>"
+        return f"<{type(self).__name__} to {self.server}, {state}, uses {self.used}, watches {','.join(self.watched)}>"
 
     @property
     def host(self) -> str:
@@ -168,7 +170,7 @@ class Connection:
             sock = dial(self.address, time.monotonic() + self.connect_timeout)
             self.era += 1
             self._channel = Channel(sock, self.server)
-            self.used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
+            self.used, self.watched = DEFAULT_TUBE_NAME, _AT_FIRST
 
     def close(self) -> None:
         """Close the connection; the server gives the jobs reserved on it to others at once. Idempotent.
@@ -187,7 +189,7 @@ class Connection:
     def reconnect(self) -> None:
         """Close the connection, make a new one, and use and watch the same tubes again."""
         self.close()
-        used, watched = self.used, list(self._watched)
+        used, watched = self.used, self.watched
         self._guard = threading.Lock()
         self._reserving = False
         try:
@@ -202,7 +204,7 @@ class Connection:
         except BaseException:
             # With only a part of its tubes it would put into, or reserve from, the wrong ones.
             self.close()
-            self.used, self._watched = used, watched
+            self.used, self.watched = used, watched
             raise
 
     def __enter__(self) -> Connection:
@@ -372,8 +374,8 @@ class Connection:
     def reserve_result(self, command: Command, reply: Reply) -> Job | None:
         """The job in the reply to a reserve."""
         if reply.status == "RESERVED":
-            tube = self._watched[0] if len(self._watched) == 1 else None
-            return Job(self, reply.number, reply.body, tube=tube)
+            tube = self.watched[0] if len(self.watched) == 1 else None
+            return Job.of(self, reply.number, reply.body, tube, None, None)
         if reply.status == "TIMED_OUT":
             return None
         raise self.refuse(command, reply)
@@ -410,12 +412,12 @@ class Connection:
             return 1
         if reply.status != "WATCHING":
             raise self.refuse(command, reply)
-        expected = [name for name in self._watched if name != tube]
+        expected = tuple(name for name in self.watched if name != tube)
         if command is WATCH:
-            expected = self._watched if tube in self._watched else [*self._watched, tube]
+            expected = self.watched if tube in self.watched else (*self.watched, tube)
         if reply.number != len(expected):
             raise self.violated(command, f"{reply.number} watched tubes where {len(expected)} are due")
-        self._watched = expected
+        self.watched = expected
         return reply.number
 
     def watching(self) -> Any:

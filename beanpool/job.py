@@ -34,7 +34,11 @@ class JobState(enum.Enum):
 
 # Without a look into the class for every command.
 _RESERVED = JobState.RESERVED
+_NOT_RESERVED = JobState.NOT_RESERVED
 _LOST = JobState.LOST
+_new_object = object.__new__
+_new_lock = threading.Lock
+_monotonic = time.monotonic
 
 
 class Home(Protocol):
@@ -104,11 +108,28 @@ class Job:
         self._state = _RESERVED if reserved else JobState.NOT_RESERVED
 
     @classmethod
+    def of(
+        cls, connection: Connection, jid: int, data: bytes, tube: str | None, home: Home | None, lease: Lease | None
+    ) -> Job:
+        """A job that was just reserved: as the constructor makes it, at half of its cost."""
+        job = _new_object(cls)
+        job.id = jid
+        job.data = data
+        job.tube = tube
+        job._connection = connection
+        job._era = connection.era
+        job._home = home
+        job._lease = lease
+        job._lock = _new_lock()
+        job._state = _RESERVED
+        return job
+
+    @classmethod
     def several(
         cls, connection: Connection, found: Iterable[tuple[int, bytes]], tube: str | None, home: Home, lease: Lease
     ) -> list[Job]:
         """The jobs of a batch, from ids and bodies: as the constructor makes them, at a third of its cost."""
-        make, new_lock, era, reserved = cls.__new__, threading.Lock, connection.era, JobState.RESERVED
+        make, new_lock, era, reserved = _new_object, _new_lock, connection.era, _RESERVED
         jobs = []
         for jid, data in found:
             job = make(cls)
@@ -191,7 +212,7 @@ class Job:
         with self._exclusively():
             if self._state is _LOST:
                 self._refuse_lost()
-            deadline = time.monotonic() + self._connection.timeout
+            deadline = _monotonic() + self._connection.timeout
             if self._state is not _RESERVED:
                 with self._borrow(deadline) as connection:
                     connection.delete(self.id)
@@ -371,7 +392,7 @@ class Job:
             raise self._disconnected(error) from error
         if reply.status == success:
             if command is not TOUCH:
-                self._let_go(JobState.NOT_RESERVED)
+                self._let_go(_NOT_RESERVED)
         elif reply.status == "NOT_FOUND":
             self._not_found(command)
         else:

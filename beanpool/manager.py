@@ -43,6 +43,7 @@ class Unset(enum.Enum):
 
 
 UNSET = Unset.UNSET
+_monotonic = time.monotonic
 
 
 class PoolManager(JobVerbs, ClusterVerbs):
@@ -156,7 +157,7 @@ class PoolManager(JobVerbs, ClusterVerbs):
             self._start()
         topology = self._topology
         member = topology.next_taker() if key is None else topology.owner(key)
-        now = time.monotonic()
+        now = _monotonic()
         failure = None
         if member is not None and member.accepting and member.up:
             # A server that is silent must leave time for another one.

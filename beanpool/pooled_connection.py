@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,8 @@ class PooledConnection(Connection):
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
         self.identity = _UNKNOWN
+        self.largest_body: float = math.inf
+        """What the server takes (bytes), as far as it is known."""
         self.origin = (self.server, "")
         """The server, and the id of its process: what its :class:`~beanpool.JobId` objects share."""
         self._learn = learn
@@ -107,11 +110,6 @@ class PooledConnection(Connection):
         if channel is not None:
             channel.interrupt()
 
-    @property
-    def watched(self) -> tuple[str, ...]:
-        """The tubes that this connection reserves from."""
-        return tuple(self._watched)
-
     # Blocking use.
 
     def open(self, deadline: float) -> None:
@@ -130,7 +128,7 @@ class PooledConnection(Connection):
 
     def _install(self, channel: Channel) -> None:
         self._channel = self.opened_channel = self.channel = channel
-        self.used, self._watched = DEFAULT_TUBE_NAME, [DEFAULT_TUBE_NAME]
+        self.used, self.watched = DEFAULT_TUBE_NAME, (DEFAULT_TUBE_NAME,)
 
     def _identify(self, reply: Reply, asked_at: float) -> None:
         if reply.status != "OK":
@@ -143,6 +141,8 @@ class PooledConnection(Connection):
             )
         greeted_before = bool(self.instance)
         self.identity = parse_identity(reply.body)
+        if self.identity.max_job_size is not None:
+            self.largest_body = self.identity.max_job_size
         self.origin = (self.server, self.identity.instance)
         # The server may have been restarted since this connection was wished for: it is of the generation it found.
         self.generation = self._learn(self.identity, time.monotonic() - asked_at)
@@ -223,7 +223,7 @@ class PooledConnection(Connection):
             self._allowed_seconds = self.timeout
             self.give_up_at = time.monotonic() + self.timeout
             channel.begin(_SWEEP_REQUEST, _SWEEP)
-            return channel.await_due(until)
+            return channel.pick_up(until)
         if channel is None:
             self.begin_dialing()
         self.begin_reserve(tubes, 0)
@@ -249,15 +249,14 @@ class PooledConnection(Connection):
 
     def watches_only(self, tubes: tuple[str, ...]) -> bool:
         """Whether the watched tubes are exactly these."""
-        watched = self._watched
-        return (len(watched) == 1 == len(tubes) and watched[0] == tubes[0]) or set(watched) == set(tubes)
+        return self.watched == tubes or set(self.watched) == set(tubes)
 
     def _retune(self, tubes: tuple[str, ...]) -> Iterator[Step]:
         for tube in tubes:
-            if tube not in self._watched:
+            if tube not in self.watched:
                 yield WATCH, encode_tube(WATCH, tube), functools.partial(self._confirm, WATCH, tube)
         # Ignored last: a connection must watch something at all times.
-        for tube in self._watched:
+        for tube in self.watched:
             if tube not in tubes:
                 yield IGNORE, encode_tube(IGNORE, tube), functools.partial(self._confirm, IGNORE, tube)
 
@@ -301,7 +300,7 @@ class PooledConnection(Connection):
         if reply is not None:
             return reply
         channel = self.opened_channel or self._open_channel()
-        return self._pick_up(lambda: channel.await_due(until))
+        return self._pick_up(lambda: channel.pick_up(until))
 
     @property
     def waiting(self) -> bool:

@@ -28,6 +28,9 @@ from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
 from beanpool.topology import Topology
 
+# Without a look into the class for every put.
+_name = JobId.of
+
 
 class _NotStored(Exception):
     """No server took the put this time round; another round may help."""
@@ -124,15 +127,16 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
     if connection.used != tube:
         _use(member, connection, tube, deadline)
     try:
-        largest = connection.identity.max_job_size
-        if largest is not None and size > largest:
+        if size > connection.largest_body:
             raise too_big()
         reply = connection.channel.exchange(PUT, request, deadline)
-        if reply.status != "INSERTED" and reply.status != "BURIED":
-            raise connection.refuse(PUT, reply)
-        jid = JobId.of(reply.number, connection.origin)
-        if reply.status == "BURIED":
+        if reply.status == "INSERTED":
+            jid = _name(reply.number, connection.origin)
+        elif reply.status == "BURIED":
+            jid = _name(reply.number, connection.origin)
             jid.buried = True
+        else:
+            raise connection.refuse(PUT, reply)
     except CommandFailed:
         pool.release(connection)
         raise

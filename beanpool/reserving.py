@@ -214,14 +214,8 @@ class Reserver:
     def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job:
         member, connection, reply = catch
         lease = Lease(member.pool, connection)
-        job = Job(
-            connection,
-            reply.number,
-            reply.body,
-            tube=tubes[0] if len(tubes) == 1 else None,
-            home=member.home,
-            lease=lease,
-        )
+        tube = tubes[0] if len(tubes) == 1 else None
+        job = Job.of(connection, reply.number, reply.body, tube, member.home, lease)
         lease.hold(job)
         return job
 

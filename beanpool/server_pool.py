@@ -164,18 +164,27 @@ class ServerPool:
         :raises PoolClosed: if the pool is closed.
         :raises ConnectionFailed: if a new one was needed and could not be made.
         """
-        while True:
-            connection = self._check_out(tube, None)
-            if connection is None:
-                connection = self._await_turn(deadline)
+        with self._lock:
+            self._requests += 1
+            idle = self._idle
+            # What nearly every call finds. While something is idle nobody waits, and the pool is open.
+            connection = idle.pop() if idle and (tube is None or idle[-1].used == tube) else None
+        if connection is not None:
             channel = connection.opened_channel
             if (
                 channel is not None
                 and connection.generation == self._generation
                 and _monotonic() - channel.used_at <= _TRUSTED_IDLE_SECONDS
             ):
-                # What nearly every call finds.
                 return connection
+        return self._find(connection, deadline, tube)
+
+    def _find(self, connection: PooledConnection | None, deadline: float, tube: str | None) -> PooledConnection:
+        while True:
+            if connection is None:
+                connection = self._check_out(tube, None)
+            if connection is None:
+                connection = self._await_turn(deadline)
             try:
                 if self._is_alive(connection) or self._make_ready(connection, deadline):
                     return connection
@@ -185,23 +194,29 @@ class ServerPool:
                     error.may_have_taken_effect = False
                 self.broke(connection, error)
                 raise
+            connection = None
 
     def acquire_now(self, tubes: tuple[str, ...]) -> PooledConnection | None:
         """Check out a connection for a reserve of `tubes`, if that takes no waiting.
 
         :returns: an idle one, or a new one that is still closed; None if all are in use.
         """
+        with self._lock:
+            self._requests += 1
+            idle = self._idle
+            connection = idle.pop() if idle and idle[-1].watched == tubes else None
         while True:
-            connection = self._check_out(None, tubes)
+            if connection is None:
+                connection = self._check_out(None, tubes)
             if connection is None or connection.opened_channel is None or self._is_alive(connection):
                 return connection
             self.discard(connection)
+            connection = None
 
     def _check_out(self, tube: str | None, tubes: tuple[str, ...] | None) -> PooledConnection | None:
         with self._lock:
             if self._closed:
                 raise self._closed_error()
-            self._requests += 1
             if self._queue:
                 return None
             idle = self._idle
@@ -209,7 +224,7 @@ class ServerPool:
                 return self._add()
             if tube is not None and idle[-1].used != tube:
                 return idle.pop(_newest(idle, lambda connection: connection.used == tube))
-            if tubes is not None and not idle[-1].watches_only(tubes):
+            if tubes is not None:
                 return idle.pop(_newest(idle, lambda connection: connection.watches_only(tubes)))
             return idle.pop()
 
@@ -309,7 +324,6 @@ class ServerPool:
         if channel is None or channel.state is not _IN_STEP:
             self.discard(connection)
             return
-        wanted = None
         with self._lock:
             self.returns += 1
             keep = connection.counted and connection.generation == self._generation and not self._closed
@@ -318,12 +332,13 @@ class ServerPool:
                     self._serve(connection)
                 else:
                     self._idle.append(connection)
-                if self._wanted is not None:
-                    wanted, self._wanted = self._wanted, None
-        if not keep:
-            self.discard(connection)
-        elif wanted is not None:
+                if self._wanted is None:
+                    return
+                wanted, self._wanted = self._wanted, None
+        if keep:
             wanted()
+        else:
+            self.discard(connection)
 
     def discard(self, connection: PooledConnection, because: str = "the pool gave it up") -> None:
         """Close a connection for good; its place is free for another."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from beanpool.member import Member
 from beanpool.ring import Ring
@@ -21,12 +22,12 @@ class Topology:
         "_by_address",
         "_members_by_name",
         "_ring",
-        "_schedule",
         "_suspect",
         "_turns",
         "_up",
         "distinct",
         "members",
+        "next_taker",
         "single",
     )
 
@@ -45,9 +46,13 @@ class Topology:
         # Suspect servers get what has a key of theirs; what can go anywhere goes to those that are up.
         takers = [member for member in members if member.accepting and member.up]
         takers = takers or [member for member in members if member.accepting]
-        self._schedule = tuple(takers[index] for index in spread([member.weight for member in takers]))
+        schedule = [takers[index] for index in spread([member.weight for member in takers])]
         # Every process starts elsewhere, so that a fleet's first puts do not meet on one server.
         self._turns = turns or itertools.count(random.randrange(1 << 30))
+        # The turn modulo the length, without a line of Python.
+        turn = map(schedule.__getitem__, map(len(schedule).__rmod__, self._turns)) if schedule else iter(())
+        self.next_taker: Callable[[], Member | None] = functools.partial(next, turn, None)
+        """The server whose turn it is to take a put without a key; None if none takes any."""
 
     def refreshed(self) -> Topology:
         """The same members, after the health of one changed."""
@@ -56,11 +61,6 @@ class Topology:
     def find(self, server: str) -> Member | None:
         """The member with this name or address."""
         return self._members_by_name.get(server) or self._by_address.get(server)
-
-    def next_taker(self) -> Member | None:
-        """The server whose turn it is to take a put without a key; None if none takes any."""
-        schedule = self._schedule
-        return schedule[next(self._turns) % len(schedule)] if schedule else None
 
     def owner(self, key: str | bytes) -> Member | None:
         """The server that `key` belongs to while it accepts puts; None if all weights are 0."""

@@ -431,7 +431,7 @@ def begin_and_pick_up(channel: Channel) -> Reply | None:
 
 def begin_and_await(channel: Channel) -> Reply | None:
     channel.begin(PUT_REQUEST, [PUT])
-    return channel.await_due(soon())
+    return channel.pick_up(soon())
 
 
 class TestInterrupts:
@@ -695,7 +695,7 @@ class TestReadiness:
         assert channel.due == 1
         assert channel.pick_up() is None
         now.set()
-        assert channel.await_due(soon()) == Reply("RESERVED", 1, b"hello")
+        assert channel.pick_up(soon()) == Reply("RESERVED", 1, b"hello")
         assert (channel.due, channel.state) == (0, ChannelState.IN_STEP)
 
     def test_a_reply_byte_by_byte(self, scripted_server: StartScripted, connect: Connect) -> None:
@@ -718,11 +718,11 @@ class TestReadiness:
         channel = connect(server)
         channel.begin(RESERVE_REQUEST, [RESERVE_WITH_TIMEOUT])
         with within(0.05):
-            assert channel.await_due(soon(0.05)) is None
+            assert channel.pick_up(soon(0.05)) is None
         assert (channel.due, channel.state) == (1, ChannelState.IN_COMMAND)
-        assert channel.await_due(time.monotonic() - 1) is None
+        assert channel.pick_up(time.monotonic() - 1) is None
         now.set()
-        assert channel.await_due(soon()) == Reply("RESERVED", 1, b"hello")
+        assert channel.pick_up(soon()) == Reply("RESERVED", 1, b"hello")
 
     def test_commands_that_do_not_fit_are_an_error(self, scripted_server: StartScripted, connect: Connect) -> None:
         channel = connect(scripted_server([stall()]))
@@ -752,7 +752,7 @@ class TestReadiness:
         channel = connect(server)
         channel.begin(RESERVE_REQUEST, [RESERVE_WITH_TIMEOUT])
         with pytest.raises(kind) as caught:
-            channel.await_due(soon())
+            channel.pick_up(soon())
         assert isinstance(caught.value, ConnectionFailed | UnexpectedResponse)
         assert caught.value.may_have_taken_effect
         assert_closed(channel, why)
@@ -845,7 +845,7 @@ if child == 0:
     sys.exit(17)
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 17
-assert waiting.await_due(time.monotonic() + 5).number == 3
+assert waiting.pick_up(time.monotonic() + 5).number == 3
 assert idle.exchange(PUT, request, time.monotonic() + 5).number == 8
 print("done")
 """

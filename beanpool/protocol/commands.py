@@ -11,6 +11,8 @@ import re
 from typing import Any
 
 from beanpool.protocol.arguments import (
+    DEFAULT_PRIORITY,
+    DEFAULT_TTR,
     MAX_ID,
     MAX_RESERVE_TIMEOUT,
     MAX_UINT32,
@@ -19,7 +21,7 @@ from beanpool.protocol.arguments import (
     check_put,
     check_tube,
 )
-from beanpool.protocol.replies import BARE, COUNT, DOCUMENT, ID, JOB, TUBE, Reply, bare_lines, line_pattern
+from beanpool.protocol.replies import BARE, COUNT, DOCUMENT, ID, JOB, TUBE, Whole, line_pattern, whole_reply
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -33,19 +35,16 @@ class Command:
     verb: bytes = dataclasses.field(init=False)
     """The name and a blank, as the line begins."""
     line: re.Pattern[bytes] = dataclasses.field(init=False)
-    bare: dict[bytes, Reply] = dataclasses.field(init=False)
-    """The replies that are one word, by their whole line."""
-    id_opening: bytes | None = dataclasses.field(init=False)
-    """How the line of the reply begins that tells a new job's id."""
+    """Matches the whole lines that they may have."""
+    whole: Whole = dataclasses.field(init=False)
+    """Reads the usual reply when it comes in one piece, and nothing with it; None for all that is not so."""
     out_of_step: frozenset[str] = frozenset()
     """The refusals after which the connection is out of step with the server."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "verb", self.name.encode() + b" ")
         object.__setattr__(self, "line", line_pattern(self.replies))
-        object.__setattr__(self, "bare", bare_lines(self.replies))
-        opening = b"INSERTED " if "INSERTED" in self.replies else None
-        object.__setattr__(self, "id_opening", opening)
+        object.__setattr__(self, "whole", whole_reply(self.replies))
 
 
 _JOB_OR_NOT_FOUND = {"FOUND": JOB, "NOT_FOUND": BARE}
@@ -96,14 +95,22 @@ def _put_head(priority: int, delay: int, ttr: int) -> bytes:
     return b"put %d %d %d " % (priority, delay, ttr)
 
 
+_NO_DELAY = 0
+_USUAL_HEAD = _put_head(DEFAULT_PRIORITY, _NO_DELAY, DEFAULT_TTR)
+
+
 def encode_put(data: bytes, priority: int, delay: int, ttr: int) -> bytes:
     """``put <priority> <delay> <ttr> <bytes>`` and the body."""
-    try:
-        head = _put_head(priority, delay, ttr)
-    except TypeError:
-        # What cannot be a key of the cache is no int either, and is told so in our words.
-        check_put(priority, delay, ttr)
-        raise
+    if priority is DEFAULT_PRIORITY and ttr is DEFAULT_TTR and delay is _NO_DELAY:
+        # The very numbers that stand in the signatures: most puts leave them alone.
+        head = _USUAL_HEAD
+    else:
+        try:
+            head = _put_head(priority, delay, ttr)
+        except TypeError:
+            # What cannot be a key of the cache is no int either, and is told so in our words.
+            check_put(priority, delay, ttr)
+            raise
     return b"%b%d\r\n%b\r\n" % (head, len(data), data)
 
 

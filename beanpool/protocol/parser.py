@@ -6,9 +6,7 @@ The caller says which command a reply must answer, and gets a reply that this co
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable
 
 from beanpool.errors import UnexpectedResponse
 from beanpool.protocol.arguments import MAX_ID, MAX_JOB_SIZE
@@ -19,11 +17,6 @@ _INSERTED_RUN = re.compile(rb"(?:INSERTED [1-9][0-9]{0,18}\r\n)+")
 _DELETED = b"DELETED\r\n"
 _DELETED_RUN = re.compile(rb"(?:DELETED\r\n)+")
 _RESERVED_LINE = re.compile(rb"RESERVED ([1-9][0-9]{0,18}) (0|[1-9][0-9]{0,8})\r\n")
-# What Reply(...) does, without the function that a NamedTuple puts before it.
-_new_reply: Callable[[tuple[str, int, bytes, str]], Reply] = functools.partial(tuple.__new__, Reply)
-# Fewer digits cannot go beyond 2**64.
-_SAFE_DIGITS = 20
-_ZERO = ord("0")
 MAX_DOCUMENT_SIZE = 64 * 1024 * 1024
 """The largest ``stats`` or ``list`` reply that is read (bytes)."""
 
@@ -62,27 +55,6 @@ class Parser:
             self._body_start -= self._position
             self._body_end -= self._position
         self._position = 0
-
-    def only(self, command: Command, data: bytes) -> Reply | None:
-        """As :meth:`feed` and :meth:`next`, made for what nearly always comes: one whole reply, and nothing else."""
-        if not self.buffer:
-            opening = command.id_opening
-            if opening is not None and data.startswith(opening) and data[-2:] == b"\r\n":
-                digits = data[len(opening) : -2]
-                if digits.isdigit() and digits[0] != _ZERO and len(digits) < _SAFE_DIGITS:
-                    return _new_reply(("INSERTED", int(digits), b"", ""))
-            bare = command.bare.get(data)
-            if bare is not None:
-                return bare
-            match = command.line.match(data)
-            if match is not None and match.lastindex == JOB_SIZE:
-                word, digits, size = match.group(4, 5, 6)
-                start = match.end()
-                end = start + int(size)
-                if len(data) == end + 2 and data[end:] == b"\r\n" and len(digits) < _SAFE_DIGITS:
-                    return _new_reply((WORDS[word], int(digits), data[start:end], ""))
-        self.feed(data)
-        return self.next(command)
 
     def next(self, command: Command) -> Reply | None:
         """Return the next reply, which must answer `command`; None if it has not arrived in full.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
+
+from beanpool.protocol.arguments import MAX_ID
 
 
 class Reply(NamedTuple):
@@ -74,7 +78,45 @@ def line_pattern(replies: dict[str, str]) -> re.Pattern[bytes]:
     return re.compile(b"(?:" + b"|".join(alternatives) + b")\r\n")
 
 
-def bare_lines(replies: dict[str, str]) -> dict[bytes, Reply]:
-    """The replies without an argument that `replies` (word to shape) allow, by their whole lines, CRLF included."""
-    words = [*ERRORS, *(word for word, shape in replies.items() if shape == BARE)]
-    return {word.encode() + b"\r\n": Reply(word) for word in words}
+Whole = Callable[[bytes], Reply | None]
+"""Reads what nearly always comes: one whole reply in one piece. None for all that is not quite so."""
+
+# With fewer digits than the largest id, so that no number is too large.
+_JOB_LINE = re.compile(rb"(RESERVED|FOUND) ([1-9][0-9]{0,18}) (0|[1-9][0-9]{0,8})\r\n").match
+_ID_AT = len(b"INSERTED ")
+# Without the function that a NamedTuple puts before it.
+_new_tuple = tuple.__new__
+
+
+def whole_reply(replies: dict[str, str]) -> Whole:
+    """Return what reads the usual reply among `replies` (word to shape) when it comes in one piece."""
+    bare_words = [*ERRORS, *(word for word, shape in replies.items() if shape == BARE)]
+    bare: Whole = {word.encode() + b"\r\n": Reply(word) for word in bare_words}.get
+    if "INSERTED" in replies:
+        return _whole_inserted
+    if JOB in replies.values():
+        return functools.partial(_whole_job, bare, frozenset(word for word, shape in replies.items() if shape == JOB))
+    return bare
+
+
+def _whole_inserted(data: bytes) -> Reply | None:
+    try:
+        number = int(data[_ID_AT:-2])
+    except ValueError:
+        return None
+    # Written again it must be the same: whatever else int() takes for a number is none here.
+    if 0 < number <= MAX_ID and data == b"INSERTED %d\r\n" % number:
+        return _new_tuple(Reply, ("INSERTED", number, b"", ""))
+    return None
+
+
+def _whole_job(bare: Whole, words: frozenset[str], data: bytes) -> Reply | None:
+    match = _JOB_LINE(data)
+    if match is None:
+        return bare(data)
+    word, digits, size = match.groups()
+    start = match.end()
+    end = start + int(size)
+    if len(data) != end + 2 or not data.endswith(b"\r\n") or WORDS[word] not in words:
+        return None
+    return _new_tuple(Reply, (WORDS[word], int(digits), data[start:end], ""))

@@ -41,7 +41,9 @@ _SHORTEST_TIMEOUT = 0.001
 _LONGEST_TIMEOUT = 1_000_000.0
 # Windows knows neither MSG_DONTWAIT nor a timeval in SO_RCVTIMEO.
 _HAS_KERNEL_TIMEOUTS = sys.platform != "win32"
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+# As plain numbers: to combine two members of an enumeration takes several functions written in Python.
+_DONT_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+_PEEK = int(socket.MSG_PEEK)
 
 
 Item = TypeVar("Item")
@@ -448,7 +450,9 @@ class Channel:
         self.used_at = _monotonic()
         self._due.extend(commands)
         try:
-            sent = self._send_now(request)
+            sent = self._socket.send(request, _DONT_WAIT)
+        except BlockingIOError:
+            sent = 0
         except OSError as error:
             failure = ConnectionFailed(
                 f"{self.server}: the connection broke while a command was being sent ({describe(error)})",
@@ -482,7 +486,12 @@ class Channel:
         try:
             reply = parser.next(command) if parser.buffer else None
             while reply is None:
-                data = self._receive_now(_LARGE_READ_SIZE) if until is None else self._read_until(until)
+                if until is not None:
+                    data = self._read_until(until)
+                elif parser.buffer or not _HAS_KERNEL_TIMEOUTS:
+                    data = self._receive_now(_LARGE_READ_SIZE)
+                else:
+                    data = self._socket.recv(_READ_SIZE, _DONT_WAIT)
                 if not data:
                     raise self._broken_in_reply(command, "the server closed the connection")
                 if not parser.buffer:
@@ -525,7 +534,7 @@ class Channel:
         return len(self._due)
 
     def _receive_now(self, size: int, *, peek: bool = False) -> bytes:
-        flags = socket.MSG_PEEK if peek else 0
+        flags = _PEEK if peek else 0
         if _HAS_KERNEL_TIMEOUTS:
             return self._socket.recv(size, flags | _DONT_WAIT)
         timeout = self._socket.gettimeout()
@@ -534,12 +543,6 @@ class Channel:
             return self._socket.recv(size, flags)
         finally:
             self._socket.settimeout(timeout)
-
-    def _send_now(self, request: bytes) -> int:
-        try:
-            return self._socket.send(request, _DONT_WAIT)
-        except BlockingIOError:
-            return 0
 
     # The end.
 

@@ -33,6 +33,7 @@ from beanpool.protocol.replies import Reply
 _STATS_REQUEST = encode_bare(STATS)
 _SWEEP_REQUEST = encode_reserve_with_timeout(0)
 _SWEEP = (RESERVE_WITH_TIMEOUT,)
+_monotonic = time.monotonic
 _UNKNOWN = Identity("", "", False, None)
 
 Step = tuple[Command, bytes, Callable[[Reply], None]]
@@ -219,9 +220,9 @@ class PooledConnection(Connection):
         :returns: None if it is not there until then: it comes from :meth:`step`, like that to :meth:`begin_reserve`.
         """
         channel = self.opened_channel
-        if channel is not None and self.watches_only(tubes):
+        if channel is not None and self.watched == tubes:
             self._allowed_seconds = self.timeout
-            self.give_up_at = time.monotonic() + self.timeout
+            self.give_up_at = _monotonic() + self.timeout
             channel.begin(_SWEEP_REQUEST, _SWEEP)
             return channel.pick_up(until)
         if channel is None:

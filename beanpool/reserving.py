@@ -25,6 +25,7 @@ from beanpool.watch import Begun, Catch
 # How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
 _PATIENCE = 0.25
 _KEPT_WAITS = 256
+_monotonic = time.monotonic
 
 
 class Reserver:
@@ -104,12 +105,13 @@ class Reserver:
 
     def _begin(self, tubes: tuple[str, ...], timeout: float | None) -> tuple[SharedWait, float, float]:
         """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
-        shared = self._shared_wait(tubes)
-        for other in list(self._waits.values()):
-            # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
-            if other is not shared or timeout == 0:
-                other.end()
-        now = time.monotonic()
+        shared = self._waits.get(tubes) or self._shared_wait(tubes)
+        if timeout == 0 or len(self._waits) > 1:
+            for other in list(self._waits.values()):
+                # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
+                if other is not shared or timeout == 0:
+                    other.end()
+        now = _monotonic()
         deadline = math.inf if timeout is None else now + timeout
         # With no time to wait, the sweep itself has as long as any command.
         return shared, deadline, deadline if timeout != 0 else now + self._timeout
@@ -140,13 +142,12 @@ class Reserver:
         for member in members:
             if shared.waits_on(member) or not (member.up or thorough):
                 continue
-            patience = min(until, time.monotonic() + _PATIENCE)
-            catch = self._ask(member, tubes, patience, begun, errors)
+            catch = self._ask(member, tubes, min(until, _monotonic() + _PATIENCE), begun, errors)
             if catch is not None:
                 break
-        if thorough and catch is None:
+        if begun and thorough and catch is None:
             catch = self._collect(begun, until)
-        if catch is not None or thorough:
+        if begun and (catch is not None or thorough):
             self._dismiss(begun)
         return catch
 
@@ -159,13 +160,14 @@ class Reserver:
             return None
         try:
             reply = connection.sweep(tubes, until)
+            if reply is not None and reply.status == "RESERVED":
+                return member, connection, reply
             if reply is None or reply.status in ("TIMED_OUT", "DEADLINE_SOON"):
                 begun.append((member, connection))
                 if reply is not None:
                     member.works()
                 return None
-            if reply.status != "RESERVED":
-                raise connection.refuse(RESERVE_WITH_TIMEOUT, reply)
+            raise connection.refuse(RESERVE_WITH_TIMEOUT, reply)
         except CommandFailed as error:
             errors[member.address] = error
             pool.release(connection)
@@ -177,7 +179,6 @@ class Reserver:
         except BaseException:
             pool.discard(connection, "the caller was interrupted")
             raise
-        return member, connection, reply
 
     def _collect(self, begun: Begun, until: float) -> Catch | None:
         """Give those who were slow to answer the rest of the time."""

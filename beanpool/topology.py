@@ -25,6 +25,7 @@ class Topology:
         "_suspect",
         "_turns",
         "_up",
+        "_up_twice",
         "distinct",
         "members",
         "next_taker",
@@ -42,6 +43,7 @@ class Topology:
         self._by_address = {member.address: member for member in members}
         self._ring = ring or Ring((member.name, member.weight) for member in members)
         self._up = tuple(member for member in self.distinct if member.up)
+        self._up_twice = self._up * 2
         self._suspect = tuple(member for member in self.distinct if not member.up and not member.down)
         # Suspect servers get what has a key of theirs; what can go anywhere goes to those that are up.
         takers = [member for member in members if member.accepting and member.up]
@@ -76,12 +78,14 @@ class Topology:
         rest.sort(key=lambda member: not member.up)
         return rest if first is None else [first, *rest]
 
-    def rotation(self, start: int) -> tuple[Member, ...]:
+    def rotation(self, start: int) -> Iterator[Member]:
         """All servers but those that are down, those that are up first, from a rotating start."""
         # Turned after the others are left out: else whoever follows a dead server would come first twice as often.
-        up = self._up
-        first = start % len(up) if up else 0
-        return (*up[first:], *up[:first], *self._suspect)
+        # One by one: most often the first one has a job, and hundreds of others need not be touched.
+        count = len(self._up)
+        first = start % count if count else 0
+        turned = map(self._up_twice.__getitem__, range(first, first + count))
+        return itertools.chain(turned, self._suspect) if self._suspect else turned
 
 
 def twins(members: Iterable[Member]) -> dict[Member, Member]:

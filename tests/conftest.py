@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import platform
 import random
@@ -16,6 +17,7 @@ from typing import Protocol, Unpack
 import pytest
 from support.ledger import Ledger
 from support.processes import children, thread_names
+from support.records import Records
 from support.scripted import Script, ScriptedConnection, ScriptedServer
 from support.servers import (
     BeanstalkdServer,
@@ -115,6 +117,15 @@ def nothing_left_behind() -> Iterator[None]:
         wait_until(lambda: not left(), "the end of threads and processes", _LEFTOVERS_END_WITHIN)
     except AssertionError:
         pytest.fail(f"the test left behind: {left()}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def unforeseen() -> Iterator[Records]:
+    """What a pool's threads logged as an error, and went on: fails the test, unless that has taken it out."""
+    with Records("beanpool.pool", logging.ERROR) as records:
+        yield records
+    if records:
+        pytest.fail("\n".join(["a thread of a pool met what nobody foresaw:", *records.texts()]), pytrace=False)
 
 
 @pytest.fixture

@@ -405,11 +405,10 @@ class TestSharedLease:
         """As ``close()`` does: the monitor, which looks for its descriptor, goes on; what it raises fails the test."""
         begin, closed = GiveBack.begin, threading.Event()
 
-        def begin_and_lose(give_back: GiveBack) -> bool:
-            begun = begin(give_back)
+        def begin_and_lose(give_back: GiveBack) -> None:
+            begin(give_back)
             give_back.connection.drop("another thread has closed it")
             closed.set()
-            return begun
 
         monkeypatch.setattr(GiveBack, "begin", begin_and_lose)
         fill(beanstalkd, 2)

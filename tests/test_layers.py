@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"errors", "address", "checks", "log", "events"},
     {"protocol.*"},
     # The embedded server shares nothing with the client but the protocol's limits.
-    {"testing.failures"},
+    {"testing.failures", "testing.service"},
     {
         *("testing.embedded.clock", "testing.embedded.bag", "testing.embedded.dialect", "testing.embedded.host"),
         *("testing.embedded.tube", "testing.embedded.stored_job", "testing.embedded.arguments"),

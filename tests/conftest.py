@@ -12,9 +12,10 @@ import secrets
 import signal
 import sysconfig
 from collections.abc import Generator, Iterator
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import pytest
+from support.connections import Connect
 from support.ledger import Ledger
 from support.processes import children, thread_names
 from support.records import Records
@@ -30,6 +31,7 @@ from support.servers import (
 )
 from support.waiting import wait_until
 
+from beanpool import Connection
 from beanpool.testing.failures import NoBeanstalkd
 
 _LEFTOVERS_END_WITHIN = 2.0
@@ -168,6 +170,20 @@ def scripted_server() -> Iterator[StartScripted]:
         server.stop()
     for server in servers:
         server.check()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Call it with a server and options for a Connection; all are closed after the test."""
+    connections: list[Connection] = []
+
+    def open_connection(server: BeanstalkdServer | ScriptedServer, **options: Any) -> Connection:
+        connections.append(Connection(server.host, server.port, **options))
+        return connections[-1]
+
+    yield open_connection
+    for connection in connections:
+        connection.close()
 
 
 @pytest.fixture

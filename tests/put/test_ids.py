@@ -12,19 +12,7 @@ from beanpool import BeanpoolError, ConnectionFailed, JobId, JobLost, NotFound, 
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-from support.putting import manager
-
-# The commands on one job, by its id.
-BY_ID: dict[str, Callable[..., object]] = {
-    "delete": PoolManager.delete,
-    "release": PoolManager.release,
-    "bury": PoolManager.bury,
-    "touch": PoolManager.touch,
-    "kick_job": PoolManager.kick_job,
-    "stats_job": PoolManager.stats_job,
-    "peek": PoolManager.peek,
-    "reserve_job": PoolManager.reserve_job,
-}
+from support.putting import BY_ID, manager
 
 
 class TestIds:

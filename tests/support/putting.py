@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from beanpool import PoolManager
 from support.servers import BeanstalkdServer
+
+# The commands on one job, by its id.
+BY_ID: dict[str, Callable[..., object]] = {
+    "delete": PoolManager.delete,
+    "release": PoolManager.release,
+    "bury": PoolManager.bury,
+    "touch": PoolManager.touch,
+    "kick_job": PoolManager.kick_job,
+    "stats_job": PoolManager.stats_job,
+    "peek": PoolManager.peek,
+    "reserve_job": PoolManager.reserve_job,
+}
 
 SECRET = "the body, which is nobody else's business"
 

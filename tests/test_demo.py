@@ -181,7 +181,9 @@ def test_without_beanstalkd_it_says_so_and_how_to_get_one() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="tells processes by their environment")
-@pytest.mark.parametrize(("number", "returncode"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "returncode"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)], ids=["SIGINT", "SIGKILL"]
+)
 def test_without_beanstalkd_a_demo_that_is_stopped_leaves_nothing(
     tmp_path: Path, number: signal.Signals, returncode: int
 ) -> None:

@@ -18,7 +18,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 # At once, for most of the time they wait.
 TOGETHER = (
-    ("tests/connection", "tests/test_job.py", "tests/test_server_pool.py", "tests/test_leases.py"),
+    ("tests/connection", "tests/test_job.py", "tests/server_pool", "tests/test_leases.py"),
     ("tests/test_cluster_verbs.py", "tests/test_reserve.py", "tests/put"),
     ("tests/test_shared_wait.py", "tests/test_pipeline.py"),
 )

@@ -73,7 +73,8 @@ def _run(errands: queue.SimpleQueue[Errand | None]) -> None:
     while (errand := errands.get()) is not None:
         try:
             errand()
-        except Exception as error:
+        except BaseException as error:
+            # Also what is no Exception, such as a listener's SystemExit: it would end the thread.
             say(_log, logging.ERROR, "an errand of a pool failed: %s", describe(error))
         # Nothing that keeps the pool alive may be held while waiting.
         del errand

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import time
 
-from beanpool.errors import BeanpoolError
 from beanpool.lease import Lease
 from beanpool.protocol.arguments import MAX_UINT32
 from beanpool.protocol.commands import RELEASE, STATS_JOB, encode_job, encode_release
@@ -40,23 +39,26 @@ class GiveBack:
         """
         return self.connection.live_descriptor()
 
-    def begin(self) -> bool:
-        """Send the first commands; false if the connection is in use, or is no longer held for these jobs.
-
-        :raises BeanpoolError: if the connection broke; call :meth:`end` then, too.
-        """
+    def take_connection(self) -> bool:
+        """Have the connection until :meth:`end`; false if it is in use, or is no longer held for these jobs."""
         if not self.lease.pin():
             return False
         if not self.connection.guard.acquire(blocking=False):
             self.lease.unpin()
             return False
+        return True
+
+    def begin(self) -> None:
+        """Send the first commands.
+
+        :raises BeanpoolError: if the connection broke; call :meth:`end` then, too.
+        """
         self.give_up_at = time.monotonic() + self.connection.timeout
         dropped = self.lease.dropped()[:_AT_ONCE]
         self._asked.extend(dropped)
         if dropped:
             request = b"".join(encode_job(STATS_JOB, jid) for jid in dropped)
             self.connection.channel.begin(request, [STATS_JOB] * len(dropped))
-        return True
 
     def step(self) -> bool:
         """Go as far as is possible without waiting; true once it is done.
@@ -94,11 +96,13 @@ class GiveBack:
             raise self.connection.violated(STATS_JOB, "no valid priority")
         return priority
 
-    def end(self, error: BeanpoolError | None = None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """Let others use the connection again; an `error` ends it for all."""
         self.connection.guard.release()
-        if error is not None:
-            self.lease.pool.broke(self.connection, error)
-        self.lease.unpin()
-        for jid in self._done:
-            self.lease.end(jid)
+        try:
+            if error is not None:
+                self.lease.pool.broke(self.connection, error)
+        finally:
+            self.lease.unpin()
+            for jid in self._done:
+                self.lease.end(jid)

@@ -1,21 +1,25 @@
 """The one background thread of a pool: it probes servers, and tidies up what callers should not wait for.
 
-All its I/O is driven by readiness, so the silence of one server delays nobody else's check.
+All its I/O is driven by readiness, so the silence of one server delays nobody else's check. An error that nobody
+foresaw is logged and costs what it happened to: a check, which is made anew with another connection, a connection whose
+jobs were being given back, one that was being closed anyway. The care for all others goes on.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import os
 import random
 import selectors
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from beanpool.channel import Channel
+from beanpool.complaints import Complaints
 from beanpool.errors import BeanpoolError
 from beanpool.giving_back import GiveBack
 from beanpool.lease import Lease
@@ -43,6 +47,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._complaints = Complaints(name)
         self._wake_reader = self._wake_writer = -1
         self._lingering: collections.deque[Channel] = collections.deque()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
@@ -114,31 +119,42 @@ class Monitor:
 
     def _run(self) -> None:
         selector = selectors.DefaultSelector()
-        watch = _Watch(selector, self._interval)
+        watch = _Watch(selector, self._interval, self._complaints)
         try:
             selector.register(self._wake_reader, selectors.EVENT_READ)
-            while not self._stopping:
-                members = self._members()
-                if members is None:
-                    break
-                while self._calls:
-                    self._calls.popleft()()
-                until = watch.tend(members, self._lingering)
-                # Nothing that keeps the pool alive may be held while waiting.
-                del members
-                self._turn(selector, watch, until)
+            goes_on = True
+            while goes_on and not self._stopping:
+                done = False
+                with self._complaints.about("a turn of the monitor"):
+                    goes_on = self._turn(selector, watch)
+                    done = True
+                if not done:
+                    # Whatever it was, it may be there again at once.
+                    time.sleep(_TICK)
         finally:
             watch.end()
             selector.close()
             self._close_pipe()
 
-    def _turn(self, selector: selectors.BaseSelector, watch: _Watch, until: float) -> None:
+    def _turn(self, selector: selectors.BaseSelector, watch: _Watch) -> bool:
+        members = self._members()
+        if members is None:
+            return False
+        while self._calls:
+            call = self._calls.popleft()
+            with self._complaints.about("what was left to the monitor"):
+                call()
+            del call
+        until = watch.tend(members, self._lingering)
+        # Nothing that keeps the pool alive may be held while waiting.
+        del members
         for key, _ in selector.select(max(0.0, until - time.monotonic())):
             if key.fd == self._wake_reader:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_reader, 4096)
             else:
                 watch.ready(key.data)
+        return True
 
     def _close_pipe(self) -> None:
         with self._lock:
@@ -162,12 +178,15 @@ class _Probe:
 class _Watch:
     """What the monitor's thread has in hand."""
 
-    def __init__(self, selector: selectors.BaseSelector, interval: float) -> None:
+    def __init__(self, selector: selectors.BaseSelector, interval: float, complaints: Complaints) -> None:
         self._selector = selector
         self._interval = interval
+        self._complaints = complaints
         # Weak: a member knows its pool, and the pool must not live because it is watched.
         self._due: weakref.WeakKeyDictionary[Member, float] = weakref.WeakKeyDictionary()
         self._returns_seen: weakref.WeakKeyDictionary[Member, int] = weakref.WeakKeyDictionary()
+        # Until when those are left alone whose check failed in a way that says nothing of the server.
+        self._put_off: weakref.WeakKeyDictionary[Member, float] = weakref.WeakKeyDictionary()
         self._probes: dict[Member, _Probe] = {}
         self._lingering: dict[Channel, float] = {}
         self._give_backs: dict[Lease, GiveBack] = {}
@@ -180,29 +199,73 @@ class _Watch:
             self._linger(lingering.popleft(), now)
         for channel, close_at in list(self._lingering.items()):
             if close_at <= now:
-                self._close(channel)
+                with self._caring_for(channel):
+                    self._close(channel)
         for probe in list(self._probes.values()):
             if probe.connection.give_up_at <= now:
-                self._finish(probe, probe.connection.late())
+                with self._caring_for(probe.member):
+                    self._finish(probe, probe.connection.late())
             else:
                 wait_until = min(wait_until, probe.connection.give_up_at)
         for give_back in list(self._give_backs.values()):
             if give_back.give_up_at <= now:
-                self._end_give_back(give_back, give_back.connection.late())
+                with self._caring_for(give_back):
+                    self._end_give_back(give_back, give_back.connection.late())
         for member in members:
-            member.pool.collect_abandoned()
-            self._give_back(member)
-            member.pool.trim(_IDLE_FOR)
-            member.wake_up(now)
-            if member not in self._probes:
-                due = self._due_at(member, now)
-                if due <= now:
-                    self._start(member, now)
-                else:
-                    wait_until = min(wait_until, due)
+            with self._complaints.about(f"tidying up after {member.name}"):
+                self._tidy_up(member, now)
+            with self._caring_for(member):
+                wait_until = min(wait_until, self._check(member, now))
         return wait_until
 
+    @contextlib.contextmanager
+    def _caring_for(self, what: Channel | Member | GiveBack) -> Iterator[None]:
+        """Let an error that nobody foresaw cost no more than what the block is for, which is begun anew."""
+        if isinstance(what, Channel):
+            doing = "closing a connection"
+        elif isinstance(what, Member):
+            doing = f"the check of {what.name}"
+        else:
+            doing = f"giving back jobs to {what.connection.server}"
+        with self._complaints.about(doing):
+            try:
+                yield
+            except BaseException as error:
+                self._let_go(what, error)
+                raise
+
+    def _let_go(self, what: Channel | Member | GiveBack, error: BaseException) -> None:
+        if isinstance(what, Channel):
+            self._close(what)
+        elif isinstance(what, GiveBack):
+            self._end_give_back(what, error)
+        else:
+            self._put_off[what] = time.monotonic() + _TICK
+            probe = self._probes.pop(what, None)
+            if probe is not None:
+                self._unregister(probe)
+                what.pool.discard(probe.connection, f"its check failed: {type(error).__name__}")
+
+    def _tidy_up(self, member: Member, now: float) -> None:
+        member.pool.collect_abandoned()
+        self._give_back(member)
+        member.pool.trim(_IDLE_FOR)
+        member.wake_up(now)
+
+    def _check(self, member: Member, now: float) -> float:
+        """Start the check that is due; return when the next one is (monotonic seconds)."""
+        if member in self._probes:
+            return math.inf
+        due = self._due_at(member, now)
+        if due > now:
+            return due
+        self._start(member, now)
+        return math.inf
+
     def _due_at(self, member: Member, now: float) -> float:
+        put_off = self._put_off.get(member)
+        if put_off is not None:
+            return put_off
         if not member.up:
             return member.health.retry_at
         due = self._due.get(member)
@@ -220,32 +283,36 @@ class _Watch:
         return due
 
     def _start(self, member: Member, now: float) -> None:
+        self._put_off.pop(member, None)
         self._next(member, now)
-        connection = None
         try:
             connection = member.pool.acquire_now(()) or member.pool.extra()
+        except BeanpoolError:
+            return
+        probe = self._probes[member] = _Probe(member, connection)
+        try:
             if connection.channel_state is None:
                 connection.begin_dialing()
             connection.begin_probe()
-            probe = self._probes[member] = _Probe(member, connection)
             self._step(probe)
         except BeanpoolError as error:
-            self._probes.pop(member, None)
-            if connection is not None:
-                member.pool.broke(connection, error)
+            self._finish(probe, error)
 
     def ready(self, what: object) -> None:
         """Something that the selector watches is ready."""
         if isinstance(what, Channel):
-            if what.at_end():
-                self._close(what)
+            with self._caring_for(what):
+                if what.at_end():
+                    self._close(what)
         elif isinstance(what, _Probe):
-            try:
-                self._step(what)
-            except BeanpoolError as error:
-                self._finish(what, error)
+            with self._caring_for(what.member):
+                try:
+                    self._step(what)
+                except BeanpoolError as error:
+                    self._finish(what, error)
         elif isinstance(what, GiveBack):
-            self._go_on_giving_back(what)
+            with self._caring_for(what):
+                self._go_on_giving_back(what)
 
     def _step(self, probe: _Probe) -> None:
         reply = probe.connection.step()
@@ -253,9 +320,10 @@ class _Watch:
             self._register(probe)
             return
         self._unregister(probe)
-        self._probes.pop(probe.member, None)
         probe.connection.greet(reply)
         probe.member.works()
+        # From here on the connection is the pool's again: what goes wrong now must not close it under its next user.
+        self._probes.pop(probe.member, None)
         probe.member.pool.release(probe.connection)
         # The probe's own return is no sign of other life.
         self._next(probe.member, time.monotonic())
@@ -264,12 +332,20 @@ class _Watch:
         self._unregister(probe)
         descriptor = probe.connection.live_descriptor()
         events = selectors.EVENT_WRITE if probe.connection.wants_write else selectors.EVENT_READ
-        self._selector.register(descriptor, events, probe)
+        self._register_as(descriptor, events, probe)
         probe.descriptor = descriptor
+
+    def _register_as(self, descriptor: int, events: int, what: object) -> None:
+        # Another thread may have closed what had this number before: the selector has not been told.
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(descriptor)
+        self._selector.register(descriptor, events, what)
 
     def _unregister(self, probe: _Probe) -> None:
         if probe.descriptor >= 0:
-            with contextlib.suppress(KeyError, ValueError, OSError):
+            key = self._selector.get_map().get(probe.descriptor)
+            # For the same reason the number may be somebody else's by now.
+            if key is not None and key.data is probe:
                 self._selector.unregister(probe.descriptor)
             probe.descriptor = -1
 
@@ -283,26 +359,34 @@ class _Watch:
         later = []
         while member.pool.bereaved:
             lease = member.pool.bereaved.popleft()
-            if lease in self._give_backs:
+            seen_to = False
+            with self._complaints.about(f"giving back jobs to {member.name}"):
+                seen_to = self._begin_to_give_back(lease)
+            if not seen_to:
                 later.append(lease)
-                continue
-            if not lease.dropped():
-                continue
-            if lease.deserted and not lease.connection.guard.locked():
-                lease.scrap("its jobs were dropped unfinished")
-                continue
-            give_back = GiveBack(lease)
-            try:
-                if not give_back.begin():
-                    # A sibling's command is under way.
-                    later.append(lease)
-                    continue
-                self._selector.register(give_back.live_descriptor(), selectors.EVENT_READ, give_back)
-            except BeanpoolError as error:
-                give_back.end(error)
-                continue
-            self._give_backs[lease] = give_back
         member.pool.bereaved.extend(later)
+
+    def _begin_to_give_back(self, lease: Lease) -> bool:
+        """False if it has to be tried again later."""
+        if lease in self._give_backs:
+            return False
+        if not lease.dropped():
+            return True
+        if lease.deserted and not lease.connection.guard.locked():
+            lease.scrap("its jobs were dropped unfinished")
+            return True
+        give_back = GiveBack(lease)
+        if not give_back.take_connection():
+            # A sibling's command is under way.
+            return False
+        self._give_backs[lease] = give_back
+        with self._caring_for(give_back):
+            try:
+                give_back.begin()
+                self._register_as(give_back.live_descriptor(), selectors.EVENT_READ, give_back)
+            except BeanpoolError as error:
+                self._end_give_back(give_back, error)
+        return True
 
     def _go_on_giving_back(self, give_back: GiveBack) -> None:
         try:
@@ -311,8 +395,10 @@ class _Watch:
         except BeanpoolError as error:
             self._end_give_back(give_back, error)
 
-    def _end_give_back(self, give_back: GiveBack, error: BeanpoolError | None = None) -> None:
-        del self._give_backs[give_back.lease]
+    def _end_give_back(self, give_back: GiveBack, error: BaseException | None = None) -> None:
+        if self._give_backs.pop(give_back.lease, None) is None:
+            # It was its end that failed.
+            return
         self._forget(give_back)
         give_back.end(error)
         if error is None:
@@ -326,11 +412,12 @@ class _Watch:
                 self._selector.unregister(key.fd)
 
     def _linger(self, channel: Channel, now: float) -> None:
-        if channel.at_end():
-            channel.close("its reserve was cancelled")
-            return
-        self._lingering[channel] = now + _LINGER
-        self._selector.register(channel.fileno(), selectors.EVENT_READ, channel)
+        with self._caring_for(channel):
+            if channel.at_end():
+                self._close(channel)
+                return
+            self._lingering[channel] = now + _LINGER
+            self._register_as(channel.fileno(), selectors.EVENT_READ, channel)
 
     def _close(self, channel: Channel) -> None:
         self._lingering.pop(channel, None)
@@ -341,11 +428,14 @@ class _Watch:
     def end(self) -> None:
         """Let go of everything."""
         for channel in list(self._lingering):
-            self._close(channel)
+            with self._caring_for(channel):
+                self._close(channel)
         for probe in list(self._probes.values()):
-            self._unregister(probe)
-            probe.member.pool.discard(probe.connection)
-        self._probes.clear()
+            with self._caring_for(probe.member):
+                self._unregister(probe)
+                del self._probes[probe.member]
+                probe.member.pool.discard(probe.connection)
         for give_back in list(self._give_backs.values()):
-            give_back.connection.drop("the pool was closed")
-            self._end_give_back(give_back)
+            with self._caring_for(give_back):
+                give_back.connection.drop("the pool was closed")
+                self._end_give_back(give_back)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import platform
 import random
@@ -11,11 +12,13 @@ import secrets
 import signal
 import sysconfig
 from collections.abc import Generator, Iterator
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import pytest
+from support.connections import Connect
 from support.ledger import Ledger
 from support.processes import children, thread_names
+from support.records import Records
 from support.scripted import Script, ScriptedConnection, ScriptedServer
 from support.servers import (
     BeanstalkdServer,
@@ -28,6 +31,7 @@ from support.servers import (
 )
 from support.waiting import wait_until
 
+from beanpool import Connection
 from beanpool.testing.failures import NoBeanstalkd
 
 _LEFTOVERS_END_WITHIN = 2.0
@@ -117,6 +121,15 @@ def nothing_left_behind() -> Iterator[None]:
         pytest.fail(f"the test left behind: {left()}", pytrace=False)
 
 
+@pytest.fixture(autouse=True)
+def unforeseen() -> Iterator[Records]:
+    """What a pool's threads logged as an error, and went on: fails the test, unless that has taken it out."""
+    with Records("beanpool.pool", logging.ERROR) as records:
+        yield records
+    if records:
+        pytest.fail("\n".join(["a thread of a pool met what nobody foresaw:", *records.texts()]), pytrace=False)
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers that repeat with BEANPOOL_SEED, whichever other tests run; the header shows the seed."""
@@ -157,6 +170,20 @@ def scripted_server() -> Iterator[StartScripted]:
         server.stop()
     for server in servers:
         server.check()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Call it with a server and options for a Connection; all are closed after the test."""
+    connections: list[Connection] = []
+
+    def open_connection(server: BeanstalkdServer | ScriptedServer, **options: Any) -> Connection:
+        connections.append(Connection(server.host, server.port, **options))
+        return connections[-1]
+
+    yield open_connection
+    for connection in connections:
+        connection.close()
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.batches import cut, leased
 from support.processes import assert_baseline
 from support.scripted import ScriptedConnection, expect_line, send, stats_reply, with_data
 from support.servers import BeanstalkdServer
@@ -51,20 +51,8 @@ def jobs_left(*servers: BeanstalkdServer) -> int:
     )
 
 
-def leased(pool: PoolManager) -> int:
-    return sum(status.leased for status in pool.servers)
-
-
 def kinds(outcomes: list[Exception | None]) -> list[type]:
     return [type(outcome) for outcome in outcomes]
-
-
-def cut(connection: Connection) -> None:
-    """Let the connection break, as by a network that fails."""
-    assert isinstance(connection, PooledConnection)
-    with socket.socket(fileno=connection.fileno()) as shared:
-        shared.shutdown(socket.SHUT_RDWR)
-        shared.detach()
 
 
 class TestOutcomes:

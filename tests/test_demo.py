@@ -122,6 +122,20 @@ def test_a_demo_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Si
 
 
 @pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("moment", [b"put", b"killed"])
+def test_a_demo_that_is_killed_leaves_nothing(tmp_path: Path, moment: bytes) -> None:
+    with started_beanpool("demo", "--seconds", "4", "--plain", env={"TMPDIR": str(tmp_path)}) as process:
+        assert process.stdout is not None
+        assert any(moment in line for line in process.stdout)
+        assert len(processes_of(tmp_path)) >= 3
+        process.kill()
+        process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGKILL
+    wait_until(lambda: not processes_of(tmp_path), "the end of the servers")
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.usefixtures("program")
 def test_a_demo_whose_reader_goes_away_leaves_nothing(tmp_path: Path) -> None:
     with started_beanpool("demo", "--seconds", "4", env={"TMPDIR": str(tmp_path)}) as process:
         assert process.stdout is not None
@@ -167,15 +181,21 @@ def test_without_beanstalkd_it_says_so_and_how_to_get_one() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="tells processes by their environment")
-def test_without_beanstalkd_a_demo_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "returncode"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)], ids=["SIGINT", "SIGKILL"]
+)
+def test_without_beanstalkd_a_demo_that_is_stopped_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, returncode: int
+) -> None:
     environ = {**NO_BEANSTALKD, "TMPDIR": str(tmp_path)}
     with started_beanpool("demo", "--seconds", "20", "--plain", env=environ) as process:
         assert process.stdout is not None
         assert any(b" put " in line for line in process.stdout)
-        assert len(processes_with(f"TMPDIR={tmp_path}")) == 4
-        process.send_signal(signal.SIGINT)
+        # The demo, its servers, and who ends them if it cannot.
+        assert len(processes_with(f"TMPDIR={tmp_path}")) == 5
+        process.send_signal(number)
         process.communicate(timeout=10)
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == returncode
     wait_until(lambda: not processes_with(f"TMPDIR={tmp_path}"), "the end of the servers")
     assert_nothing_left(tmp_path)
 

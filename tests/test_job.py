@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.scripted import ScriptedServer, answering, close, expect_line, send, stall, stats_reply, with_data
+from support.connections import Connect
+from support.scripted import answering, close, expect_line, send, stall, stats_reply, with_data
 from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
@@ -27,22 +28,6 @@ from beanpool import (
 
 if TYPE_CHECKING:
     from conftest import StartScripted
-
-Connect = Callable[..., Connection]
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    """Call it with a server and options for a Connection; all are closed after the test."""
-    connections: list[Connection] = []
-
-    def open_connection(server: BeanstalkdServer | ScriptedServer, **options: Any) -> Connection:
-        connections.append(Connection(server.host, server.port, **options))
-        return connections[-1]
-
-    yield open_connection
-    for connection in connections:
-        connection.close()
 
 
 def reserve(connection: Connection) -> Job:

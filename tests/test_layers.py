@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"errors", "address", "checks", "log", "events"},
     {"protocol.*"},
     # The embedded server shares nothing with the client but the protocol's limits.
-    {"testing.failures"},
+    {"testing.failures", "testing.service"},
     {
         *("testing.embedded.clock", "testing.embedded.bag", "testing.embedded.dialect", "testing.embedded.host"),
         *("testing.embedded.tube", "testing.embedded.stored_job", "testing.embedded.arguments"),
@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
     {"testing.embedded.loop"},
     {"testing.embedded", "testing.embedded.server"},
     {"resolving"},
-    {"channel", "dialing", "job", "job_id", "status", "put_item", "counters", "listeners"},
+    {"channel", "dialing", "job", "job_id", "status", "put_item", "counters", "listeners", "complaints"},
     {"connection", "pipeline"},
     {"ring", "shares", "spread", "health", "retry", "retry_budget"},
     {"config"},

@@ -6,19 +6,18 @@ import contextlib
 import functools
 import gc
 import itertools
-import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.batches import cut
 from support.processes import assert_baseline
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import Job, JobLost, NotFound, PoolClosed, PoolManager
-from beanpool.connection import Connection
 from beanpool.events import Event, ReservationLost
 from beanpool.pooled_connection import PooledConnection
 
@@ -35,14 +34,6 @@ def reserve(pool: PoolManager, timeout: float = 2, **options: Any) -> Job:
     job = pool.reserve(timeout, **options)
     assert job is not None
     return job
-
-
-def cut(connection: Connection) -> None:
-    """Let the connection break, as by a network that fails."""
-    assert isinstance(connection, PooledConnection)
-    with socket.socket(fileno=connection.fileno()) as shared:
-        shared.shutdown(socket.SHUT_RDWR)
-        shared.detach()
 
 
 def lose(server: BeanstalkdServer, job: Job) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.connections import Connect
 from support.interrupts import interrupted_when
-from support.scripted import ScriptedServer, close, expect, send, stall, with_data
+from support.scripted import close, expect, send, stall, with_data
 from support.servers import BeanstalkdServer, ServerFactory
 from support.threads import background
 from support.waiting import wait_until, within
@@ -16,7 +16,6 @@ from support.waiting import wait_until, within
 from beanpool import (
     BeanpoolError,
     CommandTimeout,
-    Connection,
     ConnectionFailed,
     Draining,
     Job,
@@ -30,24 +29,8 @@ from beanpool.errors import Phase
 if TYPE_CHECKING:
     from conftest import StartScripted
 
-Connect = Callable[..., Connection]
-
 PUT = b"put 2147483648 0 120 1\r\nx\r\n"
 HUGE = 24 * 1024 * 1024
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    """Call it with a server and options for a Connection; all are closed after the test."""
-    connections: list[Connection] = []
-
-    def open_connection(server: BeanstalkdServer | ScriptedServer, **options: Any) -> Connection:
-        connections.append(Connection(server.host, server.port, **options))
-        return connections[-1]
-
-    yield open_connection
-    for connection in connections:
-        connection.close()
 
 
 def assert_sent(results: list[Any], sent: int) -> None:

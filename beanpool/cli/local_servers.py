@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from beanpool import BeanpoolError, Connection
+from beanpool.cli.undertaker import undertaker
 
 LOOPBACK = "127.0.0.1"
 USUAL_FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin")
@@ -42,6 +43,7 @@ def find_beanstalkd(environ: Mapping[str, str] = os.environ, folders: Sequence[s
 class LocalServer:
     """One beanstalkd process on a loopback port of its own, which it gets back at every start.
 
+    :param group: the process group that it belongs to; 0 for one of its own.
     :ivar name: its name in the pool.
     :ivar host: the loopback address.
     :ivar port: the port, chosen by the kernel.
@@ -50,10 +52,11 @@ class LocalServer:
 
     keeps_jobs = True
 
-    def __init__(self, name: str, program: str, directory: Path) -> None:
+    def __init__(self, name: str, program: str, directory: Path, group: int = 0) -> None:
         self.name = name
         self.host = LOOPBACK
         self._program = program
+        self._group = group
         self._log = directory / f"{name}.log"
         self._wal = directory / name
         self._wal.mkdir()
@@ -122,7 +125,8 @@ class LocalServer:
                 stdout=log,
                 stderr=log,
                 env=self._environ | extra,
-                process_group=0,  # Ctrl-C is for the demo alone, which then ends its servers in its own order.
+                # Not the demo's: Ctrl-C is for the demo alone, which then ends its servers in its own order.
+                process_group=self._group,
             )
 
     def _answers(self, process: subprocess.Popen[bytes]) -> bool:
@@ -151,8 +155,8 @@ class EmbeddedProcess(LocalServer):
 
     keeps_jobs = False
 
-    def __init__(self, name: str, directory: Path) -> None:
-        super().__init__(name, sys.executable, directory)
+    def __init__(self, name: str, directory: Path, group: int = 0) -> None:
+        super().__init__(name, sys.executable, directory, group)
         # Its beanpool is ours, wherever that comes from, and not one that happens to lie in the working folder.
         self._environ["PYTHONPATH"] = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
 
@@ -164,14 +168,19 @@ class EmbeddedProcess(LocalServer):
 def local_servers(program: str | None, names: Sequence[str]) -> Iterator[list[LocalServer]]:
     """Run one server per name, beanstalkd or, without a program, embedded; no process and no file is left afterwards.
 
+    Not even if this process is killed meanwhile.
+
     :raises ServerNotStarted: one of them cannot be started.
     """
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="beanpool-", ignore_cleanup_errors=True))
+        directory = tempfile.TemporaryDirectory(prefix="beanpool-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(directory))
+        group = stack.enter_context(undertaker(folder))
         servers = []
         for name in names:
-            folder = Path(directory)
-            server = EmbeddedProcess(name, folder) if program is None else LocalServer(name, program, folder)
+            server: LocalServer = (
+                EmbeddedProcess(name, folder, group) if program is None else LocalServer(name, program, folder, group)
+            )
             stack.callback(server.close)
             server.start()
             servers.append(server)

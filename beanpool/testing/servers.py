@@ -22,12 +22,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from beanpool.testing.failures import NoBeanstalkd, ServerFailed
 from beanpool.testing.finding import find_beanstalkd, no_beanstalkd
 from beanpool.testing.raw_client import RawClient, Target, close_all
+from beanpool.testing.service import Service
 from beanpool.testing.waiting import wait_until
 from beanpool.testing.write_ahead_log import merge
 
@@ -69,7 +69,7 @@ def takes_listening_socket(binary: str) -> bool:
     return True
 
 
-class BeanstalkdServer:
+class BeanstalkdServer(Service):
     """One beanstalkd process. As a context manager it is started and, at the end, stopped.
 
     ``kill``, ``terminate`` and ``restart`` keep the address and the write-ahead log; ``stop`` is the
@@ -173,15 +173,6 @@ class BeanstalkdServer:
 
     def __repr__(self) -> str:
         return f"<beanstalkd at {self.address}{'' if self.running else ', not running'}>"
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def raw(self, timeout: float = 5.0) -> RawClient:
         """Another raw connection to this server; it is closed when the server ends."""

@@ -14,11 +14,11 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 from beanpool.testing.embedded.binding import bind
 from beanpool.testing.failures import ServerFailed
+from beanpool.testing.service import Service
 from beanpool.testing.waiting import wait_until
 
 Stream = Literal["upstream", "downstream"]
@@ -51,7 +51,7 @@ def no_toxiproxy() -> str:
     return f"$TOXIPROXY_SERVER names {named}, which is no program" if named else _HOW_TO_GET
 
 
-class Toxiproxy:
+class Toxiproxy(Service):
     """A toxiproxy-server on a free port of loopback. As a context manager it is started and stopped.
 
     :param binary: the program; by default what :func:`find_toxiproxy` finds.
@@ -67,15 +67,6 @@ class Toxiproxy:
         self._links: list[Link] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._log = Path(tempfile.mkdtemp(prefix="toxiproxy-"), "log")
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start the process, and return when it answers.

@@ -28,41 +28,57 @@ class Client(Protocol):
         """Close the connection."""
 
 
-class Beanpool:
-    """``beanpool.Connection``."""
+class Blocking:
+    """A client whose calls block. Its own methods are called in the loops, with nothing in between.
 
-    def __init__(self, server: BeanstalkdServer) -> None:
-        self._client = Connection(server.host, server.port, encoding=None)
-        self.close = self._client.close
+    :cvar PUT: the name of the method that puts.
+    :cvar RESERVE: the name of the one that reserves; a job then deletes itself.
+    """
+
+    PUT = "put"
+    RESERVE = "reserve"
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.close: Callable[[], None] = client.close
 
     def puts(self, count: int) -> None:
         """One after another."""
-        put = self._client.put
+        put = getattr(self._client, self.PUT)
         for _ in range(count):
             put(BODY)
 
     def reserves(self, count: int) -> None:
         """One after another."""
-        reserve = self._client.reserve
+        reserve = getattr(self._client, self.RESERVE)
         for _ in range(count):
             job = reserve(0)
-            assert job is not None
             _ = job.body
             job.delete()
 
 
-class Greenstalk:
-    """``greenstalk.Client``."""
+class Beanpool(Blocking):
+    """``beanpool.Connection``."""
 
     def __init__(self, server: BeanstalkdServer) -> None:
-        self._client: Any = importlib.import_module("greenstalk").Client((server.host, server.port), encoding=None)
-        self.close = self._client.close
+        super().__init__(Connection(server.host, server.port, encoding=None))
 
-    def puts(self, count: int) -> None:
-        """One after another."""
-        put = self._client.put
-        for _ in range(count):
-            put(BODY)
+
+class Pystalkd(Blocking):
+    """``pystalkd.Beanstalkd.Connection``."""
+
+    PUT = "put_bytes"
+    RESERVE = "reserve_bytes"
+
+    def __init__(self, server: BeanstalkdServer) -> None:
+        super().__init__(importlib.import_module("pystalkd.Beanstalkd").Connection(server.host, server.port))
+
+
+class Greenstalk(Blocking):
+    """``greenstalk.Client``, which deletes jobs itself."""
+
+    def __init__(self, server: BeanstalkdServer) -> None:
+        super().__init__(importlib.import_module("greenstalk").Client((server.host, server.port), encoding=None))
 
     def reserves(self, count: int) -> None:
         """One after another."""
@@ -73,18 +89,13 @@ class Greenstalk:
             delete(job)
 
 
-class Pystalk:
-    """``pystalk.BeanstalkClient``."""
+class Pystalk(Blocking):
+    """``pystalk.BeanstalkClient``, which deletes jobs by their ids."""
+
+    PUT = "put_job"
 
     def __init__(self, server: BeanstalkdServer) -> None:
-        self._client: Any = importlib.import_module("pystalk").BeanstalkClient(server.host, server.port)
-        self.close = self._client.close
-
-    def puts(self, count: int) -> None:
-        """One after another."""
-        put = self._client.put_job
-        for _ in range(count):
-            put(BODY)
+        super().__init__(importlib.import_module("pystalk").BeanstalkClient(server.host, server.port))
 
     def reserves(self, count: int) -> None:
         """One after another."""
@@ -93,28 +104,6 @@ class Pystalk:
             job = reserve(0)
             _ = job.job_data
             delete(job.job_id)
-
-
-class Pystalkd:
-    """``pystalkd.Beanstalkd.Connection``."""
-
-    def __init__(self, server: BeanstalkdServer) -> None:
-        self._client: Any = importlib.import_module("pystalkd.Beanstalkd").Connection(server.host, server.port)
-        self.close = self._client.close
-
-    def puts(self, count: int) -> None:
-        """One after another."""
-        put = self._client.put_bytes
-        for _ in range(count):
-            put(BODY)
-
-    def reserves(self, count: int) -> None:
-        """One after another."""
-        reserve = self._client.reserve_bytes
-        for _ in range(count):
-            job = reserve(0)
-            _ = job.body
-            job.delete()
 
 
 class Aiostalk:

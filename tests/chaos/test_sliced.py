@@ -18,19 +18,19 @@ TESTS = Path(__file__).resolve().parents[1]
 
 # At once, for most of the time they wait.
 TOGETHER = (
-    ("tests/test_connection.py", "tests/test_job.py", "tests/test_server_pool.py", "tests/test_leases.py"),
-    ("tests/test_cluster_verbs.py", "tests/test_reserve.py", "tests/test_put.py"),
+    ("tests/connection", "tests/test_job.py", "tests/server_pool", "tests/test_leases.py"),
+    ("tests/test_cluster_verbs.py", "tests/test_reserve.py", "tests/put"),
     ("tests/test_shared_wait.py", "tests/test_pipeline.py"),
 )
 # Megabytes, or deadlines of tenths of a second: byte by byte that takes longer than these tests may.
 TOO_SLOW = (
-    "tests/test_connection.py::TestClosing::test_a_put_cut_off_in_its_body_is_not_stored",
-    "tests/test_connection.py::TestCommands::test_refused_puts",
+    "tests/connection/test_life.py::TestClosing::test_a_put_cut_off_in_its_body_is_not_stored",
+    "tests/connection/test_commands.py::TestCommands::test_refused_puts",
     "tests/test_pipeline.py::TestResults::test_large_bodies",
-    "tests/test_put.py::TestServersThatDoNotTakeIt::test_all_drain",
-    "tests/test_put.py::TestServersThatDoNotTakeIt::test_one_that_is_out_of_memory_rests",
-    "tests/test_put.py::TestServersThatDoNotTakeIt::test_a_body_that_is_too_big_is_nobodys_fault",
-    "tests/test_put.py::TestAmbiguous::test_what_the_kernel_did_not_take_in_full_is_not_ambiguous",
+    "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_all_drain",
+    "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_one_that_is_out_of_memory_rests",
+    "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_a_body_that_is_too_big_is_nobodys_fault",
+    "tests/put/test_ambiguous.py::TestAmbiguous::test_what_the_kernel_did_not_take_in_full_is_not_ambiguous",
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.processes import thread_names
-from support.scripted import ScriptedServer, answering, stall, stats_reply, with_data
+from support.scripted import ScriptedServer, answering, stats_reply, with_data
 from support.servers import BeanstalkdServer
 from support.threads import run_together
 from support.waiting import wait_until, within
@@ -21,21 +21,6 @@ from support.waiting import wait_until, within
 from beanpool import PoolManager
 from beanpool.errors import JobLost, JobTooBig, NoServerAvailable, NotFound, PoolTimeout, PutAmbiguous
 from beanpool.events import Event, ServerStateChanged
-
-
-@pytest.fixture
-def black_hole() -> Iterator[str]:
-    """The address of a server that accepts, and never answers."""
-    with ScriptedServer(default=stall()) as server:
-        yield server.address
-
-
-@pytest.fixture
-def refused() -> Iterator[str]:
-    """An address at which nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
 def states(pool: PoolManager) -> dict[str, str]:

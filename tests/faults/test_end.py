@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gc
 import re
-import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from support.processes import assert_baseline, run_python, thread_names
-from support.scripted import ScriptedConnection, ScriptedServer, answering, stall, stats_reply
+from support.scripted import ScriptedConnection, ScriptedServer, answering, stats_reply
 from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
@@ -22,21 +21,6 @@ from beanpool.errors import BeanpoolError, JobLost, NoServerAvailable, PoolClose
 from beanpool.pooled_connection import PooledConnection
 
 WOKEN_WITHIN = 0.5
-
-
-@pytest.fixture
-def black_hole() -> Iterator[str]:
-    """The address of a server that accepts, and never answers."""
-    with ScriptedServer(default=stall()) as server:
-        yield server.address
-
-
-@pytest.fixture
-def refused() -> Iterator[str]:
-    """An address at which nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
 def close_while(

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.records import Records
 from support.scripted import ScriptedServer, answering, stats_reply, with_data
 from support.servers import BeanstalkdServer
 from support.threads import background
@@ -20,31 +21,10 @@ from beanpool.events import ConnectionOpened, Event
 SECRET = "the-body-that-nobody-may-see"
 
 
-class Memory(logging.Handler):
-    """Keeps every record, formatted with all that is in it."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    def texts(self) -> list[str]:
-        """All of them, with their tracebacks."""
-        return [logging.Formatter("%(levelname)s %(message)s").format(record) for record in self.records]
-
-
 @pytest.fixture
-def log() -> Iterator[Memory]:
-    memory = Memory()
-    logger = logging.getLogger("beanpool")
-    logger.addHandler(memory)
-    before = logger.level
-    logger.setLevel(logging.DEBUG)
-    yield memory
-    logger.setLevel(before)
-    logger.removeHandler(memory)
+def log() -> Iterator[Records]:
+    with Records("beanpool", lower=True) as records:
+        yield records
 
 
 def outage(server: BeanstalkdServer, pool: PoolManager) -> None:
@@ -61,7 +41,7 @@ def outage(server: BeanstalkdServer, pool: PoolManager) -> None:
 
 
 def test_one_warning_and_one_info_with_its_length_per_outage(
-    cluster: Callable[..., list[BeanstalkdServer]], log: Memory
+    cluster: Callable[..., list[BeanstalkdServer]], log: Records
 ) -> None:
     servers = cluster(2)
     with PoolManager([server.address for server in servers], name="p", timeout=2, health_interval=0.2) as pool:
@@ -84,7 +64,7 @@ def test_one_warning_and_one_info_with_its_length_per_outage(
         for thread in threads:
             thread.result()
         assert pool.get_stats()["outages_num"] == 2
-    found = [(record.levelname, record.getMessage()) for record in log.records if record.levelno >= logging.INFO]
+    found = [(record.levelname, record.getMessage()) for record in log if record.levelno >= logging.INFO]
     assert [level for level, _ in found] == ["WARNING", "INFO"] * 2
     for level, text in found:
         assert f"server {servers[0].address} is" in text
@@ -94,7 +74,7 @@ def test_one_warning_and_one_info_with_its_length_per_outage(
 
 @pytest.mark.parametrize("raised", [RuntimeError, BrokenPipeError])
 def test_a_listener_that_raises_harms_nobody_and_is_logged_once(
-    beanstalkd: BeanstalkdServer, log: Memory, raised: type[Exception]
+    beanstalkd: BeanstalkdServer, log: Records, raised: type[Exception]
 ) -> None:
     seen: list[Event] = []
 
@@ -112,7 +92,7 @@ def test_a_listener_that_raises_harms_nobody_and_is_logged_once(
         pool.put("y")
         assert pool.servers[0].leased == 0
         assert len(seen) >= 4
-    complaints = [record for record in log.records if "listener" in record.getMessage()]
+    complaints = [record for record in log if "listener" in record.getMessage()]
     assert len(complaints) == 1
     assert complaints[0].exc_info
 
@@ -161,7 +141,7 @@ def test_a_log_handler_that_raises_harms_nobody(beanstalkd: BeanstalkdServer, mo
 
 
 def test_no_body_in_any_log_record_repr_event_or_exception(
-    cluster: Callable[..., list[BeanstalkdServer]], log: Memory
+    cluster: Callable[..., list[BeanstalkdServer]], log: Records
 ) -> None:
     texts: list[str] = []
     bad = answering(

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
+from support.putting import BY_ID
 from support.servers import BeanstalkdServer, ServerFactory
 from support.waiting import wait_until
 
-from beanpool import Connection, Job, JobId, PoolManager
+from beanpool import Connection, Job, PoolManager
 from beanpool.errors import BeanpoolError, JobLost, NoServerAvailable, NotFound
 from beanpool.events import Event, ReservationLost, ServerStateChanged
 
@@ -64,17 +65,6 @@ OF_A_JOB: dict[str, Use] = {
     "with block": lambda pool, job: job.__exit__(None, None, None),
 }
 
-OF_AN_ID: dict[str, Callable[[PoolManager, JobId], object]] = {
-    "delete": PoolManager.delete,
-    "release": PoolManager.release,
-    "bury": PoolManager.bury,
-    "touch": PoolManager.touch,
-    "kick_job": PoolManager.kick_job,
-    "stats_job": PoolManager.stats_job,
-    "peek": PoolManager.peek,
-    "reserve_job": PoolManager.reserve_job,
-}
-
 
 @pytest.mark.parametrize("wal", [False, True], ids=["without -b", "with -b"])
 @pytest.mark.parametrize("noticed", [False, True], ids=["not noticed yet", "noticed"])
@@ -114,7 +104,7 @@ def test_old_handles_touch_none_of_ten_witnesses(beanstalkd_factory: ServerFacto
                 with pytest.raises(JobLost):
                     OF_A_JOB[name](pool, seen)
         for jid in ids:
-            for use_id in OF_AN_ID.values():
+            for use_id in BY_ID.values():
                 with pytest.raises((JobLost, NotFound)):
                     use_id(pool, jid)
         assert statistics(server) == expected
@@ -253,9 +243,9 @@ def test_ids_without_a_server_process_are_refused_in_a_cluster(cluster: Callable
     for server in servers:
         server.control.put(b"witness")
     with PoolManager([server.address for server in servers]) as pool:
-        for use in OF_AN_ID.values():
+        for use in BY_ID.values():
             with pytest.raises(ValueError, match="different job"):
-                use(pool, 1)  # type: ignore[arg-type]  # A bare int is the mistake that is tested.
+                use(pool, 1)  # A bare int is the mistake that is tested.
     assert [server.control.state(1) for server in servers] == ["ready", "ready"]
 
 

@@ -7,13 +7,12 @@ import socket
 import sys
 import threading
 import weakref
-from types import TracebackType
-from typing import Self
 
 from beanpool.testing.embedded.binding import bind
 from beanpool.testing.embedded.dialect import DEFAULT_VERSION, DIALECTS
 from beanpool.testing.embedded.loop import Loop
 from beanpool.testing.failures import ServerFailed
+from beanpool.testing.service import Service
 
 DEFAULT_MAX_JOB_SIZE = 65535
 """Bytes; beanstalkd's own default."""
@@ -22,7 +21,7 @@ BACKLOG = 1024
 """Connections that may wait to be accepted; as many as beanstalkd lets."""
 
 
-class EmbeddedServer:
+class EmbeddedServer(Service):
     """A beanstalkd in this process, for tests: a thread that speaks protocol 1.13 on a loopback port.
 
     It behaves as the real server does, which the project's tests hold it to, with three exceptions: it has no
@@ -81,15 +80,6 @@ class EmbeddedServer:
 
     def __repr__(self) -> str:
         return f"<EmbeddedServer at {self.address}{'' if self.running else ', not running'}>"
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Serve, with no job and no tube but ``default``; return when a connect succeeds.

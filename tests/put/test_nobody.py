@@ -1,0 +1,94 @@
+"""Puts that no server takes: what the caller is told, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import tenacity
+from support.scripted import expect_line, send
+from support.servers import BeanstalkdServer
+from support.threads import background
+from support.waiting import wait_until, within
+
+from beanpool import NoServerAvailable, PoolClosed, PoolManager, PoolTimeout
+
+if TYPE_CHECKING:
+    from conftest import StartCluster, StartScripted
+from support.putting import SECRET, manager, told_of
+
+
+class TestNobody:
+    def test_every_server_is_named_with_its_reason(self, cluster: StartCluster, scripted_server: StartScripted) -> None:
+        down, drains, silent = cluster(3)
+        down.kill()
+        drains.drain()
+        silent.control.open()
+        silent.freeze()
+        mad = scripted_server(default=[expect_line(b"stats"), send(b"HTTP/1.1 400 Bad Request\r\n\r\n")])
+        with PoolManager(
+            [down.address, drains.address, silent.address, mad.address], connect_timeout=0.1, timeout=0.7
+        ) as pool:
+            with within(0.7), pytest.raises(NoServerAvailable) as caught:
+                pool.put(SECRET)
+            reasons = {address: str(error) for address, error in caught.value.errors.items()}
+            assert set(reasons) == {down.address, drains.address, silent.address, mad.address}
+            assert "refused" in reasons[down.address]
+            assert "draining" in reasons[drains.address].lower()
+            assert "in time" in reasons[silent.address] or "ran out" in reasons[silent.address]
+            assert all(address in str(caught.value) for address in reasons)
+            silent.thaw()
+        assert not told_of(caught.value)
+
+    def test_a_server_that_comes_up_in_time_gets_it(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        for server in servers:
+            server.kill()
+        with manager(servers) as pool:
+            call = background(lambda: pool.put("job"))
+            wait_until(lambda: pool.get_stats()["retries_num"], "the first retry")
+            servers[1].start()
+            jid = call.result()
+            assert jid.server == servers[1].address
+            assert not jid.maybe_duplicate
+
+    def test_the_callers_own_rule_for_retries(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        for server in servers:
+            server.kill()
+        with (
+            manager(servers, retry=tenacity.stop_after_attempt(1)) as pool,
+            within(0.3),
+            pytest.raises(NoServerAvailable),
+        ):
+            pool.put("job", timeout=5)
+        with manager(servers, retry=[tenacity.stop_after_attempt(3), tenacity.wait_fixed(0.01)]) as pool:
+            with within(0.3), pytest.raises(NoServerAvailable):
+                pool.put("job", timeout=5)
+            assert pool.get_stats()["retries_num"] == 2
+        with pytest.raises(TypeError, match="retry must be tenacity"):
+            manager(servers, retry="often")
+
+    def test_closing_ends_it(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        for server in servers:
+            server.kill()
+        pool = manager(servers)
+        call = background(lambda: pool.put("job", timeout=30))
+        wait_until(lambda: pool.get_stats()["retries_num"], "the first retry")
+        with within(0.5):
+            pool.close()
+            assert isinstance(call.error(), PoolClosed)
+        with pytest.raises(PoolClosed):
+            pool.put("job")
+
+    def test_all_connections_are_held_by_unfinished_jobs(self, beanstalkd: BeanstalkdServer) -> None:
+        with PoolManager([beanstalkd.address], max_connections=1) as pool:
+            pool.put("job")
+            job = pool.reserve(timeout=0)
+            assert job is not None
+            with within(0.2), pytest.raises(PoolTimeout, match=f"{beanstalkd.address}.* 1 of 1 "):
+                pool.put("another", timeout=0.2)
+            assert pool.servers[0].state == "up"
+            job.delete()
+            pool.put("another")

@@ -1,0 +1,186 @@
+"""Who gets which connection of a server, and who waits for how long."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+import time
+
+import pytest
+from support.server_pools import pool_of, soon, waiting
+from support.servers import BeanstalkdServer
+from support.threads import background, run_together
+from support.waiting import wait_until, within
+
+from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, PoolTimeout
+
+
+class TestCheckOut:
+    def test_a_connection_has_one_user_at_a_time_and_there_are_no_more_than_allowed(
+        self, beanstalkd: BeanstalkdServer
+    ) -> None:
+        beanstalkd.control.open()
+        in_use: set[int] = set()
+        seen: set[int] = set()
+        most = 0
+        lock = threading.Lock()
+        early, all_three = threading.Semaphore(3), threading.Barrier(3)
+
+        def work() -> None:
+            nonlocal most
+            for _ in range(50):
+                with pool.lend(soon()) as connection:
+                    key = id(connection)
+                    with lock:
+                        assert key not in in_use
+                        in_use.add(key)
+                        seen.add(key)
+                        most = max(most, len(in_use))
+                    if early.acquire(blocking=False):
+                        # The first three meet with a connection each in hand.
+                        all_three.wait(10)
+                    assert connection.kick(1) == 0
+                    with lock:
+                        in_use.remove(key)
+
+        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
+            run_together(*[work] * 8)
+            assert most == 3
+            assert len(seen) == 3, "connections are kept, not made anew"
+            assert beanstalkd.control.other_connections() == 3
+            assert pool.counts() == (3, 3)
+            assert not owner.reports
+
+    def test_what_a_borrower_asks_has_the_rest_of_the_time(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+            with pool.lend(soon()) as connection:
+                connection.stats()
+            beanstalkd.freeze()
+            with (
+                within(0.3, "a question to a silent server"),
+                pytest.raises(CommandTimeout),
+                pool.lend(time.monotonic() + 0.3) as connection,
+            ):
+                connection.stats()
+            beanstalkd.thaw()
+            with pool.lend(soon()) as connection:
+                assert connection.timeout > 1, "what was left of the loan before is over"
+
+    def test_who_gets_none_in_time_is_told_how_many_there_are(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port, 2) as (pool, owner):
+            held = [pool.acquire(soon()), pool.acquire(soon())]
+            with within(0.2), pytest.raises(PoolTimeout, match=rf"{beanstalkd.address}: .*2 of 2 are in use"):
+                pool.acquire(time.monotonic() + 0.2)
+            assert owner.times_starved == 1
+            assert not owner.reports, "a full pool says nothing of the server"
+            assert waiting(pool) == 0
+            for connection in held:
+                pool.release(connection)
+            assert pool.counts() == (2, 2)
+
+    def test_first_come_first_served(self, beanstalkd: BeanstalkdServer) -> None:
+        served: list[int] = []
+        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+            held = pool.acquire(soon())
+
+            def wait_in_line(number: int) -> None:
+                connection = pool.acquire(soon())
+                served.append(number)
+                pool.release(connection)
+
+            calls = []
+            for number in range(6):
+                calls.append(background(functools.partial(wait_in_line, number)))
+                wait_until(lambda: waiting(pool) == len(calls), "the thread to wait")
+            assert pool.acquire_now(("default",)) is None, "nobody overtakes those who wait"
+            pool.release(held)
+            for call in calls:
+                call.result()
+        assert served == [0, 1, 2, 3, 4, 5]
+
+    def test_a_place_that_comes_free_goes_to_who_waits(self, beanstalkd: BeanstalkdServer) -> None:
+        """Also when the connection itself is not worth keeping."""
+        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+            held = pool.acquire(soon())
+            other = background(lambda: pool.acquire(soon()))
+            wait_until(lambda: waiting(pool), "the thread to wait")
+            pool.discard(held)
+            connection = other.result()
+            assert connection is not held
+            assert connection.kick(1) == 0
+            pool.release(connection)
+
+    def test_newest_idle_connection_first(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+            first, second, third = (pool.acquire(soon()) for _ in range(3))
+            for connection in (second, third, first):
+                pool.release(connection)
+            assert [pool.acquire(soon()) for _ in range(3)] == [first, third, second]
+
+    def test_one_that_uses_the_tube_is_preferred(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+            plain, mails, newest = (pool.acquire(soon()) for _ in range(3))
+            mails.use_tube("mails", soon())
+            for connection in (plain, mails, newest):
+                pool.release(connection)
+            taken = pool.acquire(soon(), "mails")
+            assert taken is mails
+            pool.release(taken)
+            assert pool.acquire(soon(), "default") is newest
+            assert pool.acquire(soon(), "unheard of") is mails, "none fits: the newest"
+
+    def test_one_that_watches_the_tubes_is_preferred(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+            plain, both, one = (pool.acquire(soon()) for _ in range(3))
+            both.watch("a")
+            both.watch("b")
+            both.ignore("default")
+            one.watch("a")
+            for connection in (plain, both, one):
+                pool.release(connection)
+            assert pool.acquire_now(("b", "a")) is both
+            assert pool.acquire_now(("default",)) is plain
+            assert pool.acquire_now(("default",)) is one, "none fits: the newest"
+            pool.discard(one)
+            unopened = pool.acquire_now(("default",))
+            assert unopened is not None
+            assert unopened.channel_state is None, "a new one is opened by who uses it"
+
+    def test_a_connection_that_is_forgotten_frees_its_place(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+            connection = pool.acquire(soon())
+            assert pool.counts() == (1, 0)
+            del connection
+            gc.collect()
+            assert pool.counts() == (0, 0)
+            pool.release(pool.acquire(soon()))
+
+    def test_a_call_that_failed_on_the_wire_costs_its_connection(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
+            with pytest.raises(ConnectionFailed), pool.lend(soon()) as connection:
+                beanstalkd.kill()
+                connection.kick(1)
+            assert pool.counts() == (0, 0)
+            assert [type(error) for error in owner.reports] == [ConnectionFailed]
+
+    def test_a_refusal_costs_nothing(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
+            with pytest.raises(BeanpoolError, match="NOT_FOUND"), pool.lend(soon()) as connection:
+                connection.delete(7)
+            assert pool.counts() == (1, 1)
+            assert not owner.reports
+
+    def test_who_wants_one_is_called_once_when_one_may_be_free(self, beanstalkd: BeanstalkdServer) -> None:
+        calls: list[str] = []
+        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+            held = pool.acquire(soon())
+            pool.want(lambda: calls.append("released"))
+            assert not calls
+            pool.release(held)
+            pool.release(pool.acquire(soon()))
+            assert calls == ["released"]
+            held = pool.acquire(soon())
+            pool.want(lambda: calls.append("discarded"))
+            pool.discard(held)
+            assert calls == ["released", "discarded"]

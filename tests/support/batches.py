@@ -1,0 +1,59 @@
+"""Pools that tests take many jobs from, and what is asked of them and of their servers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from beanpool import PoolManager
+from beanpool.connection import Connection
+from beanpool.pooled_connection import PooledConnection
+from support.servers import BeanstalkdServer
+from support.waiting import wait_until
+
+
+def manager(*servers: BeanstalkdServer, **options: Any) -> PoolManager:
+    # A probe takes a connection for a moment, and here they are counted.
+    return PoolManager([server.address for server in servers], **{"health_interval": 60, **options})
+
+
+@contextlib.contextmanager
+def pool_of(*servers: BeanstalkdServer, **options: Any) -> Iterator[PoolManager]:
+    with manager(*servers, **options) as pool:
+        yield pool
+        # Jobs that a test still has in hand need not be waited for.
+        pool.close(0)
+
+
+def fill(server: BeanstalkdServer, count: int, tube: str = "default") -> None:
+    for number in range(count):
+        server.control.put(b"%d" % number, tube)
+
+
+def reserved(*servers: BeanstalkdServer) -> int:
+    return sum(server.control.counter("current-jobs-reserved") for server in servers)
+
+
+def ready(*servers: BeanstalkdServer) -> int:
+    return sum(server.control.counter("current-jobs-ready") for server in servers)
+
+
+def wait_for_waiters(*servers: BeanstalkdServer) -> None:
+    """Return once somebody waits for a job at each of them."""
+    for server in servers:
+        wait_until(functools.partial(server.control.counter, "current-waiting"), f"a waiter at {server.address}")
+
+
+def leased(pool: PoolManager) -> int:
+    return sum(status.leased for status in pool.servers)
+
+
+def cut(connection: Connection) -> None:
+    """Let the connection break, as by a network that fails."""
+    assert isinstance(connection, PooledConnection)
+    with socket.socket(fileno=connection.fileno()) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
+        shared.detach()

@@ -1,0 +1,88 @@
+"""The pool of one server, and what tests ask of it."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from beanpool import BeanpoolError
+from beanpool.address import Address
+from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.identity import Identity
+from beanpool.server_pool import ServerPool
+from support.waiting import wait_until
+
+LONG = 5.0
+
+
+class Owner:
+    """Stands for the member that a pool belongs to, and writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.instances: list[str] = []
+        self.reports: list[BeanpoolError] = []
+        self.closings: list[str] = []
+        self.times_starved = 0
+        self.pool: ServerPool | None = None
+
+    def learn(self, identity: Identity, round_trip: float) -> int:
+        if self.instances and self.instances[-1] != identity.instance:
+            self.generation += 1
+            if self.pool is not None:
+                self.pool.start_generation(self.generation)
+        if identity.instance not in self.instances:
+            self.instances.append(identity.instance)
+        return self.generation
+
+    def report(self, error: BeanpoolError, generation: int) -> None:
+        self.reports.append(error)
+
+    def starved(self) -> None:
+        self.times_starved += 1
+
+    def opened(self, connection: PooledConnection) -> None:
+        pass
+
+    def closed(self, connection: PooledConnection, because: str) -> None:
+        self.closings.append(because)
+
+
+@contextmanager
+def pool_of(
+    host: str, port: int, max_connections: int = 3, *, timeout: float = LONG, connect_timeout: float = LONG
+) -> Iterator[tuple[ServerPool, Owner]]:
+    owner = Owner()
+    pool = owner.pool = ServerPool(
+        Address(host, port),
+        max_connections=max_connections,
+        connect_timeout=connect_timeout,
+        timeout=timeout,
+        encoding="utf-8",
+        owner=owner,
+    )
+    try:
+        yield pool, owner
+    finally:
+        now = time.monotonic()
+        pool.close(now, now)
+
+
+def soon() -> float:
+    return time.monotonic() + LONG
+
+
+def waiting(pool: ServerPool) -> int:
+    return pool.stats()["requests_waiting"]
+
+
+def wait_for_pause(connections: Iterable[PooledConnection]) -> None:
+    """Until then a connection passes for alive without a look at it."""
+    last = max(connection.channel.used_at for connection in connections)
+    wait_until(lambda: time.monotonic() > last + 0.02, "a pause in the traffic")
+
+
+def readable(connection: PooledConnection) -> bool:
+    return bool(select.select([connection], [], [], 0)[0])

@@ -59,8 +59,8 @@ MUTANTS = (
         (
             Edit(
                 "channel.py",
-                "self._rest_of_reply(command, deadline)\n        except BaseException as error:\n",
-                "self._rest_of_reply(command, deadline)\n        except Exception as error:\n",
+                "self._read_on(command, data, deadline)\n        except BaseException as error:\n",
+                "self._read_on(command, data, deadline)\n        except Exception as error:\n",
             ),
             Edit(
                 "channel.py",
@@ -88,9 +88,9 @@ MUTANTS = (
         (
             Edit(
                 "channel.py",
-                "self._rest_of_reply(command, deadline)\n        except BaseException as error:\n"
+                "self._read_on(command, data, deadline)\n        except BaseException as error:\n"
                 "            self._fail(error)\n",
-                "self._rest_of_reply(command, deadline)\n        except BaseException as error:\n"
+                "self._read_on(command, data, deadline)\n        except BaseException as error:\n"
                 "            if isinstance(error, CommandTimeout):\n"
                 "                self.state = ChannelState.IN_STEP\n"
                 "            else:\n"

@@ -16,6 +16,7 @@ from benchmarks.cases.single_commands import (
     pool_put_key,
     pool_put_keyless,
     pool_reserve_delete,
+    put_step_by_step,
 )
 from benchmarks.cases.threads import eight_threads, one_to_many_threads
 from benchmarks.result import Result
@@ -26,6 +27,7 @@ CASES: dict[str, Callable[[Bench], Result]] = {
     "pool-put-keyless": pool_put_keyless,
     "pool-put-key": pool_put_key,
     "pool-reserve-delete": pool_reserve_delete,
+    "put-step-by-step": put_step_by_step,
     "put-many": put_many,
     "reserve-delete-many": reserve_delete_many,
     "eight-threads": eight_threads,

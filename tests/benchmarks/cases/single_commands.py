@@ -13,7 +13,8 @@ from benchmarks.measuring import Contender, interleaved
 from benchmarks.peers import AIOSTALK, GREENSTALK, NOT_INSTALLED, PEERS, PYSTALK, PYSTALKD, Beanpool, Client, installed
 from benchmarks.plots import bars
 from benchmarks.raw import BODY, RawLoop
-from benchmarks.result import Goal, Result, speed_table
+from benchmarks.result import Goal, Result, Table, speed_table
+from benchmarks.steps import STEPS
 from support.servers import BeanstalkdServer
 
 from beanpool import PoolManager
@@ -62,6 +63,43 @@ def connection_put(bench: Bench) -> Result:
     )
 
 
+def put_step_by_step(bench: Bench) -> Result:
+    """What each promise of a ``put`` costs, and what a connection's and a pool's layers cost on top of it."""
+    with bench.pinned(1) as servers, contextlib.ExitStack() as stack:
+        drain = bench.drain_all(servers)
+        raw = stack.enter_context(contextlib.closing(RawLoop(servers)))
+        contenders = [Contender(RAW, raw.puts, clean_up=drain)]
+        for name, step in STEPS.items():
+            client = stack.enter_context(contextlib.closing(step(servers[0])))
+            contenders.append(Contender(name, _repeat(client.put), clean_up=drain))
+        beanpool = stack.enter_context(contextlib.closing(Beanpool(servers[0])))
+        contenders.append(Contender(f"{CONNECTION}.put", beanpool.puts, clean_up=drain))
+        pool = stack.enter_context(PoolManager(servers[0].address, encoding=None))
+        contenders.append(Contender(f"{POOL}.put", _repeat(pool.put), clean_up=drain))
+        timings = interleaved(contenders, bench.rounds(ROUNDS), bench.operations(PUTS))
+    rows = [[RAW, "1", f"{timings.median(RAW) * 1e6:.1f}", ""]]
+    rows += [
+        [
+            name,
+            str(timings.speed(name, RAW)),
+            f"{timings.median(name) * 1e6:.1f}",
+            f"{(timings.median(name) - timings.median(RAW)) * 1e6:.1f}",
+        ]
+        for name in timings.seconds
+        if name != RAW
+    ]
+    head = ["what is done", f"speed, {RAW} = 1 (quartiles)", "µs", "on top of the raw loop (µs)"]
+    return Result("A put, step by step", [Table(head, rows)])
+
+
+def _repeat(put: Callable[[bytes], object]) -> Callable[[int], None]:
+    def puts(count: int) -> None:
+        for _ in range(count):
+            put(BODY)
+
+    return puts
+
+
 def connection_reserve_delete(bench: Bench) -> Result:
     """``reserve`` and ``delete`` of a connection."""
     with bench.pinned(1) as servers, clients(servers[0]) as found:
@@ -98,18 +136,13 @@ def _pool_put(bench: Bench, title: str, keys: Iterator[str] | None, target: floa
         pool = stack.enter_context(PoolManager([server.address for server in servers], encoding=None))
         loops = {RAW: RawLoop(servers[:1]), everywhere: RawLoop(servers)}
 
-        def put_keyless(count: int) -> None:
-            put = pool.put
-            for _ in range(count):
-                put(BODY)
-
         def put_with_keys(count: int) -> None:
             put = pool.put
             for key in itertools.islice(keys or (), count):
                 put(BODY, key=key)
 
         contenders = [Contender(name, loop.puts, clean_up=bench.drain_all(servers)) for name, loop in loops.items()]
-        run = put_keyless if keys is None else put_with_keys
+        run = _repeat(pool.put) if keys is None else put_with_keys
         contenders.append(Contender(POOL, run, clean_up=bench.drain_all(servers)))
         missing = dict.fromkeys((GREENSTALK, PYSTALKD, AIOSTALK), NO_CLUSTER)
         if keys is not None:
@@ -134,14 +167,7 @@ def _pystalk_puts(servers: list[BeanstalkdServer], stack: contextlib.ExitStack) 
     members = [pystalk.BeanstalkClient(server.host, server.port) for server in servers]
     for member in members:
         stack.callback(member.close)
-    pool = pystalk.ProductionPool(members)
-
-    def puts(count: int) -> None:
-        put = pool.put_job
-        for _ in range(count):
-            put(BODY)
-
-    return puts
+    return _repeat(pystalk.ProductionPool(members).put_job)
 
 
 def pool_reserve_delete(bench: Bench) -> Result:

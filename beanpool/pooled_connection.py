@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from beanpool.connection import Connection
 from beanpool.dialing import Dialing, connect_timeout, dial, wait_for
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
 from beanpool.lease import JobRef
-from beanpool.protocol.arguments import DEFAULT_TUBE_NAME
+from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, MAX_JOB_SIZE
 from beanpool.protocol.commands import (
     IGNORE,
     RESERVE_WITH_TIMEOUT,
@@ -69,7 +68,7 @@ class PooledConnection(Connection):
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
         self.identity = _UNKNOWN
-        self.largest_body: float = math.inf
+        self.largest_body = MAX_JOB_SIZE
         """What the server takes (bytes), as far as it is known."""
         self.origin = (self.server, "")
         """The server, and the id of its process: what its :class:`~beanpool.JobId` objects share."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.bench import Bench
 from benchmarks.measuring import Contender, Timings, interleaved
 from benchmarks.peers import AIOSTALK, GREENSTALK, NOT_INSTALLED, PEERS, PYSTALK, PYSTALKD, Client, installed
 from benchmarks.plots import Lines
-from benchmarks.raw import BODY
+from benchmarks.raw import BODY, PUT, connect
 from benchmarks.result import Goal, Result, Table, speed_table
+from support.servers import BeanstalkdServer
 
 from beanpool import PoolManager
 
@@ -19,6 +22,7 @@ POOL = "beanpool, one PoolManager"
 PRODUCER = "beanpool, one producer"
 AWAITED = "beanpool, one producer, each put awaited"
 THREADS = 8
+BUSY_MICROSECONDS = (0, 2, 4, 6)
 SIZES = (1, 2, 4, 8, 16, 32)
 PUTS = 4000
 ROUNDS = 12
@@ -82,6 +86,47 @@ def _own(clients: list[Client]) -> Work:
     return lambda number, count: clients[number].puts(count)
 
 
+def _loops_per_microsecond() -> float:
+    count = 1_000_000
+    started = time.perf_counter()
+    _busy(count)
+    return count / ((time.perf_counter() - started) * 1e6)
+
+
+def _busy(loops: int) -> None:
+    for _ in range(loops):
+        pass
+
+
+def _busy_puts(sockets: list[socket.socket], loops: int) -> Work:
+    def work(number: int, count: int) -> None:
+        send, receive = sockets[number].send, sockets[number].recv
+        for _ in range(count):
+            _busy(loops)
+            send(PUT)
+            receive(4096)
+
+    return work
+
+
+def _price_of_python(bench: Bench, servers: list[BeanstalkdServer]) -> Table:
+    """What a client's own time does to threads: raw sockets, and so much Python between two puts."""
+    rate = _loops_per_microsecond()
+    drain = bench.drain_all(servers)
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(servers[0])) for _ in range(THREADS)]
+        names = {f"{busy} µs": round(busy * rate) for busy in BUSY_MICROSECONDS}
+        contenders = [
+            Contender(name, in_threads(THREADS, _busy_puts(sockets, loops)), clean_up=drain)
+            for name, loops in names.items()
+        ]
+        timings = interleaved(contenders, bench.rounds(ROUNDS), bench.operations(PUTS))
+    first = next(iter(names))
+    rows = [[name, str(timings.speed(name, first)), f"{timings.rate(name):,.0f}"] for name in names]
+    caption = "A raw socket for each thread, and a loop of Python before each put, which stands in for a client:"
+    return Table(["Python for each put", f"speed, {first} = 1 (quartiles)", "puts per second"], rows, caption)
+
+
 def eight_threads(bench: Bench) -> Result:
     """Eight threads: every way, next to every client that threads can use."""
     yardstick = private(GREENSTALK)
@@ -111,7 +156,7 @@ def eight_threads(bench: Bench) -> Result:
     of = yardstick if yardstick in timings else POOL
     return Result(
         f"{THREADS} threads that put, all cores",
-        [speed_table(timings, of, missing, unit="puts per second")],
+        [speed_table(timings, of, missing, unit="puts per second"), _price_of_python(bench, servers)],
         [
             goal(f"buffered producer, {THREADS} threads, all cores", PRODUCER, 2.0),
             goal(f"{THREADS} threads, one PoolManager, single puts, all cores", POOL, 1.0),

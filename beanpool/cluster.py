@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from beanpool.announcer import Announcer
 from beanpool.checks import check_seconds, check_wait
+from beanpool.comebacks import Comebacks
 from beanpool.config import Server, Settings, check_distinct, parse_servers
 from beanpool.counters import total
 from beanpool.errands import Errands
@@ -71,7 +72,10 @@ class Cluster:
         self._errands = Errands(self.name)
         self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor, self._errands)
         budget = RetryBudget(lambda: sum(member.pool.returns for member in self._topology.members))
-        self._putter = Putter(lambda: self._topology, self._policy, self._closing, self._announcer, budget)
+        self._comebacks = Comebacks(self._monitor.hurry)
+        self._putter = Putter(
+            lambda: self._topology, self._policy, self._closing, self._announcer, budget, self._comebacks
+        )
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
@@ -113,6 +117,7 @@ class Cluster:
         seconds = check_wait("timeout", timeout) or 0.0
         now = time.monotonic()
         self._closing.set()
+        self._comebacks.end()
         self._reserver.close()
         # Those that were removed too: they may still have jobs in hand.
         members = (*self._topology.members, *self._leaving)
@@ -153,6 +158,8 @@ class Cluster:
         self._monitor.wake()
         with self._changed:
             self._changed.notify_all()
+        if member.accepting and (before.state is ServerState.DOWN or before.draining or before.rests_until):
+            self._comebacks.note()
         if before.state is not after.state or before.draining != after.draining or restarted:
             self._announcer.server_changed(member, before, after, restarted)
 
@@ -229,6 +236,7 @@ class Cluster:
             self._topology = Topology((*topology.members, member))
         self._reserver.poke()
         self._monitor.wake()
+        self._comebacks.note()
 
     def remove_server(self, server: str) -> None:
         """Let a server go while the pool runs: it gets and gives no more jobs; those in hand can still be finished.

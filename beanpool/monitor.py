@@ -31,6 +31,8 @@ _TICK = 0.5
 _LINGER = 1.0
 _IDLE_FOR = 60.0
 _FAREWELL = 1.0
+# What a caller waits for is checked sooner than its back-off says, but not more often than this (seconds).
+_LEAST_BETWEEN_CHECKS = 0.25
 
 
 class Monitor:
@@ -47,6 +49,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._hurried = False
         self._complaints = Complaints(name)
         self._wake_reader = self._wake_writer = -1
         self._lingering: collections.deque[Channel] = collections.deque()
@@ -79,6 +82,11 @@ class Monitor:
             if self._wake_writer >= 0:
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._wake_writer, b"w")
+
+    def hurry(self) -> None:
+        """Check the servers that are down now: a caller waits for one."""
+        self._hurried = True
+        self.wake()
 
     def linger(self, channels: Iterable[Channel]) -> None:
         """Read half-closed channels to their end, then close them."""
@@ -145,7 +153,8 @@ class Monitor:
             with self._complaints.about("what was left to the monitor"):
                 call()
             del call
-        until = watch.tend(members, self._lingering)
+        hurried, self._hurried = self._hurried, False
+        until = watch.tend(members, self._lingering, hurried)
         # Nothing that keeps the pool alive may be held while waiting.
         del members
         for key, _ in selector.select(max(0.0, until - time.monotonic())):
@@ -187,12 +196,19 @@ class _Watch:
         self._returns_seen: weakref.WeakKeyDictionary[Member, int] = weakref.WeakKeyDictionary()
         # Until when those are left alone whose check failed in a way that says nothing of the server.
         self._put_off: weakref.WeakKeyDictionary[Member, float] = weakref.WeakKeyDictionary()
+        # When the last check began.
+        self._started: weakref.WeakKeyDictionary[Member, float] = weakref.WeakKeyDictionary()
+        # Those that somebody waits for.
+        self._wanted: weakref.WeakSet[Member] = weakref.WeakSet()
         self._probes: dict[Member, _Probe] = {}
         self._lingering: dict[Channel, float] = {}
         self._give_backs: dict[Lease, GiveBack] = {}
 
-    def tend(self, members: Iterable[Member], lingering: collections.deque[Channel]) -> float:
-        """Start what is due; return until when to wait at most (monotonic seconds)."""
+    def tend(self, members: Iterable[Member], lingering: collections.deque[Channel], hurried: bool) -> float:
+        """Start what is due; return until when to wait at most (monotonic seconds).
+
+        :param hurried: whether somebody waits for a server that is down.
+        """
         now = time.monotonic()
         wait_until = now + _TICK
         while lingering:
@@ -211,6 +227,8 @@ class _Watch:
             if give_back.give_up_at <= now:
                 with self._caring_for(give_back):
                     self._end_give_back(give_back, give_back.connection.late())
+        if hurried:
+            self._wanted.update(member for member in members if member.down)
         for member in members:
             with self._complaints.about(f"tidying up after {member.name}"):
                 self._tidy_up(member, now)
@@ -257,6 +275,8 @@ class _Watch:
         if member in self._probes:
             return math.inf
         due = self._due_at(member, now)
+        if member in self._wanted:
+            due = min(due, self._started.get(member, 0.0) + _LEAST_BETWEEN_CHECKS)
         if due > now:
             return due
         self._start(member, now)
@@ -284,6 +304,8 @@ class _Watch:
 
     def _start(self, member: Member, now: float) -> None:
         self._put_off.pop(member, None)
+        self._wanted.discard(member)
+        self._started[member] = now
         self._next(member, now)
         try:
             connection = member.pool.acquire_now(()) or member.pool.extra()

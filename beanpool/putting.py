@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from beanpool.comebacks import Comebacks
 from beanpool.errors import (
     BeanpoolError,
     CommandFailed,
@@ -154,6 +155,7 @@ class Putter:
     :param closing: is set when the pool closes.
     :param observer: is told of what happens to puts.
     :param budget: bounds the attempts that repeat earlier ones.
+    :param comebacks: end the pauses of those that no server takes.
     """
 
     def __init__(
@@ -163,12 +165,14 @@ class Putter:
         closing: threading.Event,
         observer: PutObserver,
         budget: RetryBudget,
+        comebacks: Comebacks,
     ) -> None:
         self._topology = topology
         self._policy = policy
         self._closing = closing
         self._observer = observer
         self._budget = budget
+        self._comebacks = comebacks
 
     def go_on(self, put: PutRequest, member: Member | None, error: BeanpoolError | None) -> JobId:
         """Go on after a first attempt that failed on `member`, or that found no server to try.
@@ -181,6 +185,14 @@ class Putter:
             self._settle(put, member, error)
             tried.append(member)
         failure: BeanpoolError
+        comebacks = self._comebacks
+        seen = comebacks.count
+
+        def another_round() -> JobId:
+            nonlocal seen
+            seen = comebacks.count
+            return self._round(put, [])
+
         try:
             return self._round(put, tried)
         except _NotStored:
@@ -190,11 +202,12 @@ class Putter:
             raise self._failure(put)
         try:
             return self._policy.run(
-                lambda: self._round(put, []),
+                another_round,
                 _NotStored,
                 put.deadline,
                 self._closing,
                 self._observer.retry_scheduled,
+                lambda seconds: comebacks.sleep(seconds, seen),
             )
         except _NotStored:
             failure = self._failure(put)

@@ -50,12 +50,14 @@ class RetryPolicy:
         deadline: float,
         closing: threading.Event,
         before_sleep: Callable[[float, BaseException | None], None],
+        sleep: Callable[[float], None] | None = None,
     ) -> Result:
         """Call `attempt` until it returns, raises something that is not `retryable`, or the policy stops.
 
         :param deadline: monotonic seconds; no sleep goes beyond it.
         :param closing: ends every sleep, and the attempts, when it is set.
         :param before_sleep: is called before each sleep with its length (seconds) and the error before.
+        :param sleep: sleeps so long (seconds), or less if there is a reason to try again earlier.
         """
         import tenacity
 
@@ -72,7 +74,7 @@ class RetryPolicy:
             ),
             wait=self._wait or tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
             retry=tenacity.retry_if_exception_type(retryable),
-            sleep=tenacity.sleep_using_event(closing),
+            sleep=sleep or tenacity.sleep_using_event(closing),
             before_sleep=note,
             reraise=True,
         )

@@ -48,6 +48,7 @@ LAYERS: list[set[str]] = [
         *(
             "monitor",
             "topology",
+            "comebacks",
             "putting",
             "watch",
             "errands",

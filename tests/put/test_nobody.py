@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,6 +53,37 @@ class TestNobody:
             jid = call.result()
             assert jid.server == servers[1].address
             assert not jid.maybe_duplicate
+
+    def test_a_comeback_ends_the_pause(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        for server in servers:
+            server.kill()
+        with manager(servers, retry=tenacity.wait_fixed(600)) as pool:
+            calls = [background(lambda: pool.put("job", timeout=900)) for _ in range(3)]
+            wait_until(lambda: pool.get_stats()["retries_num"] == 3, "three pauses")
+            servers[1].start()
+            assert [call.result().server for call in calls] == [servers[1].address] * 3
+
+    def test_a_new_server_ends_the_pause(self, cluster: StartCluster) -> None:
+        dead, new = cluster(2)
+        dead.kill()
+        with manager([dead], retry=tenacity.wait_fixed(600)) as pool:
+            call = background(lambda: pool.put("job", timeout=900))
+            wait_until(lambda: pool.get_stats()["retries_num"], "the pause")
+            pool.add_server(new.address)
+            assert call.result().server == new.address
+
+    def test_who_waits_has_a_dead_server_checked_before_its_back_off_ends(self, cluster: StartCluster) -> None:
+        (server,) = cluster(1)
+        server.kill()
+        with manager([server], health_interval=3600) as pool:
+            with pytest.raises(NoServerAvailable):
+                pool.put("job", timeout=0.1)
+            # As after hours of failures.
+            (member,) = pool._topology.members
+            member.health = dataclasses.replace(member.health, retry_at=time.monotonic() + 1000)
+            server.start()
+            assert pool.put("job", timeout=30).server == server.address
 
     def test_the_callers_own_rule_for_retries(self, cluster: StartCluster) -> None:
         servers = cluster(2)

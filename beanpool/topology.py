@@ -21,6 +21,7 @@ class Topology:
     __slots__ = (
         "_by_address",
         "_members_by_name",
+        "_owns",
         "_ring",
         "_suspect",
         "_turns",
@@ -42,6 +43,8 @@ class Topology:
         self._members_by_name = {member.name: member for member in members}
         self._by_address = {member.address: member for member in members}
         self._ring = ring or Ring((member.name, member.weight) for member in members)
+        # Asked of the ring, it would be a function's call for every key.
+        self._owns = len(self._ring) > 0
         self._up = tuple(member for member in self.distinct if member.up)
         self._up_twice = self._up * 2
         self._suspect = tuple(member for member in self.distinct if not member.up and not member.down)
@@ -66,7 +69,7 @@ class Topology:
 
     def owner(self, key: str | bytes) -> Member | None:
         """The server that `key` belongs to while it accepts puts; None if all weights are 0."""
-        return self._members_by_name[self._ring.owner(key)] if self._ring else None
+        return self._members_by_name[self._ring.owner(key)] if self._owns else None
 
     def order(self, key: str | bytes | None) -> list[Member]:
         """The servers in the order in which they are asked to take a put: a key's fixed one, or the next turns."""

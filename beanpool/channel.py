@@ -41,7 +41,9 @@ _SHORTEST_TIMEOUT = 0.001
 _LONGEST_TIMEOUT = 1_000_000.0
 # Windows knows neither MSG_DONTWAIT nor a timeval in SO_RCVTIMEO.
 _HAS_KERNEL_TIMEOUTS = sys.platform != "win32"
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+# As plain numbers: to combine two members of an enumeration takes several functions written in Python.
+_DONT_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+_PEEK = int(socket.MSG_PEEK)
 
 
 Item = TypeVar("Item")
@@ -470,20 +472,12 @@ class Channel:
             self._fail(failure)
             raise failure
 
-    def pick_up(self) -> Reply | None:
-        """Return the next due reply if it has arrived in full; never waits.
-
-        :raises ConnectionFailed: if the connection broke.
-        :raises UnexpectedResponse: if the reply is none that its command may have.
-        """
-        return self._advance(None)
-
     def await_due(self, until: float) -> Reply | None:
         """As :meth:`pick_up`, but wait for the reply until this time (monotonic seconds); None if it is not there then.
 
         The command stays in flight: pick its reply up later, or cancel it.
         """
-        return self._advance(until)
+        return self.pick_up(until)
 
     def _read_until(self, until: float) -> bytes:
         while True:
@@ -498,12 +492,21 @@ class Channel:
                 # Time to look at the clock.
                 continue
 
-    def _advance(self, until: float | None) -> Reply | None:
+    def pick_up(self, until: float | None = None) -> Reply | None:
+        """Return the next due reply if it has arrived in full; never waits.
+
+        :param until: until when to wait for it, as :meth:`await_due` does.
+        :raises ConnectionFailed: if the connection broke.
+        :raises UnexpectedResponse: if the reply is none that its command may have.
+        """
         command, parser = self._due[0], self._parser
         try:
             reply = parser.next(command) if parser.buffer else None
             while reply is None:
-                data = self._receive_now(_LARGE_READ_SIZE) if until is None else self._read_until(until)
+                if until is None:
+                    data = self._receive_now(_LARGE_READ_SIZE if parser.buffer else _READ_SIZE)
+                else:
+                    data = self._read_until(until)
                 if not data:
                     raise self._broken_in_reply(command, "the server closed the connection")
                 reply = parser.only(command, data)
@@ -529,7 +532,7 @@ class Channel:
         return len(self._due)
 
     def _receive_now(self, size: int, *, peek: bool = False) -> bytes:
-        flags = socket.MSG_PEEK if peek else 0
+        flags = _PEEK if peek else 0
         if _HAS_KERNEL_TIMEOUTS:
             return self._socket.recv(size, flags | _DONT_WAIT)
         timeout = self._socket.gettimeout()

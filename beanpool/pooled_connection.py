@@ -285,6 +285,9 @@ class PooledConnection(Connection):
         dialing = self._dialing
         if dialing is not None and not self._finish_dialing(dialing):
             return None
+        if not self._checks and self.opened_channel is not None:
+            # What a job that is waited for finds.
+            return self.opened_channel.pick_up()
         return self._pick_up((self.opened_channel or self._open_channel()).pick_up)
 
     def await_reply(self, until: float) -> Reply | None:

@@ -37,6 +37,10 @@ class Command:
     """The replies that are one word, by their whole line."""
     id_opening: bytes | None = dataclasses.field(init=False)
     """How the line of the reply begins that tells a new job's id."""
+    job_opening: bytes | None = dataclasses.field(init=False)
+    """How the line of the reply begins that brings a job."""
+    job_status: str = dataclasses.field(init=False)
+    """The first word of that line."""
     out_of_step: frozenset[str] = frozenset()
     """The refusals after which the connection is out of step with the server."""
 
@@ -46,6 +50,9 @@ class Command:
         object.__setattr__(self, "bare", bare_lines(self.replies))
         opening = b"INSERTED " if "INSERTED" in self.replies else None
         object.__setattr__(self, "id_opening", opening)
+        status = next((word for word, shape in self.replies.items() if shape == JOB), "")
+        object.__setattr__(self, "job_status", status)
+        object.__setattr__(self, "job_opening", status.encode() + b" " if status else None)
 
 
 _JOB_OR_NOT_FOUND = {"FOUND": JOB, "NOT_FOUND": BARE}

@@ -71,16 +71,21 @@ class Parser:
                 digits = data[len(opening) : -2]
                 if digits.isdigit() and digits[0] != _ZERO and len(digits) < _SAFE_DIGITS:
                     return _new_reply(("INSERTED", int(digits), b"", ""))
+            opening = command.job_opening
+            # By hand: a regular expression takes twice as long, and ten times where its code is in no cache.
+            if opening is not None and data.startswith(opening) and data[-2:] == b"\r\n":
+                start = data.find(b"\r\n") + 2
+                digits, _, size = data[len(opening) : start - 2].partition(b" ")
+                if (
+                    digits.isdigit()
+                    and digits[0] != _ZERO
+                    and len(digits) < _SAFE_DIGITS
+                    and size == b"%d" % (len(data) - start - 2)
+                ):
+                    return _new_reply((command.job_status, int(digits), data[start:-2], ""))
             bare = command.bare.get(data)
             if bare is not None:
                 return bare
-            match = command.line.match(data)
-            if match is not None and match.lastindex == JOB_SIZE:
-                word, digits, size = match.group(4, 5, 6)
-                start = match.end()
-                end = start + int(size)
-                if len(data) == end + 2 and data[end:] == b"\r\n" and len(digits) < _SAFE_DIGITS:
-                    return _new_reply((WORDS[word], int(digits), data[start:end], ""))
         self.feed(data)
         return self.next(command)
 

@@ -503,10 +503,12 @@ class Channel:
         try:
             reply = parser.next(command) if parser.buffer else None
             while reply is None:
-                if until is None:
-                    data = self._receive_now(_LARGE_READ_SIZE if parser.buffer else _READ_SIZE)
-                else:
+                if until is not None:
                     data = self._read_until(until)
+                elif parser.buffer or not _HAS_KERNEL_TIMEOUTS:
+                    data = self._receive_now(_LARGE_READ_SIZE)
+                else:
+                    data = self._socket.recv(_READ_SIZE, _DONT_WAIT)
                 if not data:
                     raise self._broken_in_reply(command, "the server closed the connection")
                 reply = parser.only(command, data)

@@ -66,6 +66,8 @@ class PooledConnection(Connection):
         """The channel once there is one; :attr:`channel` is for who knows that there is."""
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
+        self.lease_lock = threading.Lock()
+        """Guards the state of its lease. Its own: a lease is made while its caller waits for a job."""
         self.identity = _UNKNOWN
         self.origin = (self.server, "")
         """The server, and the id of its process: what its :class:`~beanpool.JobId` objects share."""
@@ -285,10 +287,13 @@ class PooledConnection(Connection):
         dialing = self._dialing
         if dialing is not None and not self._finish_dialing(dialing):
             return None
-        if not self._checks and self.opened_channel is not None:
-            # What a job that is waited for finds.
-            return self.opened_channel.pick_up()
         return self._pick_up((self.opened_channel or self._open_channel()).pick_up)
+
+    @property
+    def next_step(self) -> Callable[[], Reply | None]:
+        """What :meth:`step` comes to, as long as nothing else is done with the connection."""
+        channel = self.opened_channel
+        return self.step if self._dialing is not None or self._checks or channel is None else channel.pick_up
 
     def await_reply(self, until: float) -> Reply | None:
         """As :meth:`step`, but wait for the reply until this time (monotonic seconds)."""

@@ -227,7 +227,7 @@ class SharedWait:
             heir.wake()
             return
         watch = self._watch
-        if watch is not None and watch.anything_waits:
+        if watch is not None and (watch.stations or watch.adopted):
             self._errands.soon(self.end)
         elif not self._end_is_due:
             # With the only server's job in hand nothing waits any more, and nobody need be woken for it.

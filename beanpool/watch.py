@@ -34,11 +34,13 @@ Begun = list[tuple[Member, PooledConnection]]
 class Station:
     """A connection that waits on one server."""
 
-    __slots__ = ("connection", "descriptor", "ends_at", "member")
+    __slots__ = ("connection", "descriptor", "ends_at", "member", "step")
 
     def __init__(self, member: Member, connection: PooledConnection) -> None:
         self.member = member
         self.connection = connection
+        self.step = connection.step
+        """What to call when it is ready."""
         self.descriptor = -1
         self.ends_at = 0.0
         """When the server's own wait ends (monotonic seconds)."""
@@ -60,7 +62,8 @@ class Watch:
         self.caught: collections.deque[Catch] = collections.deque()
         """Jobs that came in and that no thread has yet."""
         # Lists that their first owners still hold: who pops an entry has it, whoever else was interrupted.
-        self._adopted: collections.deque[Begun] = collections.deque()
+        self.adopted: collections.deque[Begun] = collections.deque()
+        """Connections that wait, or can, beside those of the stations."""
         self._not_before: dict[Member, float] = {}
         self._pipe_lock = threading.Lock()
         self._reader, self._writer = os.pipe()
@@ -91,14 +94,9 @@ class Watch:
 
     def adopt(self, begun: Begun) -> None:
         """Take over connections with a reserve under way."""
-        self._adopted.append(begun)
+        self.adopted.append(begun)
 
     # The leader's.
-
-    @property
-    def anything_waits(self) -> bool:
-        """Whether a connection waits on any server."""
-        return bool(self.stations or self._adopted)
 
     def ends_by(self, moment: float) -> bool:
         """Whether a server's own wait ends until then."""
@@ -107,10 +105,10 @@ class Watch:
     def attend(self, members: Iterable[Member], now: float, longest_wait: float) -> None:
         """See to it that a connection waits on every server that can be asked."""
         self._wake_at = math.inf
-        for begun in list(self._adopted):
+        for begun in list(self.adopted):
             while begun:
                 self._settle_in(*begun.pop())
-            self._adopted.remove(begun)
+            self.adopted.remove(begun)
         for member in [member for member in self.stations if member.pool.contended]:
             self._vacate(member, now)
         if longest_wait <= 0:
@@ -209,11 +207,12 @@ class Watch:
     def _step(self, station: Station) -> None:
         # From here until the job is with its caller every line is waited for, and is read from cold caches.
         try:
-            reply = station.connection.step()
+            reply = station.step()
             if reply is None:
                 self._arm(station)
                 return
-            if reply.status not in ("RESERVED", "TIMED_OUT", "DEADLINE_SOON"):
+            brought_job = reply.status == "RESERVED"
+            if not brought_job and reply.status not in ("TIMED_OUT", "DEADLINE_SOON"):
                 raise station.connection.refuse(RESERVE_WITH_TIMEOUT, reply)
         except BeanpoolError as error:
             self._lose(station, error)
@@ -221,7 +220,7 @@ class Watch:
         member = station.member
         if not member.up:
             member.works()
-        if reply.status == "RESERVED":
+        if brought_job:
             self.caught.append((member, station.connection, reply))
             del self.stations[member], self._by_descriptor[station.descriptor]
 
@@ -252,6 +251,7 @@ class Watch:
         if descriptor != station.descriptor:
             self._disarm(station)
             station.descriptor = descriptor
+        station.step = station.connection.next_step
         self._by_descriptor[descriptor] = station
         self._poller.arm(descriptor, write=station.connection.wants_write)
 
@@ -282,7 +282,7 @@ class Watch:
                 os.close(descriptor)
         self._poller.close()
         connections = [(station.member, station.connection) for station in self.stations.values()]
-        for begun in self._adopted:
+        for begun in self.adopted:
             while begun:
                 connections.append(begun.pop())
         for member, connection in connections:

@@ -72,7 +72,7 @@ class Parser:
                 if digits.isdigit() and digits[0] != _ZERO and len(digits) < _SAFE_DIGITS:
                     return _new_reply(("INSERTED", int(digits), b"", ""))
             opening = command.job_opening
-            # By hand: a regular expression takes twice as long, and ten times where its code is in no cache.
+            # By hand: a regular expression takes half as long again where its code is in no cache, as after a wait.
             if opening is not None and data.startswith(opening) and data[-2:] == b"\r\n":
                 start = data.find(b"\r\n") + 2
                 digits, _, size = data[len(opening) : start - 2].partition(b" ")

@@ -229,6 +229,31 @@ def test_one_call_is_as_strict_as_two(data: bytes, command: Command) -> None:
     assert outcome(one, lambda: one.only(command, data)) == outcome(two, lambda: two.next(command))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"5 03", b"5 +3", b"5 3 ", b"5  3", b"5 3_0", b"05 3", b"0 3", b"+5 3", b"5 4", b"5 2", b"5", b"5 ", b" 3"),
+        *(b"18446744073709551615 3", b"18446744073709551616 3", b"99999999999999999999 3", b"5 3 3", b"", b"5 -1"),
+    ],
+)
+@pytest.mark.parametrize("body", [b"abc\r\n", b"abc", b"\r\n", b"", b"a\r\n\r\n"])
+def test_a_job_in_one_call_is_taken_as_strictly(line: bytes, body: bytes) -> None:
+    wire = b"RESERVED " + line + b"\r\n" + body
+    outcomes: list[object] = []
+    for in_one_call in (True, False):
+        parser = Parser()
+        try:
+            if in_one_call:
+                reply = parser.only(commands.RESERVE_WITH_TIMEOUT, wire)
+            else:
+                parser.feed(wire)
+                reply = parser.next(commands.RESERVE_WITH_TIMEOUT)
+            outcomes.append((reply, parser.unread))
+        except UnexpectedResponse as error:
+            outcomes.append((str(error), None))
+    assert outcomes[0] == outcomes[1]
+
+
 BAD_NUMBERS = [
     b"+5",
     b"-1",

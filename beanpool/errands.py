@@ -2,13 +2,17 @@
 
 The thread waits in a queue that is written in C. Handing it an errand wakes it, but does not let go of Python's lock:
 it runs as soon as the caller waits for something anyway. A pipe to a thread that waits in a selector costs the caller
-the whole errand, for writing to it lets that thread go first.
+the whole errand, for writing to it lets that thread go first. Where the system can be told that the thread is in no
+hurry, it is: else it may take the caller's core at once, only to find that Python's lock is taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 
@@ -70,6 +74,7 @@ class Errands:
 
 
 def _run(errands: queue.SimpleQueue[Errand | None]) -> None:
+    _be_patient()
     while (errand := errands.get()) is not None:
         try:
             errand()
@@ -78,3 +83,12 @@ def _run(errands: queue.SimpleQueue[Errand | None]) -> None:
             say(_log, logging.ERROR, "an errand of a pool failed: %s", describe(error))
         # Nothing that keeps the pool alive may be held while waiting.
         del errand
+
+
+def _be_patient() -> None:
+    """Let the calling thread run, once it is woken, when its core is free; it gets no less of the core by that."""
+    if sys.platform == "linux":
+        # Not if somebody has chosen otherwise for the whole program. Some sandboxes do not even let it ask.
+        with contextlib.suppress(OSError):
+            if os.sched_getscheduler(0) == os.SCHED_OTHER:
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

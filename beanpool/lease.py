@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -38,7 +37,7 @@ class Lease:
     def __init__(self, pool: ServerPool, connection: PooledConnection) -> None:
         self.pool = pool
         self.connection = connection
-        self._lock = threading.Lock()
+        self._lock = connection.lease_lock
         self._ended = False
         self._pins = 0
 

@@ -67,6 +67,8 @@ class PooledConnection(Connection):
         """The channel once there is one; :attr:`channel` is for who knows that there is."""
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
+        self.lease_lock = threading.Lock()
+        """Guards the state of its lease. Its own: a lease is made while its caller waits for a job."""
         self.identity = _UNKNOWN
         self.largest_body = MAX_JOB_SIZE
         """What the server takes (bytes), as far as it is known."""
@@ -285,6 +287,12 @@ class PooledConnection(Connection):
         if dialing is not None and not self._finish_dialing(dialing):
             return None
         return self._pick_up((self.opened_channel or self._open_channel()).pick_up)
+
+    @property
+    def next_step(self) -> Callable[[], Reply | None]:
+        """What :meth:`step` comes to, as long as nothing else is done with the connection."""
+        channel = self.opened_channel
+        return self.step if self._dialing is not None or self._checks or channel is None else channel.pick_up
 
     def await_reply(self, until: float) -> Reply | None:
         """As :meth:`step`, but wait for the reply until this time (monotonic seconds)."""

@@ -162,19 +162,25 @@ class SharedWait:
     # The leader.
 
     def _lead(self, seat: _Seat, watch: Watch) -> None:
-        while seat.open:
+        caught = watch.caught
+        while seat.catch is None and seat.error is None:
             now = time.monotonic()
             if now >= seat.deadline + (LAST_MOMENT if watch.ends_by(seat.deadline + LAST_MOMENT) else 0):
                 return
             longest = self._longest_wait(now)
             watch.attend(self._members(), now, longest)
             watch.look(seat.deadline)
-            while watch.caught:
-                self._deliver(watch.caught)
-        if seat.takes_more:
+            if caught and seat.error is None:
+                # Who leads has waited longest. The job is its own before it is not among the caught any more: an
+                # interrupt in between finds it twice.
+                seat.catch = caught[0]
+                caught.popleft()
+            while caught:
+                self._deliver(caught)
+        if seat.most > 1 and seat.takes_more:
             watch.glance()
-            while watch.caught:
-                self._deliver(watch.caught)
+            while caught:
+                self._deliver(caught)
 
     def _longest_wait(self, now: float) -> float:
         with self._lock:
@@ -204,27 +210,29 @@ class SharedWait:
 
     def _leave(self, seat: _Seat) -> None:
         heir = None
-        lapsed = False
         with self._lock:
-            with contextlib.suppress(ValueError):
+            if self._seats and self._seats[0] is seat:
+                self._seats.popleft()
+            elif seat in self._seats:
                 self._seats.remove(seat)
-            if self._leader is seat:
+            if self._leader is not seat:
+                return
+            if self._seats:
                 heir = self._first_open()
-                lapsed = heir is None
                 if heir is not None:
                     heir.leads = True
-                # Last: until then an interrupt finds this thread responsible for what waits.
-                self._leader = heir
+            # Last: until then an interrupt finds this thread responsible for what waits.
+            self._leader = heir
         if heir is not None:
             heir.wake()
-        elif lapsed:
-            watch = self._watch
-            if watch is not None and watch.anything_waits:
-                self._errands.soon(self.end)
-            elif not self._end_is_due:
-                # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
-                self._end_is_due = True
-                self._janitor.later(self.end)
+            return
+        watch = self._watch
+        if watch is not None and (watch.stations or watch.adopted):
+            self._errands.soon(self.end)
+        elif not self._end_is_due:
+            # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
+            self._end_is_due = True
+            self._janitor.later(self.end)
 
     def _abort(self, seat: _Seat) -> None:
         """An exception ends this thread's wait, maybe an interrupt at whatever line; it must not end that of others."""

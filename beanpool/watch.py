@@ -1,4 +1,4 @@
-"""The connections of a pool that wait for a job, one per server, and the selector that watches them."""
+"""The connections of a pool that wait for a job, one per server, and the poller that watches them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import collections
 import contextlib
 import math
 import os
-import selectors
 import threading
 import time
 from collections.abc import Callable, Iterable
 
-from beanpool.channel import Channel
+from beanpool.channel import Channel, ChannelState
 from beanpool.connection import RESERVE_SLICE
 from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.member import Member
+from beanpool.poller import new_poller
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT
 from beanpool.protocol.replies import Reply
 
-# poll() needs no system call to register a descriptor; these sets are small and short-lived.
-_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 # A server's TIMED_OUT may come this much after our own deadline, and spares a cancelled connection (seconds).
 LAST_MOMENT = 0.05
 # How soon to try again to wait on a server that could not be joined (seconds).
@@ -36,18 +34,24 @@ Begun = list[tuple[Member, PooledConnection]]
 class Station:
     """A connection that waits on one server."""
 
-    __slots__ = ("connection", "descriptor", "ends_at", "member")
+    __slots__ = ("connection", "descriptor", "ends_at", "member", "step")
 
     def __init__(self, member: Member, connection: PooledConnection) -> None:
         self.member = member
         self.connection = connection
+        self.step = connection.step
+        """What to call when it is ready."""
         self.descriptor = -1
         self.ends_at = 0.0
         """When the server's own wait ends (monotonic seconds)."""
 
 
 class Watch:
-    """The connections that wait, and the selector over them. Used by the leader alone, but for what says otherwise."""
+    """The connections that wait, and the poller over them. Used by the leader alone, but for what says otherwise.
+
+    A connection that is ready is not watched any more until it is armed again. So nothing needs to be done about one
+    that has brought a job before its caller has it, and what is done with it afterwards never wakes anybody here.
+    """
 
     # Until there are others: an interrupt may come before.
     _reader = _writer = -1
@@ -58,14 +62,16 @@ class Watch:
         self.caught: collections.deque[Catch] = collections.deque()
         """Jobs that came in and that no thread has yet."""
         # Lists that their first owners still hold: who pops an entry has it, whoever else was interrupted.
-        self._adopted: collections.deque[Begun] = collections.deque()
+        self.adopted: collections.deque[Begun] = collections.deque()
+        """Connections that wait, or can, beside those of the stations."""
         self._not_before: dict[Member, float] = {}
         self._pipe_lock = threading.Lock()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        self._selector: selectors.BaseSelector = _Selector()
-        self._selector.register(self._reader, selectors.EVENT_READ)
+        self._poller = new_poller()
+        self._poller.arm(self._reader, write=False)
+        self._by_descriptor: dict[int, Station] = {}
         self._wake_at = 0.0
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
@@ -73,10 +79,9 @@ class Watch:
         for descriptor in (self._reader, self._writer):
             if descriptor >= 0:
                 close(descriptor)
-        selector = getattr(self, "_selector", None)
-        if selector is not None:
-            # It is a circle of its own, and what it watches would be alive until somebody collects circles.
-            selector.close()
+        poller = getattr(self, "_poller", None)
+        if poller is not None:
+            poller.close()
 
     # From any thread.
 
@@ -89,14 +94,9 @@ class Watch:
 
     def adopt(self, begun: Begun) -> None:
         """Take over connections with a reserve under way."""
-        self._adopted.append(begun)
+        self.adopted.append(begun)
 
     # The leader's.
-
-    @property
-    def anything_waits(self) -> bool:
-        """Whether a connection waits on any server."""
-        return bool(self.stations or self._adopted)
 
     def ends_by(self, moment: float) -> bool:
         """Whether a server's own wait ends until then."""
@@ -105,10 +105,10 @@ class Watch:
     def attend(self, members: Iterable[Member], now: float, longest_wait: float) -> None:
         """See to it that a connection waits on every server that can be asked."""
         self._wake_at = math.inf
-        for begun in list(self._adopted):
+        for begun in list(self.adopted):
             while begun:
                 self._settle_in(*begun.pop())
-            self._adopted.remove(begun)
+            self.adopted.remove(begun)
         for member in [member for member in self.stations if member.pool.contended]:
             self._vacate(member, now)
         if longest_wait <= 0:
@@ -126,7 +126,9 @@ class Watch:
         for member in [member for member in self.stations if member not in present or member.down]:
             self._vacate(member, now)
         for station in list(self.stations.values()):
-            if station.connection.channel_state is not None and not station.connection.waiting:
+            connection = station.connection
+            # What was closed by somebody else is asked, too, and lost: the poller may say nothing of it.
+            if not connection.waiting or connection.channel_state is ChannelState.CLOSED:
                 self._ask(station, now, longest_wait)
 
     def _settle_in(self, member: Member, connection: PooledConnection) -> None:
@@ -138,7 +140,7 @@ class Watch:
         station.ends_at = connection.give_up_at
         if connection.waiting:
             try:
-                self._register(station)
+                self._arm(station)
             except BeanpoolError as error:
                 self._lose(station, error)
 
@@ -167,7 +169,7 @@ class Watch:
             station.connection.begin_reserve(self._tubes, seconds)
             if station.connection.dialing:
                 station.connection.step()
-            self._register(station)
+            self._arm(station)
         except BeanpoolError as error:
             self._lose(station, error)
 
@@ -192,32 +194,38 @@ class Watch:
         self._turn(0.0)
 
     def _turn(self, timeout: float | None) -> None:
-        for key, _ in self._selector.select(timeout):
-            if key.fd == self._reader:
+        by_descriptor = self._by_descriptor
+        for descriptor, _ in self._poller.wait(timeout):
+            station = by_descriptor.get(descriptor)
+            if station is not None:
+                self._step(station)
+            elif descriptor == self._reader:
                 with contextlib.suppress(BlockingIOError):
-                    os.read(self._reader, 4096)
-                continue
-            self._step(key.data)
+                    os.read(descriptor, 4096)
+                self._poller.arm(descriptor, write=False)
 
     def _step(self, station: Station) -> None:
+        # From here until the job is with its caller every line is waited for, and is read from cold caches.
         try:
-            reply = station.connection.step()
+            reply = station.step()
             if reply is None:
-                self._register(station)
+                self._arm(station)
                 return
-            if reply.status not in ("RESERVED", "TIMED_OUT", "DEADLINE_SOON"):
+            brought_job = reply.status == "RESERVED"
+            if not brought_job and reply.status not in ("TIMED_OUT", "DEADLINE_SOON"):
                 raise station.connection.refuse(RESERVE_WITH_TIMEOUT, reply)
         except BeanpoolError as error:
             self._lose(station, error)
             return
-        station.member.works()
-        self._unregister(station)
-        if reply.status == "RESERVED":
-            self.caught.append((station.member, station.connection, reply))
-            del self.stations[station.member]
+        member = station.member
+        if not member.up:
+            member.works()
+        if brought_job:
+            self.caught.append((member, station.connection, reply))
+            del self.stations[member], self._by_descriptor[station.descriptor]
 
     def _lose(self, station: Station, error: BeanpoolError) -> None:
-        self._unregister(station)
+        self._disarm(station)
         self.stations.pop(station.member, None)
         self._not_before[station.member] = time.monotonic() + _REJOIN_AFTER
         if isinstance(error, CommandFailed):
@@ -229,7 +237,7 @@ class Watch:
         station = self.stations.pop(member, None)
         if station is not None:
             self._not_before[member] = now + _REJOIN_AFTER
-            self._unregister(station)
+            self._disarm(station)
             self._cancel(member, station.connection)
 
     def _cancel(self, member: Member, connection: PooledConnection) -> None:
@@ -237,27 +245,28 @@ class Watch:
         if channel is not None:
             channel.close("its reserve was cancelled")
 
-    def _register(self, station: Station) -> None:
+    def _arm(self, station: Station) -> None:
+        """Watch a connection until it is ready once."""
         descriptor = station.connection.live_descriptor()
-        events = selectors.EVENT_WRITE if station.connection.wants_write else selectors.EVENT_READ
-        if station.descriptor == descriptor and self._selector.get_key(descriptor).events == events:
-            return
-        self._unregister(station)
-        self._selector.register(descriptor, events, station)
-        station.descriptor = descriptor
+        if descriptor != station.descriptor:
+            self._disarm(station)
+            station.descriptor = descriptor
+        station.step = station.connection.next_step
+        self._by_descriptor[descriptor] = station
+        self._poller.arm(descriptor, write=station.connection.wants_write)
 
-    def _unregister(self, station: Station) -> None:
-        if station.descriptor >= 0:
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(station.descriptor)
-            station.descriptor = -1
+    def _disarm(self, station: Station) -> None:
+        if self._by_descriptor.get(station.descriptor) is station:
+            del self._by_descriptor[station.descriptor]
+            self._poller.disarm(station.descriptor)
+        station.descriptor = -1
 
     def scrap(self) -> None:
         """Close everything: after an interrupt nobody knows what a connection waits for, or whether it holds a job."""
         connections = [(station.member, station.connection) for station in self.stations.values()]
         connections += [(member, connection) for member, connection, _ in self.caught]
         for station in self.stations.values():
-            self._unregister(station)
+            self._disarm(station)
         self.stations.clear()
         self.caught.clear()
         for member, connection in connections:
@@ -271,9 +280,9 @@ class Watch:
             descriptors, self._reader, self._writer = (self._reader, self._writer), -1, -1
             for descriptor in descriptors:
                 os.close(descriptor)
-        self._selector.close()
+        self._poller.close()
         connections = [(station.member, station.connection) for station in self.stations.values()]
-        for begun in self._adopted:
+        for begun in self.adopted:
             while begun:
                 connections.append(begun.pop())
         for member, connection in connections:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import random
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +22,8 @@ from support.threads import Background, background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import BeanpoolError, Job, PoolClosed, PoolManager, PoolTimeout
+from beanpool.poller import SelectorPoller, new_poller
+from beanpool.watch import Watch
 
 if TYPE_CHECKING:
     from conftest import StartCluster
@@ -474,6 +479,116 @@ class TestFewConnections:
                 assert job is not None
                 job.delete()
             assert body_of(waiting) == b"another one", "a connection that comes free joins the wait"
+
+
+class TestDelivered:
+    """A connection that has brought a job is its caller's, also where the wait goes on and has not let go of it."""
+
+    @pytest.fixture(params=[new_poller, SelectorPoller], ids=["best", "portable"], autouse=True)
+    def poller(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("beanpool.watch.new_poller", request.param)
+
+    @pytest.fixture
+    def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
+        """Grows by one whenever a leader is woken."""
+        looks: list[Watch] = []
+        look = Watch.look
+
+        def look_and_count(watch: Watch, deadline: float) -> None:
+            look(watch, deadline)
+            looks.append(watch)
+
+        monkeypatch.setattr(Watch, "look", look_and_count)
+        return looks
+
+    def test_nobody_reads_what_its_job_is_answered(self, cluster: StartCluster, looks: list[Watch]) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            first, second = start_waiting(pool, pool.reserve), start_waiting(pool, pool.reserve)
+            servers[0].control.put(b"first")
+            job = job_of(first)
+            wait_until(lambda: waiters(servers) == [1, 1], "the second to lead")
+            woken = len(looks)
+            for _ in range(200):
+                job.touch()
+            # A little, for other reasons.
+            assert len(looks) - woken < 10
+            # Back to the pool, and to the same wait.
+            job.delete()
+            servers[0].control.put(b"second")
+            assert body_of(second) == b"second"
+
+    def test_its_end_wakes_nobody(self, cluster: StartCluster, looks: list[Watch]) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            first, second = start_waiting(pool, pool.reserve), start_waiting(pool, pool.reserve)
+            servers[0].control.put(b"first")
+            job = job_of(first)
+            wait_until(lambda: waiters(servers) == [1, 1], "the second to lead")
+            connections = servers[0].control.other_connections()
+            job.delete()
+            woken = len(looks)
+            descriptor = job.connection.fileno()  # type: ignore[attr-defined]  # A pooled one.
+            job.connection.close()
+            # Somebody else gets its number, and it is readable.
+            ours, theirs = socket.socketpair()
+            if ours.fileno() != descriptor:
+                os.dup2(ours.fileno(), descriptor)
+            theirs.send(b"RESERVED 1 1\r\nx\r\n")
+            wait_until(lambda: servers[0].control.other_connections() < connections, "its end")
+            assert len(looks) - woken < 10
+            servers[1].control.put(b"second")
+            assert body_of(second) == b"second"
+            assert ours.recv(100) == b"RESERVED 1 1\r\nx\r\n"
+            if ours.fileno() != descriptor:
+                os.close(descriptor)
+            ours.close()
+            theirs.close()
+
+    def test_a_job_that_comes_in_pieces(self, cluster: StartCluster) -> None:
+        """More than one read gives."""
+        servers = cluster(2)
+        with manager(servers) as pool:
+            for size in (4_000, 4_096, 60_000):
+                thread = start_waiting(pool, pool.reserve)
+                wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
+                servers[1].control.put(b"x" * size)
+                with within(0.5, "the delivery"):
+                    assert body_of(thread) == b"x" * size
+
+    def test_a_server_whose_wait_has_ended_is_asked_again(
+        self, cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("beanpool.watch.RESERVE_SLICE", 1)
+        servers = cluster(2)
+        with manager(servers) as pool:
+            thread = start_waiting(pool, pool.reserve)
+            wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
+            counts = [server.control.counter("cmd-reserve-with-timeout") for server in servers]
+            for server, count in zip(servers, counts, strict=True):
+                wait_until(
+                    lambda server=server, count=count: server.control.counter("cmd-reserve-with-timeout") > count,  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+                    "the next one",
+                )
+            wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server again")
+            servers[0].control.put(b"late")
+            assert body_of(thread) == b"late"
+
+
+def test_the_thread_for_errands_takes_no_core_from_others(cluster: StartCluster) -> None:
+    if sys.platform != "linux":
+        pytest.skip("there is no way to ask for it")
+    with manager(cluster(2)) as pool:
+        thread = start_waiting(pool, functools.partial(pool.reserve, timeout=5))
+
+        def is_patient() -> bool:
+            errands = pool._reserver._errands._thread
+            return errands is not None and os.sched_getscheduler(errands.native_id or 0) == os.SCHED_BATCH
+
+        wait_until(is_patient, "its policy")
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+        pool.put("job")
+        assert body_of(thread) == b"job"
 
 
 def test_a_wait_of_any_length_is_cut_into_slices(beanstalkd: BeanstalkdServer) -> None:

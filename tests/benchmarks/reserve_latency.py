@@ -14,6 +14,7 @@ import os
 import platform
 import queue
 import random
+import select
 import socket
 import statistics
 import subprocess
@@ -122,6 +123,56 @@ def greenstalk_waits(server: BeanstalkdServer) -> Iterator[Contender]:
 
 
 @contextlib.contextmanager
+def raw_waits(servers: list[BeanstalkdServer]) -> Iterator[Contender]:
+    """Sockets and a selector, both as bare as Python has them: what nobody who waits on many servers can do without."""
+    contender = Contender(
+        f"raw sockets in a selector, {len(servers)} servers", f"raw-{len(servers)}", servers, queue.SimpleQueue()
+    )
+    sockets = {}
+    for server in servers:
+        sock = socket.create_connection((server.host, server.port))
+        sock.sendall(f"watch {contender.tube}\r\nignore default\r\n".encode())
+        replies = b""
+        while replies.count(b"\r\n") < 2:
+            replies += sock.recv(1000)
+        sockets[sock.fileno()] = sock
+    selector = select.epoll() if sys.platform == "linux" else select.poll()
+    for descriptor in sockets:
+        selector.register(descriptor, select.POLLIN)
+
+    def consume() -> None:
+        selected = selector.poll
+        for sock in sockets.values():
+            sock.sendall(b"reserve\r\n")
+        while True:
+            for descriptor, _ in selected():
+                sock = sockets[descriptor]
+                line, _, body = sock.recv(4096).partition(b"\r\n")
+                reply = line.split(b" ")
+                if reply[0] != b"RESERVED":
+                    return
+                job = int(reply[1]), body[:-2]
+                contender.arrivals.put(time.monotonic())
+                sock.sendall(b"delete %d\r\n" % job[0])
+                sock.recv(1000)
+                sock.sendall(b"reserve\r\n")
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            consume()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield contender
+    for sock in sockets.values():
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    for sock in sockets.values():
+        sock.close()
+
+
+@contextlib.contextmanager
 def beanpool_waits(servers: list[BeanstalkdServer]) -> Iterator[Contender]:
     """A reserve of a pool over these servers."""
     plural = "s" * (len(servers) > 1)
@@ -166,7 +217,7 @@ def measure_latency(servers: list[BeanstalkdServer], rounds: int) -> None:
     times: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         producer = stack.enter_context(Producer())
-        contenders = [stack.enter_context(greenstalk_waits(servers[0]))]
+        contenders = [stack.enter_context(greenstalk_waits(servers[0])), stack.enter_context(raw_waits(servers))]
         contenders += [stack.enter_context(beanpool_waits(servers[:size])) for size in SIZES]
         for _ in range(rounds):
             for contender in contenders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import traceback
 from collections.abc import Callable, Iterable
@@ -226,6 +227,26 @@ def test_reading_a_whole_reply_is_as_strict_as_the_parser(data: bytes, command: 
         parser = Parser()
         parser.feed(data)
         assert (parser.next(command), parser.unread) == (reply, 0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"5 03", b"5 +3", b"5 3 ", b"5  3", b"5 3_0", b"05 3", b"0 3", b"+5 3", b"5 4", b"5 2", b"5", b"5 ", b" 3"),
+        *(b"18446744073709551615 3", b"18446744073709551616 3", b"99999999999999999999 3", b"5 3 3", b"", b"5 -1"),
+    ],
+)
+@pytest.mark.parametrize("body", [b"abc\r\n", b"abc", b"\r\n", b"", b"a\r\n\r\n"])
+def test_a_whole_job_is_taken_as_strictly(line: bytes, body: bytes) -> None:
+    wire = b"RESERVED " + line + b"\r\n" + body
+    parser = Parser()
+    parser.feed(wire)
+    reply: Reply | None = None
+    with contextlib.suppress(UnexpectedResponse):
+        reply = parser.next(commands.RESERVE_WITH_TIMEOUT)
+    if parser.unread or (reply is not None and reply.number >= 10**19):
+        reply = None
+    assert commands.RESERVE_WITH_TIMEOUT.whole(wire) == reply
 
 
 BAD_NUMBERS = [

@@ -56,7 +56,7 @@ def _measure(
     bench: Bench, servers: list[BeanstalkdServer], sizes: tuple[int, ...]
 ) -> tuple[Timings, dict[str, list[float]]]:
     # Not at the top: it imports greenstalk.
-    from benchmarks.reserve_latency import Contender, Producer, beanpool_waits, delivery, greenstalk_waits
+    from benchmarks.reserve_latency import Contender, Producer, beanpool_waits, delivery, greenstalk_waits, raw_waits
 
     timings, times = Timings(), dict[str, list[float]]()
 
@@ -70,6 +70,7 @@ def _measure(
     with contextlib.ExitStack() as stack:
         producer = stack.enter_context(Producer())
         contenders = [stack.enter_context(greenstalk_waits(servers[0]))]
+        contenders.append(stack.enter_context(raw_waits(servers[:GOAL_SIZE])))
         contenders += [stack.enter_context(beanpool_waits(servers[:size])) for size in sizes]
         # Not counted: connections are opened.
         for _ in slices(contenders, 2):

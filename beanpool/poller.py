@@ -1,0 +1,98 @@
+"""Waiting until one of many descriptors is ready. Each is told of once, and then has to be armed again.
+
+That is what a wait for jobs needs: the connection that has brought one goes to its caller, and nothing has to be done
+about it here. With epoll the kernel sees to that, and a wait costs the same however many descriptors there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import selectors
+import sys
+from typing import Protocol
+
+
+class Poller(Protocol):
+    """A set of armed descriptors."""
+
+    def arm(self, descriptor: int, *, write: bool) -> None:
+        """Tell of this descriptor, once, when it is readable (or writable), or has failed."""
+
+    def disarm(self, descriptor: int) -> None:
+        """Tell of it no longer. It may be closed, or never have been armed."""
+
+    def wait(self, timeout: float | None, /) -> list[tuple[int, int]]:
+        """Wait until one is ready, or the time is up; returns those that are, each with flags that do not matter here.
+
+        One that was closed while it was armed may be told of, or not.
+
+        :param timeout: how long to wait (seconds); None for ever.
+        """
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class SelectorPoller:
+    """For every platform."""
+
+    def __init__(self) -> None:
+        # poll() needs no system call to register a descriptor; these sets are small and short-lived.
+        self._selector: selectors.BaseSelector = getattr(selectors, "PollSelector", selectors.DefaultSelector)()
+
+    def arm(self, descriptor: int, *, write: bool) -> None:
+        """See :class:`Poller`."""
+        self.disarm(descriptor)
+        self._selector.register(descriptor, selectors.EVENT_WRITE if write else selectors.EVENT_READ)
+
+    def disarm(self, descriptor: int) -> None:
+        """See :class:`Poller`."""
+        with contextlib.suppress(KeyError, ValueError, OSError):
+            self._selector.unregister(descriptor)
+
+    def wait(self, timeout: float | None, /) -> list[tuple[int, int]]:
+        """See :class:`Poller`."""
+        found = [(key.fd, events) for key, events in self._selector.select(timeout)]
+        for descriptor, _ in found:
+            self.disarm(descriptor)
+        return found
+
+    def close(self) -> None:
+        """See :class:`Poller`."""
+        self._selector.close()
+
+
+if sys.platform == "linux":
+
+    class EpollPoller:
+        """The kernel remembers what is armed, and disarms it."""
+
+        def __init__(self) -> None:
+            self._epoll = select.epoll()
+            self.wait = self._epoll.poll
+            """See :class:`Poller`. Straight into C: what waits for a job waits for every line of Python."""
+
+        def arm(self, descriptor: int, *, write: bool) -> None:
+            """See :class:`Poller`."""
+            events = (select.EPOLLOUT if write else select.EPOLLIN) | select.EPOLLONESHOT
+            try:
+                self._epoll.register(descriptor, events)
+            except FileExistsError:
+                self._epoll.modify(descriptor, events)
+
+        def disarm(self, descriptor: int) -> None:
+            """See :class:`Poller`."""
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(descriptor)
+
+        def close(self) -> None:
+            """See :class:`Poller`."""
+            self._epoll.close()
+
+
+def new_poller() -> Poller:
+    """The best one that this platform has."""
+    if sys.platform == "linux":
+        return EpollPoller()
+    return SelectorPoller()

@@ -580,10 +580,13 @@ def test_the_thread_for_errands_takes_no_core_from_others(cluster: StartCluster)
         pytest.skip("there is no way to ask for it")
     with manager(cluster(2)) as pool:
         thread = start_waiting(pool, functools.partial(pool.reserve, timeout=5))
-        errands = pool._reserver._errands._thread
-        assert errands is not None
-        assert errands.native_id is not None
-        wait_until(lambda: os.sched_getscheduler(errands.native_id or 0) == os.SCHED_BATCH, "its policy")
+        errands = pool._reserver._errands
+
+        def patient() -> bool:
+            native = errands._thread.native_id if errands._thread is not None else None
+            return native is not None and os.sched_getscheduler(native) == os.SCHED_BATCH
+
+        wait_until(patient, "its policy")
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
         pool.put("job")
         assert body_of(thread) == b"job"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+import operator
 import os
 import threading
 import time
@@ -70,12 +72,12 @@ class Cluster:
         self._leaving: tuple[Member, ...] = ()
         self._monitor = Monitor(members, self._settings.health_interval, self.name)
         self._errands = Errands(self.name)
-        self._reserver = Reserver(lambda: self._topology, self._timeout, self._monitor, self._errands)
+        # Not a lambda: every reserve asks for it.
+        topology: Callable[[], Topology] = functools.partial(operator.attrgetter("_topology"), self)
+        self._reserver = Reserver(topology, self._timeout, self._monitor, self._errands)
         budget = RetryBudget(lambda: sum(member.pool.returns for member in self._topology.members))
         self._comebacks = Comebacks(self._monitor.hurry)
-        self._putter = Putter(
-            lambda: self._topology, self._policy, self._closing, self._announcer, budget, self._comebacks
-        )
+        self._putter = Putter(topology, self._policy, self._closing, self._announcer, budget, self._comebacks)
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.

@@ -106,10 +106,12 @@ class Reserver:
     def _begin(self, tubes: tuple[str, ...], timeout: float | None) -> tuple[SharedWait, float, float]:
         """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
         shared = self._waits.get(tubes) or self._shared_wait(tubes)
-        if timeout == 0 or len(self._waits) > 1:
+        # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
+        if timeout == 0 and shared.watch is not None:
+            shared.end()
+        if len(self._waits) > 1:
             for other in list(self._waits.values()):
-                # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
-                if other is not shared or timeout == 0:
+                if other is not shared and other.watch is not None:
                     other.end()
         now = _monotonic()
         deadline = math.inf if timeout is None else now + timeout
@@ -140,7 +142,9 @@ class Reserver:
         members = self._topology().rotation(next(self._starts))
         catch: Catch | None = None
         for member in members:
-            if shared.waits_on(member) or not (member.up or thorough):
+            watch = shared.watch
+            # Where a connection waits there is known to be no job.
+            if (watch is not None and member in watch.stations) or not (member.up or thorough):
                 continue
             catch = self._ask(member, tubes, min(until, _monotonic() + _PATIENCE), begun, errors)
             if catch is not None:

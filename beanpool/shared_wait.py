@@ -99,13 +99,14 @@ class SharedWait:
         self._seats: collections.deque[_Seat] = collections.deque()
         self._leader: _Seat | None = None
         self._closed = False
-        self._watch: Watch | None = None
+        self.watch: Watch | None = None
+        """The connections that wait; None while none does, and nobody."""
         # Whether the janitor has been told of it already; it is not worth telling it a thousand times.
         self._end_is_due = False
 
     def waits_on(self, member: Member) -> bool:
         """Whether a connection waits on this server already: then it is known to have no job."""
-        watch = self._watch
+        watch = self.watch
         return watch is not None and member in watch.stations
 
     @property
@@ -152,12 +153,12 @@ class SharedWait:
         return seat
 
     def _watch_now(self) -> Watch:
-        if self._watch is None:
-            self._watch = Watch(self.tubes)
+        if self.watch is None:
+            self.watch = Watch(self.tubes)
             if len(self._members()) > 1:
                 # Now, not when a job has come.
                 self._errands.start()
-        return self._watch
+        return self.watch
 
     # The leader.
 
@@ -226,7 +227,7 @@ class SharedWait:
         if heir is not None:
             heir.wake()
             return
-        watch = self._watch
+        watch = self.watch
         if watch is not None and (watch.stations or watch.adopted):
             self._errands.soon(self.end)
         elif not self._end_is_due:
@@ -236,7 +237,7 @@ class SharedWait:
 
     def _abort(self, seat: _Seat) -> None:
         """An exception ends this thread's wait, maybe an interrupt at whatever line; it must not end that of others."""
-        watch = self._watch
+        watch = self.watch
         if watch is not None and self._leader is seat:
             watch.scrap()
         self._leave(seat)
@@ -253,7 +254,7 @@ class SharedWait:
 
     def poke(self) -> None:
         """Let the leader look at the servers anew: one came up, was added, or has a connection free."""
-        watch = self._watch
+        watch = self.watch
         if watch is not None:
             watch.poke()
 
@@ -266,12 +267,12 @@ class SharedWait:
     def end(self) -> None:
         """Cancel what waits on the servers, if nobody waits here any more."""
         self._end_is_due = False
-        if self._leader is not None or self._watch is None:
+        if self._leader is not None or self.watch is None:
             return
         with self._lock:
             if self._leader is not None:
                 return
-            ended, self._watch = self._watch, None
+            ended, self.watch = self.watch, None
         cancelled = ended.end() if ended is not None else None
         if cancelled:
             self._janitor.linger(cancelled)

@@ -148,8 +148,8 @@ def waiting_connections(pool: PoolManager) -> list[PooledConnection]:
     return [
         station.connection
         for shared in pool._reserver._waits.values()
-        if shared._watch is not None
-        for station in list(shared._watch.stations.values())
+        if shared.watch is not None
+        for station in list(shared.watch.stations.values())
     ]
 
 

@@ -598,8 +598,8 @@ def test_a_wait_of_any_length_is_cut_into_slices(beanstalkd: BeanstalkdServer) -
             thread = start_waiting(pool, functools.partial(pool.reserve, timeout=timeout))
             wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
             [shared] = pool._reserver._waits.values()
-            assert shared._watch is not None
-            [station] = shared._watch.stations.values()
+            assert shared.watch is not None
+            [station] = shared.watch.stations.values()
             assert station.ends_at - time.monotonic() <= 30
             assert math.isfinite(station.connection.give_up_at)
             beanstalkd.control.put(b"job")

@@ -74,6 +74,8 @@ RESERVE_SLICE = 30
 
 _NO_WAIT = encode_reserve_with_timeout(0)
 _AT_FIRST = (DEFAULT_TUBE_NAME,)
+# Without a look into the class for every command of a job.
+_CLOSED = ChannelState.CLOSED
 _CLOSED_BY_CLOSE = "it was closed by close()"
 
 YamlParsing = bool | Callable[[str], Any]
@@ -237,7 +239,7 @@ class Connection:
         """Whether it was made before a fork, in the parent process."""
         channel = self._channel
         # Asked before every command of a job: most often the first look is enough.
-        return channel is not None and channel.state is ChannelState.CLOSED and channel.closed_because is OF_THE_PARENT
+        return channel is not None and channel.state is _CLOSED and channel.closed_because is OF_THE_PARENT
 
     # One command.
 

@@ -22,14 +22,17 @@ TOGETHER = (
     ("tests/test_cluster_verbs.py", "tests/test_reserve.py", "tests/put"),
     ("tests/test_shared_wait.py", "tests/test_pipeline.py"),
 )
-# Megabytes, or deadlines of tenths of a second: byte by byte that takes longer than these tests may.
-TOO_SLOW = (
+# Megabytes, or deadlines of tenths of a second: byte by byte that takes longer than these tests may. And counts of how
+# often somebody is woken: every byte does it.
+NOT_IN_PIECES = (
     "tests/connection/test_life.py::TestClosing::test_a_put_cut_off_in_its_body_is_not_stored",
     "tests/connection/test_commands.py::TestCommands::test_refused_puts",
     "tests/test_pipeline.py::TestResults::test_large_bodies",
     "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_all_drain",
     "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_one_that_is_out_of_memory_rests",
     "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_a_body_that_is_too_big_is_nobodys_fault",
+    "tests/test_shared_wait.py::TestDelivered::test_nobody_reads_what_its_job_is_answered",
+    "tests/test_shared_wait.py::TestDelivered::test_its_end_wakes_nobody",
     "tests/put/test_ambiguous.py::TestAmbiguous::test_what_the_kernel_did_not_take_in_full_is_not_ambiguous",
 )
 
@@ -40,7 +43,7 @@ def run(tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "chaos.sliced", "-q", "--tb=short", "-p", "no:cacheprovider"),
-            *(f"--deselect={test}" for test in TOO_SLOW),
+            *(f"--deselect={test}" for test in NOT_IN_PIECES),
             *tests,
         ],
         cwd=TESTS.parent,

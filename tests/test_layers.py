@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
     {"testing.embedded.loop"},
     {"testing.embedded", "testing.embedded.server"},
     {"resolving"},
-    {"channel", "dialing", "job", "job_id", "status", "put_item", "counters", "listeners"},
+    {"channel", "dialing", "job", "job_id", "status", "put_item", "promise", "counters", "listeners"},
     {"connection", "pipeline"},
     {"ring", "shares", "spread", "health", "retry", "retry_budget"},
     {"config"},

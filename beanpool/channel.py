@@ -35,6 +35,9 @@ _TRUSTED_IDLE_SECONDS = 0.01
 # How much of a pipeline may be on its way (bytes). It fits into socket buffers, so sending it never waits for
 # a server that itself waits for its replies to be read.
 _WINDOW = 32 * 1024
+# How many bytes of replies are worth waking up for. Far more would not come: a server's TCP sends only so many small
+# packets before one is acknowledged, and the system acknowledges what is read.
+_GATHERED = 128
 _TIMEOUT_SLACK = 0.05
 _SHORTEST_TIMEOUT = 0.001
 # More does not fit into what the system takes; when it has run out, the deadline is looked at.
@@ -75,6 +78,7 @@ class Channel:
         "_accepted",
         "_closed_because",
         "_due",
+        "_gathering",
         "_longest_timeout",
         "_parser",
         "_socket",
@@ -95,6 +99,8 @@ class Channel:
         # What the kernel was told, by option, and the longest of both (seconds); nothing yet.
         self._timeouts = {socket.SO_SNDTIMEO: math.inf, socket.SO_RCVTIMEO: math.inf}
         self._longest_timeout = math.inf
+        # How many bytes it takes for the kernel to call the socket readable.
+        self._gathering = 1
         self.used_at = time.monotonic()
         # How many bytes of the last send the kernel has accepted.
         self._accepted = 0
@@ -387,6 +393,21 @@ class Channel:
         """How many bytes of the last send the kernel has accepted."""
         return self._accepted
 
+    def gather(self, to_come: int) -> None:
+        """Let selectors call this readable when many replies are there, not for each; until nothing is due.
+
+        A server writes its replies one by one, and to be woken for each costs more than the reply itself.
+
+        :param to_come: how long the replies to posted commands are that are due, at least (bytes).
+        """
+        size = max(1, min(_GATHERED, to_come - self._parser.unread))
+        if size != self._gathering and _HAS_KERNEL_TIMEOUTS:
+            # Noted first: an interrupt in between must not leave a socket that waits for more than this knows of.
+            self._gathering = size
+            # If it is closed by now, whoever reads from it is told.
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
     def collect_inserted(self) -> Iterator[Reply | Sequence[int]]:
         """Pick up the replies to posted puts that are there, without waiting; errors as for :meth:`pick_up`.
 
@@ -426,6 +447,8 @@ class Channel:
                     raise self._broken_in_reply(command, "it is closed")
             if not due and self._parser.unread:
                 raise self._broken_in_reply(command, "the server sent bytes that answer no command")
+            if not due:
+                self.gather(0)
         except BlockingIOError:
             return
         except OSError as error:

@@ -26,7 +26,7 @@ from beanpool.protocol.arguments import (
 )
 from beanpool.protocol.commands import encode_put
 from beanpool.put_item import EncodedPut, Put, Usual, check_key, encode, encoded
-from beanpool.put_many import Outcome, PutMany
+from beanpool.put_many import Outcome, Place, PutMany, Settle, put_all
 from beanpool.putting import PutRequest, put_once
 from beanpool.reserve_many import MOST_JOBS
 from beanpool.retry import RetryPolicy
@@ -194,15 +194,19 @@ class PoolManager(JobVerbs, ClusterVerbs):
         bad = encoded(b"", usual, self._encoding)
         if isinstance(bad, Exception):
             raise bad
-        batch = self._batch(timeout, on_ambiguous)
         encoding = self._encoding
-        return batch.run(encoded(item, usual, encoding) for item in items)
+        return put_all(
+            (encoded(item, usual, encoding) for item in items),
+            lambda settle: self._batch(settle, timeout, on_ambiguous),
+        )
 
-    def _batch(self, timeout: float | None = None, on_ambiguous: str | None = None) -> PutMany:
+    def _batch(
+        self, settle: Settle[Place], timeout: float | None = None, on_ambiguous: str | None = None
+    ) -> PutMany[Place]:
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"
         self._start()
-        return PutMany(lambda: self._topology, self._putter, seconds, resend)
+        return PutMany(lambda: self._topology, self._putter, seconds, resend, settle)
 
     def producer(self, linger: float = 0.005, max_batch: int = 500) -> Producer:
         """A buffer for threads that put one job at a time and want the speed of batches; see :class:`Producer`.
@@ -222,7 +226,7 @@ class PoolManager(JobVerbs, ClusterVerbs):
             return encode(body, key, self._used if tube is None else tube, priority, delay, ttr, self._encoding)
 
         self._start()
-        return Producer(encode_one, lambda puts: self._batch().run(puts), linger, max_batch, self._timeout, self.name)
+        return Producer(encode_one, self._batch, linger, max_batch, self._timeout, self.name)
 
     def route(self, key: str | bytes) -> tuple[str, ...]:
         """The addresses of the servers in the order in which they are asked to take a put with this key."""

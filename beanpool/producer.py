@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import atexit
 import collections
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 
 from beanpool.errors import PoolClosed, PoolTimeout
 from beanpool.job_id import JobId
+from beanpool.promise import Promise
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body
 from beanpool.put_item import EncodedPut
-from beanpool.put_many import Outcome
+from beanpool.put_many import Outcome, PutMany, Settle
 
 # How many batches may wait: enough to keep the servers busy, and no more memory than that.
 _BATCHES_AHEAD = 8
 
-_Entry = tuple[EncodedPut, "Future[JobId]"]
+_Entry = tuple[Promise[JobId], EncodedPut]
 
 
 class Producer:
@@ -30,7 +32,7 @@ class Producer:
     flushed then.
 
     :param encode: checks and encodes one put, from the arguments of :meth:`put`.
-    :param send: sends a batch and returns its outcomes.
+    :param batch: begins a batch, which gives its outcomes to what is passed.
     :param linger: how long the first put of a batch may wait for others (seconds).
     :param max_batch: how many go out together at most.
     :param timeout: how long a put may wait for room in the buffer (seconds).
@@ -39,19 +41,21 @@ class Producer:
     def __init__(
         self,
         encode: Callable[[Body, int, int, int, str | None, str | bytes | None], EncodedPut],
-        send: Callable[[Iterable[EncodedPut]], list[Outcome]],
+        batch: Callable[[Settle[Promise[JobId]]], PutMany[Promise[JobId]]],
         linger: float,
         max_batch: int,
         timeout: float,
         name: str,
     ) -> None:
         self._encode = encode
-        self._send = send
+        self._batch = batch
         self._linger = linger
         self._max_batch = max_batch
         self._room = max_batch * _BATCHES_AHEAD
         self._timeout = timeout
         self._entries: collections.deque[_Entry] = collections.deque()
+        # How many must be there for the sender to be woken: more than ever are while it is busy.
+        self._wake_at = sys.maxsize
         self._sending = 0
         self._flushing = 0
         self._closed = False
@@ -87,21 +91,37 @@ class Producer:
         :raises PoolClosed: if the producer is closed.
         """
         encoded = self._encode(body, priority, delay, ttr, tube, key)
-        future: Future[JobId] = Future()
-        with self._lock:
-            if len(self._entries) >= self._room:
-                self._await_room(self._timeout if timeout is None else timeout)
-            if self._closed:
-                raise PoolClosed("the producer is closed")
-            self._entries.append((encoded, future))
-            if len(self._entries) in (1, self._max_batch):
-                self._has_work.notify()
-        return future
+        promise: Promise[JobId] = Promise()
+        entry = (promise, encoded)
+        entries = self._entries
+        if len(entries) >= self._room:
+            self._await_room(self._timeout if timeout is None else timeout)
+        entries.append(entry)
+        if len(entries) >= self._wake_at:
+            self._wake()
+        if self._closed:
+            self._withdraw(entry)
+        return promise
 
     def _await_room(self, timeout: float) -> None:
-        self._has_work.notify()
-        if not self._has_room.wait_for(lambda: self._closed or len(self._entries) < self._room, timeout):
-            raise PoolTimeout(f"the producer's buffer stayed full: {self._room} puts wait for the servers")
+        with self._lock:
+            self._has_work.notify()
+            if not self._has_room.wait_for(lambda: self._closed or len(self._entries) < self._room, timeout):
+                raise PoolTimeout(f"the producer's buffer stayed full: {self._room} puts wait for the servers")
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._has_work.notify()
+            # Last: an interrupt before it leaves the next put to do the same.
+            self._wake_at = sys.maxsize
+
+    def _withdraw(self, entry: _Entry) -> None:
+        """Take back what came too late, unless it is on its way."""
+        try:
+            self._entries.remove(entry)
+        except ValueError:
+            return
+        raise PoolClosed("the producer is closed")
 
     def flush(self, timeout: float | None = None) -> None:
         """Send what was put so far, and wait until every future of it is done.
@@ -143,36 +163,72 @@ class Producer:
         self.close()
 
     def _run(self) -> None:
-        while (batch := self._next_batch()) is not None:
+        while batch := self._next_batch():
             self._deliver(batch)
 
-    def _next_batch(self) -> list[_Entry] | None:
+    def _next_batch(self) -> list[_Entry]:
+        """Wait for a batch; empty if none will come."""
         with self._lock:
             self._sending = 0
             if not self._entries:
                 self._is_empty.notify_all()
-            self._has_work.wait_for(lambda: self._entries or self._closed)
-            if not self._entries:
-                return None
-            linger_until = time.monotonic() + self._linger
-            while len(self._entries) < self._max_batch and not (self._closed or self._flushing):
-                remaining = linger_until - time.monotonic()
-                if remaining <= 0 or not self._has_work.wait(remaining):
-                    break
-            batch = [self._entries.popleft() for _ in range(min(len(self._entries), self._max_batch))]
-            self._sending = len(batch)
-            self._has_room.notify_all()
+            self._await_entries(1, None)
+            self._await_entries(self._max_batch, time.monotonic() + self._linger)
+            return self._take()
+
+    def _await_entries(self, count: int, until: float | None) -> None:
+        while True:
+            # Set before the look at what is there, as a put looks at it when it is in; and set again after each wait,
+            # which may have been ended by a thread that was late and has reset it.
+            self._wake_at = count
+            remaining = None if until is None else until - time.monotonic()
+            if self._is_due(count) or (remaining is not None and remaining <= 0):
+                break
+            self._has_work.wait(remaining)
+        self._wake_at = sys.maxsize
+
+    def _is_due(self, count: int) -> bool:
+        waiting = len(self._entries)
+        return waiting >= count or self._closed or (waiting > 0 and self._flushing > 0)
+
+    def _take(self) -> list[_Entry]:
+        batch = [self._entries.popleft() for _ in range(min(len(self._entries), self._max_batch))]
+        self._sending += len(batch)
+        self._has_room.notify_all()
         return batch
 
     def _deliver(self, batch: list[_Entry]) -> None:
-        live = [entry for entry in batch if entry[1].set_running_or_notify_cancel()]
-        outcomes: list[Outcome]
+        """Send a batch, and those that are due by then, without waiting for the replies in between."""
+        settled: list[tuple[Promise[JobId], Outcome]] = []
+        live = _started(batch)
+        waiting = [promise for promise, _ in live]
         try:
-            outcomes = self._send(put for put, _ in live)
+            with self._batch(settled.extend) as running:
+                while live:
+                    goes_on = running.feed(live)
+                    _finish(settled)
+                    waiting = [promise for promise in waiting if not promise.done()]
+                    with self._lock:
+                        self._sending = len(waiting)
+                        batch = self._take() if goes_on and self._is_due(self._max_batch) else []
+                    live = _started(batch)
+                    waiting += [promise for promise, _ in live]
+                running.finish()
         except Exception as error:
-            outcomes = [error] * len(live)
-        for (_, future), outcome in zip(live, outcomes, strict=True):
-            if isinstance(outcome, JobId):
-                future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
+            _finish(settled)
+            settled = [(promise, error) for promise in waiting if not promise.done()]
+        _finish(settled)
+
+
+def _started(batch: list[_Entry]) -> list[_Entry]:
+    """Those that nobody has cancelled; it is too late for that now."""
+    return [entry for entry in batch if entry[0].set_running_or_notify_cancel()]
+
+
+def _finish(settled: list[tuple[Promise[JobId], Outcome]]) -> None:
+    for promise, outcome in settled:
+        if isinstance(outcome, JobId):
+            promise.set_result(outcome)
+        else:
+            promise.set_exception(outcome)
+    settled.clear()

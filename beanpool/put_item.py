@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from beanpool.protocol.arguments import Body, check_tube, encode_body
+from beanpool.protocol.arguments import MAX_JOB_SIZE, Body, check_tube, encode_body
 from beanpool.protocol.commands import encode_put
 
 
@@ -39,6 +41,12 @@ class EncodedPut(NamedTuple):
     key: str | bytes | None
 
 
+# What EncodedPut(...) does, without the function that a NamedTuple puts before it.
+_new_put: Callable[[tuple[bytes, int, str, str | bytes | None]], EncodedPut] = functools.partial(
+    tuple.__new__, EncodedPut
+)
+
+
 class Usual(NamedTuple):
     """What holds for the items of a batch that do not say otherwise."""
 
@@ -62,12 +70,13 @@ def encode(
 
     :raises TypeError: and ``ValueError``, if anything of it cannot be.
     """
-    data = encode_body(body, encoding)
+    # Most bodies need no look at what else they could be.
+    data = body if type(body) is bytes and len(body) <= MAX_JOB_SIZE else encode_body(body, encoding)
     request = encode_put(data, priority, delay, ttr)
     check_tube(tube)
     if key is not None:
         check_key(key)
-    return EncodedPut(request, len(data), tube, key)
+    return _new_put((request, len(data), tube, key))
 
 
 def encoded(item: Body | Put, usual: Usual, encoding: str | None) -> EncodedPut | Exception:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +16,7 @@ from support.threads import background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import JobId, PoolClosed, PoolManager, PoolTimeout
+from beanpool.producer import Producer
 
 if TYPE_CHECKING:
     from conftest import StartCluster
@@ -48,6 +52,66 @@ def test_many_threads_and_every_job_once(pool: PoolManager) -> None:
         bodies[str(job.body)] += 1
         job.delete()
     assert bodies == Counter(f"{thread}/{number}" for thread in range(8) for number in range(500))
+
+
+def test_closing_while_threads_put(pool: PoolManager) -> None:
+    """Each put is either refused or stored, whenever it comes."""
+    total = 0
+    for _ in range(20):
+        producer = pool.producer(linger=0, max_batch=7)
+        started = threading.Barrier(5)
+
+        def produce(producer: Producer = producer, started: threading.Barrier = started) -> list[Future[JobId]]:
+            futures: list[Future[JobId]] = []
+            started.wait(5)
+            with contextlib.suppress(PoolClosed):
+                while True:
+                    futures.append(producer.put("x"))
+            return futures
+
+        threads = [background(produce) for _ in range(4)]
+        started.wait(5)
+        producer.close()
+        futures = [future for thread in threads for future in thread.result(10)]
+        assert all(isinstance(future.result(0), JobId) for future in futures)
+        total += len(futures)
+        assert pool.stats_tube("default")["current-jobs-ready"] == total
+
+
+def test_a_thread_that_is_late_to_wake_the_sender_does_no_harm(pool: PoolManager) -> None:
+    with pool.producer(linger=60, max_batch=3) as producer:
+        for waiting in range(3):
+            futures = [producer.put("x") for _ in range(waiting)]
+            producer._wake()
+            wait_until(lambda producer=producer: producer._wake_at in (1, 3), "the sender to wait")  # type: ignore[misc]
+            futures += [producer.put("x") for _ in range(3 - waiting)]
+            assert all(isinstance(future.result(5), JobId) for future in futures)
+
+
+def test_batches_follow_each_other_on_one_connection_and_in_order(beanstalkd: BeanstalkdServer) -> None:
+    with PoolManager([beanstalkd.address]) as pool, pool.producer(max_batch=10) as producer:
+        futures = [producer.put(f"{number}") for number in range(2000)]
+        ids = [int(future.result(10)) for future in futures]
+        assert [status.open for status in pool.servers] == [1]
+    assert ids == sorted(ids)
+
+
+def test_a_rare_tube_does_not_wait_for_the_end_of_the_rush(pool: PoolManager) -> None:
+    stop = threading.Event()
+
+    def rush() -> None:
+        while not stop.is_set():
+            producer.put("x", tube="common")
+
+    with pool.producer(max_batch=5) as producer:
+        rushing = [background(rush) for _ in range(3)]
+        try:
+            for _ in range(20):
+                assert isinstance(producer.put("x", tube="rare").result(5), JobId)
+        finally:
+            stop.set()
+        for thread in rushing:
+            thread.result(10)
 
 
 def test_close_loses_nothing(pool: PoolManager) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.ledger import Ledger
 from support.processes import assert_baseline
-from support.scripted import ScriptedConnection, answering, close, expect_line, send, stats_reply, with_data
+from support.scripted import ScriptedConnection, answering, close, expect_line, send, stall, stats_reply, with_data
 from support.servers import BeanstalkdServer, ServerFactory
 from support.threads import background
 from support.waiting import within
 
 from beanpool import JobId, JobTooBig, NoServerAvailable, PoolManager, Put, PutAmbiguous
+from beanpool.dialing import wait_for_any
+from beanpool.put_item import encode
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
@@ -223,6 +227,93 @@ class TestFaults:
                 servers[0].thaw()
             assert sum(jid.maybe_duplicate for jid in stored) == 50
             assert {jid.server for jid in stored} == {servers[1].address}
+
+    def test_replies_that_trickle_in_are_no_silence(self, scripted_server: StartScripted) -> None:
+        """A server that answers one put in a while has as much time as one that answers many at once."""
+
+        def take_slowly(connection: ScriptedConnection) -> None:
+            for number in range(8):
+                connection.read_line()
+                connection.read(len(b"body\r\n"))
+                connection.send_bytewise(b"INSERTED %d\r\n" % (number + 1), 0.015)
+
+        fake = scripted_server([expect_line(b"stats"), send(stats_reply()), take_slowly, stall()], default=close())
+        with PoolManager([fake.address], timeout=0.6, health_interval=30) as pool:
+            assert [int(jid) for jid in ids(pool.put_many(["body"] * 8))] == list(range(1, 9))
+
+    def test_a_server_that_trickles_beside_one_that_does_not(
+        self, beanstalkd: BeanstalkdServer, scripted_server: StartScripted
+    ) -> None:
+        """It is waited for although what it has sent is too little to be woken for."""
+        body = "x" * 4_100
+        go_on = threading.Event()
+
+        def take_slowly(connection: ScriptedConnection) -> None:
+            for number in range(4):
+                if number == 2:
+                    connection.wait(go_on)
+                connection.read_line()
+                connection.read(len(body) + 2)
+                connection.send(b"INSERTED %d\r\n" % (number + 1))
+            connection.stall()
+
+        def bodies() -> Iterator[Put]:
+            for _ in range(4):
+                yield Put(body, key=keys[fake.address])
+            # For longer than a silent server would be waited for.
+            until = time.monotonic() + 0.7
+            while time.monotonic() < until:
+                yield Put(body * 5, key=keys[beanstalkd.address])
+            threading.Timer(0.2, go_on.set).start()
+
+        fake = scripted_server([expect_line(b"stats"), send(stats_reply()), take_slowly], default=close())
+        with PoolManager([fake.address, beanstalkd.address], timeout=1.2, health_interval=30) as pool:
+            keys = {pool.route(f"{number}")[0]: f"{number}" for number in range(100)}
+            outcomes = ids(pool.put_many(bodies()))
+        assert sum(jid.server == fake.address for jid in outcomes) == 4
+        assert not any(jid.maybe_duplicate for jid in outcomes)
+
+    def test_a_silent_server_is_not_polled(self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        looks: list[float] = []
+
+        def counting(waiters: Any, seconds: float) -> Any:
+            looks.append(seconds)
+            return wait_for_any(waiters, seconds)
+
+        with manager([beanstalkd], timeout=0.5, health_interval=60) as pool:
+            ids(pool.put_many(["x"] * 10))
+            monkeypatch.setattr("beanpool.put_many.wait_for_any", counting)
+            beanstalkd.freeze()
+            try:
+                pool.put_many(["x"] * 10)
+            finally:
+                beanstalkd.thaw()
+        assert 0 < len(looks) < 10
+
+    def test_no_more_is_fed_when_something_is_left_over(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        servers[0].stop()
+        settled: list[tuple[str, JobId | Exception]] = []
+        with manager(servers) as pool:
+            [lost, other] = (
+                next(f"{n}" for n in itertools.count() if pool.route(f"{n}")[0] == server.address) for server in servers
+            )
+            with pool._batch(settled.extend) as batch:
+                assert batch.feed([("other", encode("x", other, "default", 0, 0, 1, "utf-8"))])
+                assert not batch.feed([("lost", encode("x", lost, "default", 0, 0, 1, "utf-8"))])
+                batch.finish()
+        assert sorted(place for place, _ in settled) == ["lost", "other"]
+        ids([outcome for _, outcome in settled])
+
+    def test_a_connection_is_as_before_when_all_replies_are_there(self, beanstalkd: BeanstalkdServer) -> None:
+        with manager([beanstalkd], max_connections=1, health_interval=60) as pool:
+            ids(pool.put_many(["x"] * 500))
+            connection = pool._topology.members[0].pool.acquire(time.monotonic() + 1)
+            lowest = connection.channel._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+            pool._topology.members[0].pool.release(connection)
+            assert lowest == 1
+            with within(1, "a put"):
+                pool.put("y")
 
     def test_a_reply_that_no_put_may_have(self, beanstalkd: BeanstalkdServer, scripted_server: StartScripted) -> None:
         odd = answering({"stats": stats_reply(), "put": with_data(b"RESERVED 1", b"what")})

@@ -11,8 +11,11 @@ import argparse
 import contextlib
 import cProfile
 import gc
+import itertools
 import pstats
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +34,10 @@ BODY = b"x" * 100
 _RESERVED = b"RESERVED 123 100\r\n%b\r\n" % BODY
 _ANSWERS = {b"put": b"INSERTED 123\r\n", b"res": _RESERVED, b"del": b"DELETED\r\n"}
 ROUNDS = 7
+WAKE_UP = "PoolManager: wake-up"
+WAKE_UPS = 400
+SERVERS = 1
+_UNTIL_IT_WAITS = 0.002
 
 Case = Callable[[int], None]
 
@@ -106,6 +113,34 @@ def cases(server: BeanstalkdServer, stack: contextlib.ExitStack) -> dict[str, tu
     }
 
 
+def wake_ups(servers: Sequence[BeanstalkdServer], stack: contextlib.ExitStack) -> Case:
+    """Reserves that wait over all of these servers, until another thread puts a job. For the profiler only."""
+    pool = stack.enter_context(PoolManager([server.address for server in servers], health_interval=600))
+    controls = [server.control for server in servers]
+    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def produce() -> None:
+        for turn in itertools.count():
+            if not asked.get():
+                return
+            time.sleep(_UNTIL_IT_WAITS)
+            controls[turn % len(controls)].put(BODY)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(asked.put, False)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            asked.put(True)
+            job = pool.reserve()
+            assert job is not None
+            job.delete()
+
+    return run
+
+
 def seconds_per_call(case: Case, count: int) -> float:
     """The best of several rounds: what disturbs only adds."""
     best = float("inf")
@@ -123,8 +158,8 @@ def profile(case: Case, count: int) -> list[list[str]]:
     profiler.runcall(case, count)
     found = []
     for (file, _, function), (calls, _, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]  # not in the type stubs
-        if calls >= count * 0.9 and function not in ("send", "recv"):
-            where = f"{Path(file).name}: {function}" if file != "~" else function
+        if calls >= count * 0.9 and not any(waits in function for waits in ("send", "recv", "poll")):
+            where = f"{Path(file).name}: {function}" if file != "~" else function.partition(" at 0x")[0].strip("<>")
             found.append((own, [where, f"{calls / count:.0f}", f"{own / count * 1e6:.2f}"]))
     return [row for _, row in sorted(found, reverse=True)[:12]]
 
@@ -133,10 +168,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=20_000, help="calls in a round (default: 20000)")
-    parser.add_argument("--profile", metavar="CASE", help="show where the time of one case goes")
+    parser.add_argument("--profile", metavar="CASE", help=f"show where the time of one case goes, or of '{WAKE_UP}'")
     options = parser.parse_args(arguments)
-    with BeanstalkdServer() as server, contextlib.ExitStack() as stack:
-        known = cases(server, stack)
+    with contextlib.ExitStack() as stack:
+        if options.profile == WAKE_UP:
+            waiting = wake_ups([stack.enter_context(BeanstalkdServer()) for _ in range(SERVERS)], stack)
+            waiting(SERVERS)
+            print(markdown(Table(["function", "calls", "own time (µs)"], profile(waiting, WAKE_UPS))))
+            return
+        known = cases(stack.enter_context(BeanstalkdServer()), stack)
         if options.profile:
             rows = profile(known[options.profile][1], options.count)
             print(markdown(Table(["function", "calls", "own time (µs)"], rows)))

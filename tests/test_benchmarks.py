@@ -200,3 +200,10 @@ def test_the_overhead_of_every_command_is_told(capsys: pytest.CaptureFixture[str
     ]
     overhead.main(["--count", "20", "--profile", "PoolManager.put"])
     assert "channel.py: exchange" in capsys.readouterr().out
+
+
+def test_a_wake_up_can_be_profiled(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    require_beanstalkd()
+    monkeypatch.setattr(overhead, "WAKE_UPS", 5)
+    overhead.main(["--profile", overhead.WAKE_UP])
+    assert "channel.py: pick_up" in capsys.readouterr().out

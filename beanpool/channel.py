@@ -402,7 +402,7 @@ class Channel:
         """
         size = max(1, min(_GATHERED, to_come - self._parser.unread))
         if size != self._gathering and _HAS_KERNEL_TIMEOUTS:
-            # Noted first: an interrupt in between must not leave a socket that waits for more than this knows of.
+            # An interrupt in between leaves it in mid-command, and so of no further use.
             self._gathering = size
             # If it is closed by now, whoever reads from it is told.
             with contextlib.suppress(OSError):

@@ -20,6 +20,9 @@ from beanpool.put_many import Outcome, PutMany, Settle
 
 # How many batches may wait: enough to keep the servers busy, and no more memory than that.
 _BATCHES_AHEAD = 8
+# How many may be on their way: the next ones are at the servers when they are done with the first. What is on its way
+# to a server that falls silent may or may not be stored, so it must not be much.
+_BATCHES_UNDER_WAY = 3
 
 _Entry = tuple[Promise[JobId], EncodedPut]
 
@@ -34,7 +37,7 @@ class Producer:
     :param encode: checks and encodes one put, from the arguments of :meth:`put`.
     :param batch: begins a batch, which gives its outcomes to what is passed.
     :param linger: how long the first put of a batch may wait for others (seconds).
-    :param max_batch: how many go out together at most.
+    :param max_batch: how many go out together at most; up to two more batches may follow before the replies are there.
     :param timeout: how long a put may wait for room in the buffer (seconds).
     """
 
@@ -210,6 +213,7 @@ class Producer:
                     waiting = [promise for promise in waiting if not promise.done()]
                     with self._lock:
                         self._sending = len(waiting)
+                        goes_on = goes_on and len(waiting) <= (_BATCHES_UNDER_WAY - 1) * self._max_batch
                         batch = self._take() if goes_on and self._is_due(self._max_batch) else []
                     live = _started(batch)
                     waiting += [promise for promise, _ in live]

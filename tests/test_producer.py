@@ -157,9 +157,13 @@ def test_a_full_buffer_holds_the_threads_back(beanstalkd: BeanstalkdServer) -> N
         producer.put("first").result(5)
         beanstalkd.freeze()
         try:
+            taken = 0
             with pytest.raises(PoolTimeout, match="buffer"):
                 for _ in range(100):
                     producer.put("x", timeout=0.05)
+                    taken += 1
+            # What the buffer holds, and what is on its way.
+            assert 8 < taken <= 8 + 3
         finally:
             beanstalkd.thaw()
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 # Seconds; a selector refuses what a job's TTR may be.
 _LONGEST_SLEEP = 3600.0
 
+_BellSelector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
 
 class Loop:
     """Serves a new model on `listening` until it is told to end; it closes that socket and all connections then.
@@ -180,7 +182,8 @@ class Loop:
             self._calls.get()()
 
     def _wait_for_bell(self) -> None:
-        with selectors.DefaultSelector() as selector:
+        # One that has no descriptor of its own: who freezes a server counts none, before or after.
+        with _BellSelector() as selector:
             selector.register(self._bell, selectors.EVENT_READ)
             selector.select()
         self._answer_bell(selectors.EVENT_READ)

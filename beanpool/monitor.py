@@ -153,7 +153,10 @@ class Monitor:
             with self._complaints.about("what was left to the monitor"):
                 call()
             del call
-        hurried, self._hurried = self._hurried, False
+        hurried = self._hurried
+        if hurried:
+            # Not otherwise: it may have been set just now.
+            self._hurried = False
         until = watch.tend(members, self._lingering, hurried)
         # Nothing that keeps the pool alive may be held while waiting.
         del members
@@ -354,8 +357,14 @@ class _Watch:
         self._unregister(probe)
         descriptor = probe.connection.live_descriptor()
         events = selectors.EVENT_WRITE if probe.connection.wants_write else selectors.EVENT_READ
-        self._register_as(descriptor, events, probe)
+        self._register_connection(descriptor, probe.connection, events, probe)
         probe.descriptor = descriptor
+
+    def _register_connection(self, descriptor: int, connection: PooledConnection, events: int, what: object) -> None:
+        try:
+            self._register_as(descriptor, events, what)
+        except OSError as error:
+            raise connection.closed_meanwhile() from error
 
     def _register_as(self, descriptor: int, events: int, what: object) -> None:
         # Another thread may have closed what had this number before: the selector has not been told.
@@ -405,7 +414,8 @@ class _Watch:
         with self._caring_for(give_back):
             try:
                 give_back.begin()
-                self._register_as(give_back.live_descriptor(), selectors.EVENT_READ, give_back)
+                descriptor = give_back.live_descriptor()
+                self._register_connection(descriptor, give_back.connection, selectors.EVENT_READ, give_back)
             except BeanpoolError as error:
                 self._end_give_back(give_back, error)
         return True

@@ -193,12 +193,14 @@ class PooledConnection(Connection):
         """
         descriptor = self.fileno()
         if descriptor < 0:
-            raise ConnectionFailed(
-                f"{self.server}: the connection was closed while it was waited on",
-                server=self.server,
-                phase=Phase.CLOSED,
-            )
+            raise self.closed_meanwhile()
         return descriptor
+
+    def closed_meanwhile(self) -> ConnectionFailed:
+        """The error of who finds that another thread has closed the connection, now or between two looks."""
+        return ConnectionFailed(
+            f"{self.server}: the connection was closed while it was waited on", server=self.server, phase=Phase.CLOSED
+        )
 
     @property
     def wants_write(self) -> bool:

@@ -253,7 +253,10 @@ class Watch:
             station.descriptor = descriptor
         station.step = station.connection.next_step
         self._by_descriptor[descriptor] = station
-        self._poller.arm(descriptor, write=station.connection.wants_write)
+        try:
+            self._poller.arm(descriptor, write=station.connection.wants_write)
+        except OSError as error:
+            raise station.connection.closed_meanwhile() from error
 
     def _disarm(self, station: Station) -> None:
         if self._by_descriptor.get(station.descriptor) is station:

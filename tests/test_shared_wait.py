@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import os
@@ -544,6 +545,27 @@ class TestDelivered:
                 os.close(descriptor)
             ours.close()
             theirs.close()
+
+    def test_one_that_is_closed_while_it_is_armed_is_lost_and_no_more(
+        self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Epoll says so at once, where poll() takes every number."""
+        armed = []
+
+        class Closed(SelectorPoller):
+            def arm(self, descriptor: int, *, write: bool) -> None:
+                armed.append(descriptor)
+                # The first one is the leader's own pipe.
+                if len(armed) == 2:
+                    raise OSError(errno.EBADF, "Bad file descriptor")
+                super().arm(descriptor, write=write)
+
+        monkeypatch.setattr("beanpool.watch.new_poller", Closed)
+        with manager([beanstalkd]) as pool:
+            thread = start_waiting(pool, pool.reserve)
+            wait_until(lambda: len(armed) > 2, "another connection to wait")
+            beanstalkd.control.put(b"job")
+            assert body_of(thread) == b"job"
 
     def test_a_job_that_comes_in_pieces(self, cluster: StartCluster) -> None:
         """More than one read gives."""

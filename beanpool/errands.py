@@ -9,19 +9,15 @@ hurry, it is: else it may take the caller's core at once, only to find that Pyth
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import sys
 import threading
 from collections.abc import Callable
 
-from beanpool.log import logger, say
-from beanpool.resolving import describe
+from beanpool.complaints import Complaints
 
 Errand = Callable[[], None]
-
-_log = logger("pool")
 
 
 class Errands:
@@ -41,7 +37,10 @@ class Errands:
                 return
             # It knows the queue alone: what it has nothing to do for may be collected.
             thread = threading.Thread(
-                target=_run, args=(self._queue,), name=f"beanpool-errands-{self._name}", daemon=True
+                target=_run,
+                args=(self._queue, Complaints(self._name)),
+                name=f"beanpool-errands-{self._name}",
+                daemon=True,
             )
             try:
                 thread.start()
@@ -73,14 +72,11 @@ class Errands:
         self._queue.put(None)
 
 
-def _run(errands: queue.SimpleQueue[Errand | None]) -> None:
+def _run(errands: queue.SimpleQueue[Errand | None], complaints: Complaints) -> None:
     _be_patient()
     while (errand := errands.get()) is not None:
-        try:
+        with complaints.about("an errand"):
             errand()
-        except BaseException as error:
-            # Also what is no Exception, such as a listener's SystemExit: it would end the thread.
-            say(_log, logging.ERROR, "an errand of a pool failed: %s", describe(error))
         # Nothing that keeps the pool alive may be held while waiting.
         del errand
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from beanpool.protocol.arguments import MAX_JOB_SIZE, Body, check_tube, encode_body
+from beanpool.protocol.arguments import Body, check_tube, encode_body
 from beanpool.protocol.commands import encode_put
 
 
@@ -70,8 +70,7 @@ def encode(
 
     :raises TypeError: and ``ValueError``, if anything of it cannot be.
     """
-    # Most bodies need no look at what else they could be.
-    data = body if type(body) is bytes and len(body) <= MAX_JOB_SIZE else encode_body(body, encoding)
+    data = encode_body(body, encoding)
     request = encode_put(data, priority, delay, ttr)
     check_tube(tube)
     if key is not None:

@@ -13,7 +13,6 @@ from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, NoS
 from beanpool.job_id import JobId
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
-from beanpool.protocol.arguments import MAX_JOB_SIZE
 from beanpool.protocol.commands import PUT
 from beanpool.protocol.replies import Reply
 from beanpool.put_item import EncodedPut
@@ -44,12 +43,11 @@ Settle = Callable[[Sequence[tuple[Place, Outcome]]], None]
 class _Lane(Generic[Place]):
     """One connection that puts into one tube of one server."""
 
-    __slots__ = ("connection", "due", "in_flight", "limit", "member", "progress_at", "unsent", "unsent_bytes")
+    __slots__ = ("connection", "due", "in_flight", "member", "progress_at", "unsent", "unsent_bytes")
 
     def __init__(self, member: Member, connection: PooledConnection) -> None:
         self.member = member
         self.connection = connection
-        self.limit = MAX_JOB_SIZE if connection.identity.max_job_size is None else connection.identity.max_job_size
         self.unsent: list[tuple[Place, EncodedPut]] = []
         self.unsent_bytes = 0
         self.due: collections.deque[tuple[Place, EncodedPut]] = collections.deque()
@@ -146,7 +144,7 @@ class PutMany(Generic[Place]):
         lane = self._lanes.get((member, tube)) or self._open_lane(member, tube, item)
         if lane is None:
             return
-        if size > lane.limit:
+        if size > lane.connection.largest_body:
             self._settle([(item[0], too_big())])
             return
         lane.unsent.append(item)

@@ -245,7 +245,8 @@ class Take:
                 pool.discard(connection, "it did not answer in the time allowed")
                 continue
             lease = Lease(pool, connection)
-            taken = Job.several(connection, lane.found, tube, lane.member.home, lease)
+            home = lane.member.home
+            taken = [Job.of(connection, jid, data, tube, home, lease) for jid, data in lane.found]
             lease.hold_all(taken)
             jobs += taken
         return jobs

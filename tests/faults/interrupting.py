@@ -121,3 +121,34 @@ class Interrupt:
         finally:
             # This frame is in the traceback: a name for the error in it would be a circle.
             del error
+
+
+def at_every_place(
+    prepare: Callable[[], Callable[[], object]],
+    check: Callable[[str], None],
+    kind: type[BaseException],
+    *,
+    step: int = 1,
+    tidy: Callable[[], None] = lambda: None,
+) -> int:
+    """Interrupt a call at each of its places in turn; returns how many there are."""
+    place = 0
+    while True:
+        call = prepare()
+        interrupt = Interrupt(place, kind("at some line"))
+        try:
+            interrupt.run(call)
+        except kind:
+            pass
+        else:
+            # A place in a finalizer swallows what is raised there: it is printed, not propagated.
+            if not interrupt.happened:
+                return place
+        del call
+        tidy()
+        try:
+            check(f"interrupted at place {place}, {interrupt.where}")
+        except BaseException as error:
+            error.add_note(f"interrupted at place {place}, {interrupt.where}")
+            raise
+        place += step

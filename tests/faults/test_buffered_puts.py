@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
-from faults.interrupting import Interrupt
+from faults.interrupting import Interrupt, at_every_place
 from support.servers import BeanstalkdServer
 
 from beanpool import JobId, PoolManager
@@ -14,21 +15,6 @@ from beanpool.producer import Producer
 
 class Cancelled(BaseException):
     """A framework's way to stop a thread."""
-
-
-def at_every_place(call: Callable[[], object], check: Callable[[str], None], kind: type[BaseException]) -> int:
-    place = 0
-    while True:
-        interrupt = Interrupt(place, kind("at some line"))
-        try:
-            interrupt.run(call)
-        except kind:
-            pass
-        else:
-            if not interrupt.happened:
-                return place
-        check(interrupt.where)
-        place += 1
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Cancelled])
@@ -42,7 +28,7 @@ def test_put(beanstalkd: BeanstalkdServer, kind: type[BaseException], max_batch:
             canaries = [job.body for job in beanstalkd.control.drain_jobs("default")].count(b"canary")
             assert canaries == 1, where
 
-        assert at_every_place(lambda: producer.put("body"), check, kind) > 15
+        assert at_every_place(lambda: lambda: producer.put("body"), check, kind) > 15
 
 
 @pytest.mark.parametrize("use", [lambda producer: producer.flush(5), lambda producer: producer.put("x").result(5)])
@@ -53,7 +39,7 @@ def test_what_waits(beanstalkd: BeanstalkdServer, use: Callable[[Producer], obje
             assert isinstance(producer.put("canary").result(5), JobId), where
             producer.flush(5)
 
-        assert at_every_place(lambda: use(producer), check, KeyboardInterrupt) > 5
+        assert at_every_place(lambda: functools.partial(use, producer), check, KeyboardInterrupt) > 5
 
 
 def test_close(beanstalkd: BeanstalkdServer) -> None:

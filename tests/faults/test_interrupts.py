@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from faults.interrupting import Interrupt
+from faults.interrupting import at_every_place
 from support.processes import assert_baseline, run_python
 from support.servers import BeanstalkdServer
 from support.threads import background
@@ -73,37 +73,6 @@ def stage(beanstalkd: BeanstalkdServer) -> Iterator[Stage]:
     stage = Stage(beanstalkd)
     yield stage
     stage.end()
-
-
-def at_every_place(
-    prepare: Callable[[], Callable[[], object]],
-    check: Callable[[str], None],
-    kind: type[BaseException],
-    *,
-    step: int = 1,
-    tidy: Callable[[], None] = lambda: None,
-) -> int:
-    """Interrupt a call at each of its places in turn; returns how many there are."""
-    place = 0
-    while True:
-        call = prepare()
-        interrupt = Interrupt(place, kind("at some line"))
-        try:
-            interrupt.run(call)
-        except kind:
-            pass
-        else:
-            # A place in a finalizer swallows what is raised there: it is printed, not propagated.
-            if not interrupt.happened:
-                return place
-        del call
-        tidy()
-        try:
-            check(f"interrupted at place {place}, {interrupt.where}")
-        except BaseException as error:
-            error.add_note(f"interrupted at place {place}, {interrupt.where}")
-            raise
-        place += step
 
 
 @pytest.fixture(autouse=True)

@@ -247,6 +247,7 @@ class Channel:
             "the command was not executed",
             server=self.server,
             phase=Phase.SENDING,
+            errno=error.errno,
         )
 
     def _broken_in_reply(self, command: Command, reason: str) -> ConnectionFailed:
@@ -451,6 +452,10 @@ class Channel:
                 self.gather(0)
         except BlockingIOError:
             return
+        except BeanpoolError as error:
+            # Not one of the socket, though it may be an OSError.
+            self._fail(error)
+            raise
         except OSError as error:
             failure = self._broken_in_reply(command, describe(error))
             self._fail(failure)
@@ -527,6 +532,10 @@ class Channel:
                 raise self._broken_in_reply(command, "the server sent bytes that answer no command")
         except BlockingIOError:
             return None
+        except BeanpoolError as error:
+            # Not one of the socket, though it may be an OSError.
+            self._fail(error)
+            raise
         except OSError as error:
             failure = self._broken_in_reply(command, describe(error))
             self._fail(failure)

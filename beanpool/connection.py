@@ -13,7 +13,7 @@ from beanpool.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
 from beanpool.channel import OF_THE_PARENT, Channel, ChannelState
 from beanpool.checks import check_encoding, check_seconds
 from beanpool.dialing import dial
-from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, UnexpectedResponse
+from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, NotPicklable, Phase, UnexpectedResponse
 from beanpool.job import Job
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,
@@ -81,7 +81,7 @@ _CLOSED_BY_CLOSE = "it was closed by close()"
 YamlParsing = bool | Callable[[str], Any]
 
 
-class Connection:
+class Connection(NotPicklable):
     """A connection to one server. It belongs to one thread at a time; using it from two at once raises.
 
     It connects at once, and sends nothing that it was not asked to. After a timeout, an interrupt or an
@@ -280,17 +280,19 @@ class Connection:
             raise self.refuse(STATS_JOB, reply)
         priority = self._parse(STATS_JOB, reply).get("pri")
         if type(priority) is not int or not 0 <= priority <= MAX_UINT32:
-            raise self.violated(STATS_JOB, "no valid priority")
+            raise self.violated(STATS_JOB, "no valid priority", "OK")
         return priority
 
     def refuse(self, command: Command, reply: Reply) -> CommandFailed:
         """Build the error of a refused command; closes the connection where the refusal leaves it out of step."""
         return self._open_channel().refuse(command, reply)
 
-    def violated(self, command: Command, what: str) -> UnexpectedResponse:
+    def violated(self, command: Command, what: str, status: str = "") -> UnexpectedResponse:
         """Close the connection over a reply that is well-formed and wrong, and build the error."""
         error = UnexpectedResponse(
-            f"{self.server} answered {command.name} with {what}; the connection is closed", server=self.server
+            *(command.name, status, []),
+            message=f"{self.server} answered {command.name} with {what}; the connection is closed",
+            server=self.server,
         )
         self._open_channel().close(str(error))
         return error
@@ -333,7 +335,7 @@ class Connection:
         if reply.status != "USING":
             raise self.refuse(USE, reply)
         if reply.tube != tube:
-            raise self.violated(USE, f"another tube ({reply.tube})")
+            raise self.violated(USE, f"another tube ({reply.tube})", reply.status)
         self.used = tube
         return tube
 
@@ -394,7 +396,7 @@ class Connection:
         if reply.status != "RESERVED":
             raise self.refuse(RESERVE_JOB, reply)
         if reply.number != jid:
-            raise self.violated(RESERVE_JOB, "another job")
+            raise self.violated(RESERVE_JOB, "another job", reply.status)
         return Job(self, reply.number, reply.body)
 
     def watch(self, tube: str) -> int:
@@ -418,7 +420,7 @@ class Connection:
         if command is WATCH:
             expected = self.watched if tube in self.watched else (*self.watched, tube)
         if reply.number != len(expected):
-            raise self.violated(command, f"{reply.number} watched tubes where {len(expected)} are due")
+            raise self.violated(command, f"{reply.number} watched tubes where {len(expected)} are due", reply.status)
         self.watched = expected
         return reply.number
 
@@ -504,7 +506,7 @@ class Connection:
         if reply.status != "FOUND":
             raise self.refuse(command, reply)
         if jid is not None and reply.number != jid:
-            raise self.violated(command, "another job")
+            raise self.violated(command, "another job", reply.status)
         tube = self.used if command is not PEEK else None
         return Job(self, reply.number, reply.body, reserved=False, tube=tube)
 

@@ -126,6 +126,7 @@ class Dialing:
             f"{self._address}: cannot connect ({describe(reason) if reason else 'no address to try'})",
             server=str(self._address),
             phase=Phase.CONNECTING,
+            errno=reason.errno if reason else None,
         )
         error.__cause__ = reason
         return error

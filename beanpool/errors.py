@@ -6,9 +6,10 @@ holds a job's body.
 
 from __future__ import annotations
 
+import copyreg
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Phase(enum.Enum):
@@ -22,11 +23,40 @@ class Phase(enum.Enum):
     CLOSED = "using a closed connection"
 
 
+class NotPicklable:
+    """What stands on sockets and locks of one process, and so refuses to be pickled or copied."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled or copied, for its connections belong to one process: make a"
+            " pool in each process, and send what a job is about (its body, or the JobId of its put)"
+        )
+
+
 class BeanpoolError(Exception):
     """The root of all errors of beanpool."""
 
 
-class CommandFailed(BeanpoolError):
+class _Refusal(type):
+    """The type of the refusals: they print as :class:`CommandFailed`, and are pickled by their own name."""
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> None:
+        super().__init__(name, bases, namespace)
+        if cls.__module__ == __name__:
+            cls.__qualname__ = "CommandFailed"
+
+
+def _pickled_as(cls: _Refusal) -> str:
+    return cls.__name__ if cls.__module__ == __name__ else cls.__qualname__
+
+
+# What a class prints as is not where it is found.
+copyreg.pickle(_Refusal, _pickled_as)
+
+
+class CommandFailed(BeanpoolError, metaclass=_Refusal):
     """The server understood the command and refused it; the connection stays usable.
 
     ``args`` are exactly ``(command, status, results)``, as in beanstalkc: the protocol's name of the
@@ -37,17 +67,14 @@ class CommandFailed(BeanpoolError):
     traceback looks as users of beanstalkc know it.
     """
 
-    def __init__(self, command: str, status: str, results: list[str]) -> None:
-        super().__init__(command, status, results)
-        self.command = command
-        self.status = status
-        self.results = results
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.command, self.status, self.results = _reply(args)
 
-    def __init_subclass__(cls) -> None:
-        cls.__qualname__ = CommandFailed.__qualname__
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (refusal, self.args)
+def _reply(args: tuple[Any, ...]) -> tuple[str, str, list[str]]:
+    # Code that comes from beanstalkc raises these itself in its tests, with whatever arguments.
+    return args if len(args) == 3 else ("", "", [])
 
 
 class NotFound(CommandFailed):
@@ -97,18 +124,29 @@ def refusal(command: str, status: str, results: list[str]) -> CommandFailed:
 class UnexpectedResponse(BeanpoolError):
     """The reply is not one that the protocol allows here; the connection is dead.
 
+    ``args`` are ``(command, status, results)``, as in beanstalkc. The status is empty unless it is a word of the
+    protocol, and the results always are: what came may be part of a job's body.
+
     :ivar server: the server's address.
     :ivar may_have_taken_effect: whether the command may have been carried out.
     """
 
-    def __init__(self, message: str, *, server: str = "", may_have_taken_effect: bool = True) -> None:
-        super().__init__(message)
+    def __init__(self, *args: Any, message: str = "", server: str = "", may_have_taken_effect: bool = True) -> None:
+        super().__init__(*args)
+        self.command, self.status, self.results = _reply(args)
+        self.message = message
         self.server = server
         self.may_have_taken_effect = may_have_taken_effect
 
+    def __str__(self) -> str:
+        return self.message or super().__str__()
 
-class ConnectionFailed(BeanpoolError):
+
+class ConnectionFailed(BeanpoolError, ConnectionError):
     """Nobody answered: no connection could be made, or it broke in mid-command.
+
+    It is a :class:`ConnectionError`, and so an :class:`OSError`. Its ``errno`` is the system's where the system
+    gave one, else None.
 
     :ivar server: the server's address.
     :ivar phase: the :class:`Phase` that the command had reached.
@@ -117,16 +155,36 @@ class ConnectionFailed(BeanpoolError):
     """
 
     def __init__(
-        self, message: str, *, server: str = "", phase: Phase = Phase.CLOSED, may_have_taken_effect: bool = False
+        self,
+        *args: Any,
+        server: str = "",
+        phase: Phase = Phase.CLOSED,
+        may_have_taken_effect: bool = False,
+        errno: int | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(*args)
         self.server = server
         self.phase = phase
         self.may_have_taken_effect = may_have_taken_effect
+        if errno is not None:
+            self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An OSError keeps its number beside its other attributes, and not with them.
+        return (_connection_failed, (type(self), self.args, self.errno), vars(self))
 
 
-class CommandTimeout(ConnectionFailed):
-    """The server did not answer in time; the connection is dead. A kind of :class:`ConnectionFailed`."""
+def _connection_failed(kind: type[ConnectionFailed], args: tuple[Any, ...], errno: int | None) -> ConnectionFailed:
+    error = kind(*args)
+    error.errno = errno
+    return error
+
+
+class CommandTimeout(ConnectionFailed, TimeoutError):
+    """The server did not answer in time; the connection is dead.
+
+    A kind of :class:`ConnectionFailed`, and a :class:`TimeoutError`.
+    """
 
 
 class PutAmbiguous(BeanpoolError):
@@ -136,8 +194,8 @@ class PutAmbiguous(BeanpoolError):
     :ivar attempts: the errors of all attempts of this put, oldest first.
     """
 
-    def __init__(self, message: str, *, server: str = "", attempts: Sequence[BaseException] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, *args: Any, server: str = "", attempts: Sequence[BaseException] = ()) -> None:
+        super().__init__(*args)
         self.server = server
         self.attempts = tuple(attempts)
 
@@ -148,9 +206,9 @@ class JobLost(BeanpoolError):
     :ivar reason: why, in words.
     """
 
-    def __init__(self, message: str, *, reason: str = "") -> None:
-        super().__init__(message)
-        self.reason = reason or message
+    def __init__(self, *args: Any, reason: str = "") -> None:
+        super().__init__(*args)
+        self.reason = reason or str(self)
 
 
 class NoServerAvailable(BeanpoolError):
@@ -159,8 +217,8 @@ class NoServerAvailable(BeanpoolError):
     :ivar errors: the last error of each server, by address.
     """
 
-    def __init__(self, message: str, *, errors: Mapping[str, BaseException] | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, *args: Any, errors: Mapping[str, BaseException] | None = None) -> None:
+        super().__init__(*args)
         self.errors = dict(errors or {})
 
 

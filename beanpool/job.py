@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotFound, UnexpectedResponse
+from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotFound, NotPicklable, UnexpectedResponse
 from beanpool.protocol.commands import BURY, DELETE, RELEASE, TOUCH, Command, encode_bury, encode_job, encode_release
 
 if TYPE_CHECKING:  # connection.py makes jobs; a job calls the connection that it is given.
@@ -74,7 +74,7 @@ class Lease(Protocol):
         """The job is no longer reserved: if it was the last one, its connection is free for others."""
 
 
-class Job:
+class Job(NotPicklable):
     """A job of one server. Its commands go to the connection that it came from, and to no other.
 
     As a context manager it is deleted when the block ends well, and released when it raises.

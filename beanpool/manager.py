@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from beanpool.checks import check_on_ambiguous, check_seconds, check_wait
 from beanpool.cluster_verbs import ClusterVerbs
 from beanpool.config import Server, Settings, from_environment, parse_servers
-from beanpool.errors import BeanpoolError
+from beanpool.errors import BeanpoolError, NotPicklable
 from beanpool.job import Job
 from beanpool.job_id import JobId
 from beanpool.job_verbs import JobVerbs
@@ -46,7 +46,7 @@ UNSET = Unset.UNSET
 _monotonic = time.monotonic
 
 
-class PoolManager(JobVerbs, ClusterVerbs):
+class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
     """A cluster of beanstalkd servers, shared by any number of threads.
 
     It has the verbs of a :class:`Connection`: a put goes to one of the servers, a reserve takes a job from

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 
-from beanpool.errors import PoolClosed, PoolTimeout
+from beanpool.errors import NotPicklable, PoolClosed, PoolTimeout
 from beanpool.job_id import JobId
 from beanpool.promise import Promise
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body
@@ -27,7 +27,7 @@ _BATCHES_UNDER_WAY = 3
 _Entry = tuple[Promise[JobId], EncodedPut]
 
 
-class Producer:
+class Producer(NotPicklable):
     """Takes single puts from any number of threads and sends them in batches, from a thread of its own.
 
     Every :meth:`put` returns a future of the job's id, with the promises of :meth:`PoolManager.put`: nothing is

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from beanpool.errors import NotPicklable
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
 
 if TYPE_CHECKING:  # manager.py makes the handles.
@@ -15,7 +16,7 @@ if TYPE_CHECKING:  # manager.py makes the handles.
     from beanpool.put_many import Outcome
 
 
-class Tube:
+class Tube(NotPicklable):
     """The verbs of a :class:`PoolManager`, bound to one tube; its defaults for other callers stay as they are."""
 
     __slots__ = ("_pool", "name")

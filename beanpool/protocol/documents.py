@@ -97,7 +97,8 @@ def _load(command: str, text: str, shape: re.Pattern[str], server: str) -> Any:
 
 def _malformed(command: str, server: str) -> UnexpectedResponse:
     return UnexpectedResponse(
-        f"{server or 'the server'} answered {command} with a document that is not the flat YAML of beanstalkd",
+        *(command, "OK", []),
+        message=f"{server or 'the server'} answered {command} with a document that is not the flat YAML of beanstalkd",
         server=server,
         may_have_taken_effect=False,
     )

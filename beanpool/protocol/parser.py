@@ -180,21 +180,26 @@ class Parser:
         # Only a known word is shown: what stands here may be part of a job's body.
         word = bytes(self.buffer[self._position : end]).split(b" ", 1)[0].decode("ascii", "replace")
         if word.encode() in WORDS:
-            raise self._unexpected(command, f"{word} in a form or place where the protocol has none")
+            raise self._unexpected(command, f"{word} in a form or place where the protocol has none", status=word)
         raise self._unexpected(command, f"a line of {end - self._position} bytes that is no reply")
 
     def _without_end(self, command: Command, head: Reply) -> UnexpectedResponse:
         what = "does not end with CRLF where its size says"
         if not head.number:
-            return self._unexpected(command, f"a document that {what}")
+            return self._unexpected(command, f"a document that {what}", status=head.status)
         return self._unexpected(
             command,
             f"a body of job {head.number} that {what}",
             "A server that was killed while it wrote its log can come back with such a job: delete it by its id",
+            head.status,
         )
 
-    def _unexpected(self, command: Command, what: str, advice: str = "Is this a beanstalkd?") -> UnexpectedResponse:
+    def _unexpected(
+        self, command: Command, what: str, advice: str = "Is this a beanstalkd?", status: str = ""
+    ) -> UnexpectedResponse:
+        server = self._server or "the server"
         return UnexpectedResponse(
-            f"{self._server or 'the server'} answered {command.name} with {what}; the connection is closed. {advice}",
+            *(command.name, status, []),
+            message=f"{server} answered {command.name} with {what}; the connection is closed. {advice}",
             server=self._server,
         )

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import pickle
+import socket
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from support.scripted import close, expect, expect_line, send, stall, with_data
 from support.servers import BeanstalkdServer
 
+import beanpool
+import beanpool.errors
 from beanpool import (
     BeanpoolError,
     CommandFailed,
     CommandTimeout,
+    Connection,
     ConnectionFailed,
     JobLost,
     NoServerAvailable,
     NotFound,
     PoolClosed,
+    PoolManager,
     PoolTimeout,
     PutAmbiguous,
     UnexpectedResponse,
@@ -28,6 +37,14 @@ from beanpool.errors import Phase, refusal
 if TYPE_CHECKING:
     from conftest import StartScripted
 from support.connections import Connect, reserved
+
+ERROR_CLASSES = [
+    kind for kind in vars(beanpool.errors).values() if isinstance(kind, type) and issubclass(kind, BeanpoolError)
+]
+
+
+class Mine(NotFound):
+    """Of a user."""
 
 
 class TestPickling:
@@ -40,8 +57,13 @@ class TestPickling:
                 for status in ("NOT_FOUND", "JOB_TOO_BIG", "DRAINING", "OUT_OF_MEMORY", "BURIED", "DEADLINE_SOON")
             ),
             BeanpoolError("message"),
+            Mine("touch", "NOT_FOUND", ["of a subclass"]),
             UnexpectedResponse("message", server="q1:1", may_have_taken_effect=False),
+            UnexpectedResponse("put", "OK", [], message="message", server="q1:1"),
             ConnectionFailed("message", server="q1:1", phase=Phase.WAITING, may_have_taken_effect=True),
+            ConnectionFailed("message", server="q1:1", phase=Phase.CONNECTING, errno=errno.ECONNREFUSED),
+            ConnectionFailed(errno.EPIPE, "Broken pipe"),
+            *(kind() for kind in ERROR_CLASSES),
             CommandTimeout("message", server="q1:1", phase=Phase.SENDING),
             PutAmbiguous("message", server="q1:1", attempts=[ValueError("x")]),
             JobLost("message", reason="why"),
@@ -51,12 +73,87 @@ class TestPickling:
         ],
         ids=lambda error: type(error).__name__,
     )
-    def test_errors_survive_pickling(self, error: BeanpoolError) -> None:
-        copy = pickle.loads(pickle.dumps(error))
-        assert type(copy) is type(error)
-        assert copy.args == error.args or repr(copy.args) == repr(error.args)
-        assert repr(vars(copy)) == repr(vars(error))
-        assert str(copy) == str(error)
+    @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+    def test_errors_survive_pickling(self, error: BeanpoolError, way: Callable[[Any], Any]) -> None:
+        error.add_note("seen by a user")
+        twin = way(error)
+        assert type(twin) is type(error)
+        assert twin.args == error.args or repr(twin.args) == repr(error.args)
+        assert repr(vars(twin)) == repr(vars(error))
+        assert str(twin) == str(error)
+        for number in ("errno", "strerror"):
+            assert getattr(twin, number, None) == getattr(error, number, None)
+
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    def test_classes_are_pickled_by_name(self, protocol: int) -> None:
+        assert len(ERROR_CLASSES) >= 15
+        for kind in [*ERROR_CLASSES, Mine]:
+            assert pickle.loads(pickle.dumps(kind, protocol)) is kind
+            assert pickle.loads(pickle._dumps(kind, protocol)) is kind  # type: ignore[attr-defined]  # The one in Python.
+            assert copy.deepcopy(kind) is kind
+
+    def test_what_stands_on_connections_refuses(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
+        connection = connect(beanstalkd)
+        connection.put("x")
+        with PoolManager([beanstalkd.address]) as pool, pool.producer() as producer:
+            pool.put("y")
+            refusing = [connection, reserved(connection), pool, pool.reserve(0), pool.tube("a"), producer]
+            for thing in refusing:
+                for way in (pickle.dumps, copy.copy, copy.deepcopy):
+                    with pytest.raises(TypeError, match=rf"^a {type(thing).__name__} .*make a pool in each process"):
+                        way(thing)
+
+
+class TestTheirKinds:
+    """What code written for beanstalkc, for plain sockets, or for its tests expects of them."""
+
+    def test_of_a_connection_that_nobody_accepts(self) -> None:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            with pytest.raises(ConnectionError) as refused:
+                Connection("127.0.0.1", closed.getsockname()[1])
+        assert isinstance(refused.value, ConnectionFailed)
+        assert refused.value.errno == errno.ECONNREFUSED
+        assert str(refused.value).startswith("127.0.0.1:")
+
+    def test_of_silence(self, scripted_server: StartScripted, connect: Connect) -> None:
+        with pytest.raises(TimeoutError) as late:
+            connect(scripted_server([stall()]), timeout=0.05).using()
+        assert isinstance(late.value, CommandTimeout)
+        assert late.value.may_have_taken_effect
+
+    def test_of_a_server_that_hangs_up(self, scripted_server: StartScripted, connect: Connect) -> None:
+        with pytest.raises(OSError) as broken:
+            connect(scripted_server([expect_line(), close()])).using()
+        # As it was raised first, not wrapped as what a socket says.
+        assert (type(broken.value), broken.value.__cause__) == (ConnectionFailed, None)
+
+    @pytest.mark.parametrize("kind", ERROR_CLASSES)
+    def test_they_can_be_raised_with_any_arguments(self, kind: type[BeanpoolError]) -> None:
+        with pytest.raises(kind):
+            mock.Mock(side_effect=kind)()
+        for arguments in (("text",), (errno.EPIPE, "Broken pipe"), ("put", "FOO", ["1"])):
+            assert str(kind(*arguments))
+        assert beanpool.SocketError("gone").args == ("gone",)
+        assert (beanpool.SocketError(errno.EPIPE, "Broken pipe").errno, str(beanpool.SocketError("gone"))) == (
+            errno.EPIPE,
+            "gone",
+        )
+
+    @pytest.mark.parametrize(
+        ("reply", "arguments"),
+        [
+            (b"FOUND 1 5\r\nhello\r\n", ("list-tube-used", "FOUND", [])),
+            (b"hello\r\n", ("list-tube-used", "", [])),
+        ],
+    )
+    def test_an_unexpected_response_has_the_arguments_of_beanstalkc(
+        self, scripted_server: StartScripted, connect: Connect, reply: bytes, arguments: tuple[str, str, list[str]]
+    ) -> None:
+        with pytest.raises(UnexpectedResponse, match=r"^127.* answered list-tube-used with ") as caught:
+            connect(scripted_server([expect_line(), send(reply)])).using()
+        error = caught.value
+        assert error.args == (error.command, error.status, error.results) == arguments
 
     def test_the_arguments_of_a_failed_command_are_those_of_beanstalkc(
         self, beanstalkd: BeanstalkdServer, connect: Connect

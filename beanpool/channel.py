@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from beanpool.dialing import wait_for
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, refusal
 from beanpool.protocol.commands import DELETE, PUT, RESERVE_WITH_TIMEOUT, Command
 from beanpool.protocol.parser import Parser
@@ -83,6 +84,7 @@ class Channel:
         "_parser",
         "_socket",
         "_timeouts",
+        "_unsent",
         "in_flight",
         "server",
         "state",
@@ -104,6 +106,8 @@ class Channel:
         self.used_at = time.monotonic()
         # How many bytes of the last send the kernel has accepted.
         self._accepted = 0
+        # What the kernel has not taken yet of a request that is sent by readiness.
+        self._unsent: memoryview | None = None
         self.in_flight = 0
         _channels.add(self)
 
@@ -470,9 +474,11 @@ class Channel:
     # Event-driven use: requests go out, replies are picked up when the socket is readable.
 
     def begin(self, request: bytes, commands: Iterable[Command]) -> None:
-        """Send a short `request` of several commands at once, without waiting for their replies.
+        """Send a `request` of several commands, without waiting for their replies.
 
-        :raises ConnectionFailed: if the kernel does not take all of it at once.
+        What the kernel does not take at once goes out while replies are picked up: see :attr:`wants_write`.
+
+        :raises ConnectionFailed: if the connection is broken.
         """
         self.state = _IN_COMMAND
         self.used_at = _monotonic()
@@ -493,13 +499,22 @@ class Channel:
             self._fail(error)
             raise
         if sent != len(request):
-            failure = ConnectionFailed(
-                f"{self.server}: the server takes no more commands, its buffers are full",
-                server=self.server,
-                phase=Phase.SENDING,
-            )
-            self._fail(failure)
-            raise failure
+            self._unsent = memoryview(request)[sent:]
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether a part of a request is still to be sent: then :meth:`pick_up` goes on when the socket is writable,
+        too. It has to be called when it is readable as well, for a server whose replies are not read reads nothing."""
+        return self._unsent is not None
+
+    def _send_on(self) -> None:
+        unsent = self._unsent
+        while unsent is not None:
+            try:
+                sent = self._socket.send(unsent, _DONT_WAIT)
+            except BlockingIOError:
+                return
+            self._unsent = unsent = unsent[sent:] if sent < len(unsent) else None
 
     def pick_up(self, until: float | None = None) -> Reply | None:
         """Return the next due reply; None if it has not arrived in full.
@@ -514,6 +529,8 @@ class Channel:
         try:
             reply = parser.next(command) if parser.buffer else None
             while reply is None:
+                if self._unsent is not None:
+                    self._send_on()
                 if until is not None:
                     data = self._read_until(until)
                 elif parser.buffer or not _HAS_KERNEL_TIMEOUTS:
@@ -552,6 +569,12 @@ class Channel:
             remaining = until - _monotonic()
             if remaining <= 0:
                 return self._receive_now(_LARGE_READ_SIZE)
+            if self._unsent is not None:
+                wait_for(self, write=True, seconds=remaining)
+                self._send_on()
+                with contextlib.suppress(BlockingIOError):
+                    return self._receive_now(_LARGE_READ_SIZE)
+                continue
             if self._timeouts[socket.SO_RCVTIMEO] > remaining + _TIMEOUT_SLACK:
                 self._set_timeout(socket.SO_RCVTIMEO, remaining)
             try:

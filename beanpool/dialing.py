@@ -34,7 +34,7 @@ class Waiter(HasDescriptor, Protocol):
 
     @property
     def wants_write(self) -> bool:
-        """Whether to wait until it is writable, not readable."""
+        """Whether to wait until it is writable, too, not only readable."""
 
 
 class _Socket(socket.socket):
@@ -157,12 +157,12 @@ def _is_writable(sock: socket.socket) -> bool:
 
 
 def wait_for(sock: HasDescriptor, *, write: bool, seconds: float) -> bool:
-    """Wait until `sock` is readable (or writable), or has failed; false if neither came in time."""
+    """Wait until `sock` is readable (with `write`: or writable), or has failed; false if that did not come in time."""
     if not hasattr(select, "poll"):
-        readers, writers = ([], [sock]) if write else ([sock], [])
-        return any(select.select(readers, writers, writers, seconds))
+        writers = [sock] if write else []
+        return any(select.select([sock], writers, writers, seconds))
     poll = select.poll()
-    poll.register(sock, select.POLLOUT if write else select.POLLIN)
+    poll.register(sock, select.POLLIN | (select.POLLOUT if write else 0))
     return bool(poll.poll(max(0, seconds) * 1000))
 
 
@@ -170,14 +170,14 @@ def wait_for_any(waiters: Iterable[tuple[Waiter, Thing]], seconds: float) -> lis
     """Wait until any connection can go on, or has failed; returns what stands beside those that can."""
     by_descriptor = {waiter.fileno(): (waiter.wants_write, thing) for waiter, thing in waiters}
     if not hasattr(select, "poll"):
-        readers = [descriptor for descriptor, (write, _) in by_descriptor.items() if not write]
         writers = [descriptor for descriptor, (write, _) in by_descriptor.items() if write]
-        ready = {descriptor for found in select.select(readers, writers, writers, seconds) for descriptor in found}
+        found = select.select(list(by_descriptor), writers, writers, seconds)
+        ready = {descriptor for descriptors in found for descriptor in descriptors}
         return [by_descriptor[descriptor][1] for descriptor in ready]
     poll = select.poll()
     for descriptor, (write, _) in by_descriptor.items():
         with contextlib.suppress(ValueError):
-            poll.register(descriptor, select.POLLOUT if write else select.POLLIN)
+            poll.register(descriptor, select.POLLIN | (select.POLLOUT if write else 0))
     return [by_descriptor[descriptor][1] for descriptor, _ in poll.poll(max(0, seconds) * 1000)]
 
 

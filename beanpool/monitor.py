@@ -356,7 +356,7 @@ class _Watch:
     def _register(self, probe: _Probe) -> None:
         self._unregister(probe)
         descriptor = probe.connection.live_descriptor()
-        events = selectors.EVENT_WRITE if probe.connection.wants_write else selectors.EVENT_READ
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if probe.connection.wants_write else 0)
         self._register_connection(descriptor, probe.connection, events, probe)
         probe.descriptor = descriptor
 

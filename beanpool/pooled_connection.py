@@ -204,9 +204,12 @@ class PooledConnection(Connection):
 
     @property
     def wants_write(self) -> bool:
-        """Whether to wait until the descriptor is writable, not readable."""
+        """Whether to wait until the descriptor is writable, too, not only readable."""
         dialing = self._dialing
-        return dialing is not None and dialing.wants_write
+        if dialing is not None:
+            return dialing.wants_write
+        channel = self.opened_channel
+        return channel is not None and channel.wants_write
 
     def begin_reserve(self, tubes: tuple[str, ...], seconds: int) -> None:
         """Ask for a job of `tubes`, waiting this long on the server; the reply comes from :meth:`step`.
@@ -253,21 +256,35 @@ class PooledConnection(Connection):
 
     def watches_only(self, tubes: tuple[str, ...]) -> bool:
         """Whether the watched tubes are exactly these."""
-        return self.watched == tubes or set(self.watched) == set(tubes)
+        watched = self.watched
+        return watched == tubes or (len(watched) == len(tubes) and set(watched) == set(tubes))
 
     def _retune(self, tubes: tuple[str, ...]) -> Iterator[Step]:
-        for tube in tubes:
-            if tube not in self.watched:
-                yield WATCH, encode_tube(WATCH, tube), functools.partial(self._confirm, WATCH, tube)
+        # There may be thousands of tubes: nothing here looks at all of them for each of them.
+        watched, wanted = dict.fromkeys(self.watched), dict.fromkeys(tubes)
+        changes = [(WATCH, tube) for tube in tubes if tube not in watched]
         # Ignored last: a connection must watch something at all times.
-        for tube in self.watched:
-            if tube not in tubes:
-                yield IGNORE, encode_tube(IGNORE, tube), functools.partial(self._confirm, IGNORE, tube)
+        changes += [(IGNORE, tube) for tube in watched if tube not in wanted]
+        count = len(watched)
+        for number, (command, tube) in enumerate(changes, 1):
+            count += 1 if command is WATCH else -1
+            after = tubes if number == len(changes) else None
+            yield command, encode_tube(command, tube), functools.partial(self._confirm, command, count, after)
 
-    def _confirm(self, command: Command, tube: str, reply: Reply) -> None:
+    def _confirm(self, command: Command, count: int, after: tuple[str, ...] | None, reply: Reply) -> None:
+        """Check the reply to a ``watch`` or ``ignore``.
+
+        :param count: how many tubes are watched then.
+        :param after: which ones, if this is the last reply: what is left in between is of no further use.
+        """
         if reply.status == "NOT_IGNORED":
             raise self.violated(IGNORE, "NOT_IGNORED where several tubes are watched")
-        self.watch_result(command, tube, reply)
+        if reply.status != "WATCHING":
+            raise self.refuse(command, reply)
+        if reply.number != count:
+            raise self.violated(command, f"{reply.number} watched tubes where {count} are due")
+        if after is not None:
+            self.watched = after
 
     def _send_script(self, steps: list[Step], last: Command, request: bytes) -> None:
         channel = self.opened_channel or self._open_channel()
@@ -339,6 +356,8 @@ class PooledConnection(Connection):
 
     def _pick_up(self, receive: Callable[[], Reply | None]) -> Reply | None:
         reply = receive()
+        if reply is None or not self._checks:
+            return reply
         while reply is not None and self._checks:
             try:
                 self._checks.popleft()(reply)
@@ -347,6 +366,8 @@ class PooledConnection(Connection):
                 self.channel.close(str(error))
                 raise
             reply = receive()
+        # Thousands of tubes take their time, and a server that answers is not late.
+        self.give_up_at = max(self.give_up_at, time.monotonic() + self._allowed_seconds)
         return reply
 
     def late(self) -> ConnectionFailed:

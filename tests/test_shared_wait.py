@@ -23,6 +23,7 @@ from support.threads import Background, background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import BeanpoolError, Job, PoolClosed, PoolManager, PoolTimeout
+from beanpool.channel import Channel
 from beanpool.poller import SelectorPoller, new_poller
 from beanpool.watch import Watch
 
@@ -418,6 +419,47 @@ class TestClosing:
             wait_for_goodbye(servers)
             with pytest.raises(PoolClosed):
                 pool.reserve(timeout=0)
+
+
+class TestManyTubes:
+    @pytest.fixture(params=[8192, None], ids=["small-buffers", "usual-buffers"])
+    def buffers(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As over a real network, where a batch of commands does not fit into what the system takes at once."""
+
+        def with_small_buffers(sock: socket.socket, server: str) -> Channel:
+            if request.param is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, request.param)
+            return Channel(sock, server)
+
+        monkeypatch.setattr("beanpool.pooled_connection.Channel", with_small_buffers)
+
+    @pytest.mark.usefixtures("buffers")
+    def test_a_job_of_the_last_of_10_000(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        tubes = [f"one-of-very-many-tubes-{number:06}" for number in range(10_000)]
+        with manager(servers) as pool:
+            thread = start_waiting(pool, functools.partial(pool.reserve, timeout=20, tubes=tubes))
+            wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
+            servers[1].control.put(b"job", tube=tubes[-1])
+            assert body_of(thread) == b"job"
+            assert [status.state for status in pool.servers] == ["up", "up"]
+            # Back to few, and to as many: the connection is the same one.
+            servers[0].control.put(b"another one")
+            servers[1].control.put(b"and one more", tube=tubes[0])
+            for some in (["default"], tubes):
+                job = pool.reserve(timeout=20, tubes=some)
+                assert job is not None
+                job.delete()
+
+    def test_a_set_up_is_linear(self, beanstalkd: BeanstalkdServer) -> None:
+        seconds = []
+        with manager([beanstalkd]) as pool:
+            for count in (2_000, 16_000):
+                tubes = [f"{count}-{number}" for number in range(count)]
+                started = time.process_time()
+                assert pool.reserve(timeout=0, tubes=tubes) is None
+                seconds.append(time.process_time() - started)
+        assert seconds[1] < 24 * seconds[0]
 
 
 class TestFewConnections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -66,12 +67,37 @@ class TestReadiness:
         now.set()
         assert channel.pick_up(soon()) == Reply("RESERVED", 1, b"hello")
 
-    def test_commands_that_do_not_fit_are_an_error(self, scripted_server: StartScripted, connect: Connect) -> None:
+    @pytest.mark.parametrize("blocking", [False, True])
+    def test_a_request_that_does_not_fit_into_the_buffers_goes_out_while_replies_come_in(
+        self, beanstalkd: BeanstalkdServer, connect: Connect, blocking: bool
+    ) -> None:
+        channel = connect(beanstalkd)
+        channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        count = 5_000
+        with within(0.5, "sending what fits"):
+            channel.begin(b"".join(encode_tube(WATCH, f"a-tube-of-many-{n}") for n in range(count)), [WATCH] * count)
+        assert channel.wants_write
+        replies = []
+        while channel.due:
+            reply = channel.pick_up(soon() if blocking else None)
+            if reply is not None:
+                replies.append(reply)
+            else:
+                assert select.select([channel], [channel] if channel.wants_write else [], [], 5)[:2] != ([], [])
+        assert replies == [Reply("WATCHING", n + 2) for n in range(count)]
+        assert not channel.wants_write
+        assert channel.state is ChannelState.IN_STEP
+
+    def test_a_server_that_reads_nothing_holds_nobody_up(
+        self, scripted_server: StartScripted, connect: Connect
+    ) -> None:
         channel = connect(scripted_server([stall()]))
-        with within(0), pytest.raises(ConnectionFailed, match="takes no more commands, its buffers are full") as caught:
+        with within(0):
             channel.begin(b"x" * HUGE, [STATS])
-        assert not caught.value.may_have_taken_effect
-        assert_closed(channel, "its buffers are full")
+            assert channel.pick_up() is None
+        with within(0.05):
+            assert channel.pick_up(soon(0.05)) is None
+        assert channel.wants_write
 
     @pytest.mark.parametrize(
         ("answer", "kind", "why"),

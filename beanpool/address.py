@@ -39,7 +39,9 @@ class Address:
         if not _is_host(self.host):
             raise ValueError(f"host must be a host name or an IP address, not {self.host!r}")
         if type(self.port) is not int:
-            raise TypeError(f"port must be an int, not {type(self.port).__name__}")
+            if not isinstance(self.port, int) or isinstance(self.port, bool):
+                raise TypeError(f"port must be an int, not {type(self.port).__name__}")
+            object.__setattr__(self, "port", int.__index__(self.port))
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port must be from 1 to 65535, not {self.port}")
 

@@ -36,6 +36,15 @@ def check_wait(name: str, value: Any) -> float | None:
     return float(value)
 
 
+def check_many(name: str, value: Any) -> None:
+    """Check that `value` can hold many things.
+
+    :raises TypeError: if it is a text, or bytes: their items are characters and numbers, which nobody means.
+    """
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        raise TypeError(f"{name} must be an iterable, such as a list, not one {type(value).__name__}")
+
+
 def check_encoding(value: Any) -> str | None:
     """Return `value` if it is None or the name of a text encoding that Python knows."""
     if value is None:

@@ -71,14 +71,14 @@ class ClusterVerbs(Cluster):
         check_tube(tube)
         return self._ask_all(lambda connection, _: connection.stats_tube(tube))
 
-    def pause_tube(self, tube: str, seconds: int) -> None:
+    def pause_tube(self, tube: str, seconds: float) -> None:
         """Let nobody reserve from `tube` for this long, on all servers that have it (``pause-tube``).
 
         :raises NotFound: if no server has it.
         """
         given(self.pause_tube_by_server(tube, seconds), f"paused tube {tube}")
 
-    def pause_tube_by_server(self, tube: str, seconds: int) -> Answers:
+    def pause_tube_by_server(self, tube: str, seconds: float) -> Answers:
         """As :meth:`pause_tube`; returns None, or the error, by address."""
         encode_pause_tube(tube, seconds)
         return self._ask_all(lambda connection, _: connection.pause_tube(tube, seconds))

@@ -55,6 +55,7 @@ from beanpool.protocol.commands import (
     encode_job,
     encode_kick,
     encode_pause_tube,
+    encode_peek,
     encode_put,
     encode_release,
     encode_reserve_with_timeout,
@@ -304,13 +305,13 @@ class Connection(NotPicklable):
 
     # Putting jobs.
 
-    def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: int = 0, ttr: int = DEFAULT_TTR) -> int:
+    def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: float = 0, ttr: float = DEFAULT_TTR) -> int:
         """Put a job into the used tube (``put``).
 
         :param body: ``str`` (if the connection has an encoding) or bytes-like.
         :param priority: 0 (most urgent) to 2**32 - 1.
-        :param delay: how long before the job becomes ready (seconds).
-        :param ttr: how long a worker may take before the job is given to another (seconds, at least 1).
+        :param delay: how long before the job becomes ready (whole seconds).
+        :param ttr: how long a worker may take before the job is given to another (whole seconds; 0 counts as 1).
         :returns: the job's id.
         :raises JobTooBig: if the body exceeds the server's ``max-job-size``.
         :raises Draining: if the server takes no new jobs.
@@ -437,7 +438,7 @@ class Connection(NotPicklable):
         """
         self._plain(DELETE, encode_job(DELETE, jid), "DELETED")
 
-    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: int = 0) -> None:
+    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> None:
         """Give a job that is reserved here back to its tube (``release``).
 
         :param priority: its new priority; see :meth:`Job.release` for keeping the old.
@@ -485,7 +486,7 @@ class Connection(NotPicklable):
 
     def peek(self, jid: int) -> Job | None:
         """Look at the job with this id without reserving it (``peek``); None if there is none."""
-        return self.peek_result(PEEK, self._exchange(PEEK, encode_job(PEEK, jid)), jid)
+        return self.peek_result(PEEK, self._exchange(PEEK, encode_peek(jid)), jid)
 
     def peek_ready(self) -> Job | None:
         """Look at the next ready job of the used tube (``peek-ready``)."""
@@ -534,7 +535,7 @@ class Connection(NotPicklable):
         """
         return self.document_result(STATS_TUBE, self._exchange(STATS_TUBE, encode_tube(STATS_TUBE, tube)))
 
-    def pause_tube(self, tube: str, seconds: int) -> None:
+    def pause_tube(self, tube: str, seconds: float) -> None:
         """Let nobody reserve from `tube` for this long (``pause-tube``); 0 seconds ends a pause.
 
         :raises NotFound: if there is no such tube.

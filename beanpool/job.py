@@ -238,7 +238,7 @@ class Job(NotPicklable):
             lost.__cause__ = error
             self._delete_again(lost, deadline)
 
-    def release(self, priority: int | None = None, delay: int = 0) -> None:
+    def release(self, priority: int | None = None, delay: float = 0) -> None:
         """Give the job back to its tube (``release``); does nothing if it is not reserved here.
 
         :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from beanpool.checks import check_many
 from beanpool.cluster import Cluster
 from beanpool.delete_many import DeleteMany
 from beanpool.errors import JobLost, NotFound
@@ -56,11 +57,14 @@ class JobVerbs(Cluster):
             :meth:`Job.delete` or :meth:`delete` would have raised. A failed item does not stop its neighbours. A server
             may let a reply wait for the pool's timeout; what was lost or refused has as much again, all together.
         """
+        check_many("jobs", jobs)
         if not self._started:
             self._start()
         return DeleteMany(lambda jid: self._locate(jid, None), self._timeout).run(jobs)
 
-    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: int = 0, *, server: str | None = None) -> None:
+    def release(
+        self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0, *, server: str | None = None
+    ) -> None:
         """Give a job that this pool has reserved back to its tube (``release``); see :meth:`Job.release`.
 
         :raises NotFound: if it is not reserved by this pool.
@@ -100,6 +104,9 @@ class JobVerbs(Cluster):
 
     def peek(self, jid: int, *, server: str | None = None) -> Job | None:
         """Look at the job with this id without reserving it (``peek``); None if there is none."""
+        if isinstance(jid, int) and not isinstance(jid, bool) and not jid:
+            # No server has ever given it.
+            return None
         member, _ = self._locate(jid, server)
         job = self._on_job(jid, server, lambda connection: connection.peek(check_id(jid)))
         return self._reserver.at_home(member, job)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from beanpool.checks import check_on_ambiguous, check_seconds, check_wait
+from beanpool.checks import check_many, check_on_ambiguous, check_seconds, check_wait
 from beanpool.cluster_verbs import ClusterVerbs
 from beanpool.config import Server, Settings, from_environment, parse_servers
 from beanpool.errors import BeanpoolError, NotPicklable
@@ -120,8 +120,8 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         self,
         body: Body,
         priority: int = DEFAULT_PRIORITY,
-        delay: int = 0,
-        ttr: int = DEFAULT_TTR,
+        delay: float = 0,
+        ttr: float = DEFAULT_TTR,
         *,
         tube: str | None = None,
         key: str | bytes | None = None,
@@ -132,8 +132,8 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
 
         :param body: ``str`` (if the pool has an encoding) or bytes-like.
         :param priority: 0 (most urgent) to 2**32 - 1.
-        :param delay: how long before the job becomes ready (seconds).
-        :param ttr: how long a worker may take before the job is given to another (seconds, at least 1).
+        :param delay: how long before the job becomes ready (whole seconds).
+        :param ttr: how long a worker may take before the job is given to another (whole seconds; 0 counts as 1).
         :param tube: the tube; None for the pool's.
         :param key: jobs with the same key go to the same server, from every process, while that server takes puts;
             each key has one fixed order of fail-over (:meth:`route`). None spreads the jobs over the servers.
@@ -176,8 +176,8 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         tube: str | None = None,
         key: str | bytes | None = None,
         priority: int = DEFAULT_PRIORITY,
-        delay: int = 0,
-        ttr: int = DEFAULT_TTR,
+        delay: float = 0,
+        ttr: float = DEFAULT_TTR,
         timeout: float | None = None,
         on_ambiguous: str | None = None,
     ) -> list[Outcome]:
@@ -189,7 +189,9 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
             which no server took at first; None for the pool's.
         :returns: one outcome per item, in order: a :class:`JobId`, or the exception that :meth:`put` would have
             raised for it. A failed item does not stop its neighbours. The other parameters are those of :meth:`put`.
+        :raises TypeError: for one body (``str`` or bytes-like) instead of an iterable of them.
         """
+        check_many("items", items)
         usual = Usual(key, self._used if tube is None else tube, priority, delay, ttr)
         bad = encoded(b"", usual, self._encoding)
         if isinstance(bad, Exception):
@@ -221,7 +223,7 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         check_int("max_batch", max_batch, 1, MAX_UINT32)
 
         def encode_one(
-            body: Body, priority: int, delay: int, ttr: int, tube: str | None, key: str | bytes | None
+            body: Body, priority: int, delay: float, ttr: float, tube: str | None, key: str | bytes | None
         ) -> EncodedPut:
             return encode(body, key, self._used if tube is None else tube, priority, delay, ttr, self._encoding)
 

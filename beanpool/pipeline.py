@@ -33,6 +33,7 @@ from beanpool.protocol.commands import (
     encode_bury,
     encode_job,
     encode_kick,
+    encode_peek,
     encode_put,
     encode_release,
     encode_reserve_with_timeout,
@@ -107,7 +108,7 @@ class Pipeline:
         self._converters.append(convert)
         return self
 
-    def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: int = 0, ttr: int = DEFAULT_TTR) -> Pipeline:
+    def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: float = 0, ttr: float = DEFAULT_TTR) -> Pipeline:
         """As :meth:`Connection.put`."""
         data = encode_body(body, self._connection.encoding)
         return self._add(PUT, encode_put(data, priority, delay, ttr), self._connection.put_result)
@@ -143,7 +144,7 @@ class Pipeline:
         """As :meth:`Connection.delete`."""
         return self._add_plain(DELETE, encode_job(DELETE, jid), "DELETED")
 
-    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: int = 0) -> Pipeline:
+    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> Pipeline:
         """As :meth:`Connection.release`."""
         return self._add_plain(RELEASE, encode_release(jid, priority, delay), "RELEASED")
 
@@ -165,7 +166,7 @@ class Pipeline:
 
     def peek(self, jid: int) -> Pipeline:
         """As :meth:`Connection.peek`."""
-        return self._add(PEEK, encode_job(PEEK, jid), lambda reply: self._connection.peek_result(PEEK, reply, jid))
+        return self._add(PEEK, encode_peek(jid), lambda reply: self._connection.peek_result(PEEK, reply, jid))
 
     def peek_ready(self) -> Pipeline:
         """As :meth:`Connection.peek_ready`."""

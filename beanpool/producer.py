@@ -43,7 +43,7 @@ class Producer(NotPicklable):
 
     def __init__(
         self,
-        encode: Callable[[Body, int, int, int, str | None, str | bytes | None], EncodedPut],
+        encode: Callable[[Body, int, float, float, str | None, str | bytes | None], EncodedPut],
         batch: Callable[[Settle[Promise[JobId]]], PutMany[Promise[JobId]]],
         linger: float,
         max_batch: int,
@@ -78,8 +78,8 @@ class Producer(NotPicklable):
         self,
         body: Body,
         priority: int = DEFAULT_PRIORITY,
-        delay: int = 0,
-        ttr: int = DEFAULT_TTR,
+        delay: float = 0,
+        ttr: float = DEFAULT_TTR,
         *,
         tube: str | None = None,
         key: str | bytes | None = None,

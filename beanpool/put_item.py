@@ -19,16 +19,16 @@ class Put:
     :param key: jobs with the same key go to the same server.
     :param tube: the tube.
     :param priority: 0 (most urgent) to 2**32 - 1.
-    :param delay: how long before the job becomes ready (seconds).
-    :param ttr: how long a worker may take (seconds, at least 1).
+    :param delay: how long before the job becomes ready (whole seconds).
+    :param ttr: how long a worker may take (whole seconds; 0 counts as 1).
     """
 
     body: Body
     key: str | bytes | None = None
     tube: str | None = None
     priority: int | None = None
-    delay: int | None = None
-    ttr: int | None = None
+    delay: float | None = None
+    ttr: float | None = None
 
 
 class EncodedPut(NamedTuple):
@@ -53,8 +53,8 @@ class Usual(NamedTuple):
     key: str | bytes | None
     tube: str
     priority: int
-    delay: int
-    ttr: int
+    delay: float
+    ttr: float
 
 
 def encode(
@@ -62,8 +62,8 @@ def encode(
     key: str | bytes | None,
     tube: str,
     priority: int,
-    delay: int,
-    ttr: int,
+    delay: float,
+    ttr: float,
     encoding: str | None,
 ) -> EncodedPut:
     """Check a put and build what is sent for it.

@@ -33,8 +33,8 @@ class Tube(NotPicklable):
         self,
         body: Body,
         priority: int = DEFAULT_PRIORITY,
-        delay: int = 0,
-        ttr: int = DEFAULT_TTR,
+        delay: float = 0,
+        ttr: float = DEFAULT_TTR,
         *,
         key: str | bytes | None = None,
         timeout: float | None = None,
@@ -74,6 +74,6 @@ class Tube(NotPicklable):
         """The tube's statistics, added up over the servers; see :meth:`PoolManager.stats_tube`."""
         return self._pool.stats_tube(self.name)
 
-    def pause(self, seconds: int) -> None:
+    def pause(self, seconds: float) -> None:
         """Let nobody reserve from this tube for this long, on all servers; see :meth:`PoolManager.pause_tube`."""
         self._pool.pause_tube(self.name, seconds)

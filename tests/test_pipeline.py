@@ -151,7 +151,7 @@ class TestUse:
     ) -> None:
         p = connect(beanstalkd).pipeline().put("a")
         with pytest.raises(ValueError, match="ttr must be"):
-            p.put("b", ttr=0)
+            p.put("b", ttr=-1)
         with pytest.raises(TypeError, match="body must be"):
             p.put(5)  # type: ignore[arg-type]  # Meant.
         assert p.put("c").execute() == [1, 2]

@@ -143,7 +143,7 @@ def test_a_full_batch_does_not_wait_for_the_linger(pool: PoolManager) -> None:
 def test_bad_arguments_are_raised_at_once(pool: PoolManager) -> None:
     with pool.producer() as producer:
         with pytest.raises(ValueError, match="ttr"):
-            producer.put("x", ttr=0)
+            producer.put("x", ttr=-1)
         with pytest.raises(ValueError, match="tube"):
             producer.put("x", tube="a b")
         with pytest.raises(TypeError, match="body"):

@@ -85,7 +85,7 @@ class TestOutcomes:
     @pytest.mark.parametrize(
         ("bad", "kind"),
         [
-            (Put("x", ttr=0), ValueError),
+            (Put("x", ttr=-1), ValueError),
             (Put("x", priority=2**32), ValueError),
             (Put("x", tube="no space"), ValueError),
             (Put("x", key=5), TypeError),  # type: ignore[arg-type]  # what is tested
@@ -108,7 +108,7 @@ class TestOutcomes:
 
     @pytest.mark.parametrize(
         ("options", "kind"),
-        [({"tube": "no space"}, ValueError), ({"ttr": 0}, ValueError), ({"priority": "5"}, TypeError)],
+        [({"tube": "no space"}, ValueError), ({"ttr": -1}, ValueError), ({"priority": "5"}, TypeError)],
     )
     def test_bad_arguments_of_the_batch_are_raised(
         self, beanstalkd: BeanstalkdServer, options: dict[str, Any], kind: type[Exception]

@@ -28,23 +28,32 @@ _known_tubes: dict[str, bytes] = {}
 
 
 def check_int(name: str, value: Any, low: int, high: int) -> int:
-    """Return `value` if it is an ``int`` from `low` to `high`.
+    """Return `value` as a plain ``int`` if it is one from `low` to `high`.
 
-    :raises TypeError: for anything but a plain ``int`` (a ``bool``, a ``float`` or ``"5"`` is none).
+    :raises TypeError: for anything but an ``int`` (a ``bool``, a ``float`` or ``"5"`` is none).
     :raises ValueError: if it is out of range.
     """
     if type(value) is not int:
-        raise TypeError(f"{name} must be an int from {low} to {high}, not {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
-    return value
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an int from {low} to {high}, not {type(value).__name__}")
+        # A subclass may say of itself what it likes: what is checked must be what is sent.
+        value = int.__index__(value)
+    number: int = value
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, not {number}")
+    return number
 
 
 def check_id(value: Any, name: str = "job id") -> int:
-    """Return `value` as a plain ``int`` if it can be a job's id (1 to 2**64 - 1); subclasses of int are taken."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int from 1 to {MAX_ID}, not {type(value).__name__}")
-    return check_int(name, int(value), 1, MAX_ID)
+    """Return `value` as a plain ``int`` if it can be a job's id (1 to 2**64 - 1)."""
+    return check_int(name, value, 1, MAX_ID)
+
+
+def check_whole_seconds(name: str, value: Any) -> int:
+    """Return `value` as a plain ``int`` if it is one from 0 to 2**32 - 1, or a ``float`` that is whole."""
+    if isinstance(value, float) and float.is_integer(value):
+        value = float.__trunc__(value)
+    return check_int(name, value, 0, MAX_UINT32)
 
 
 def check_tube(value: Any, name: str = "tube") -> bytes:
@@ -71,11 +80,13 @@ def check_tube(value: Any, name: str = "tube") -> bytes:
     return encoded
 
 
-def check_put(priority: Any, delay: Any, ttr: Any) -> None:
-    """Check the three numbers of a put: priority and delay 0 to 2**32 - 1, TTR 1 to 2**32 - 1 (seconds)."""
-    check_int("priority", priority, 0, MAX_UINT32)
-    check_int("delay", delay, 0, MAX_UINT32)
-    check_int("ttr", ttr, 1, MAX_UINT32)
+def check_put(priority: Any, delay: Any, ttr: Any) -> tuple[int, int, int]:
+    """Return the three numbers of a put, each from 0 to 2**32 - 1, as plain ints."""
+    return (
+        check_int("priority", priority, 0, MAX_UINT32),
+        check_whole_seconds("delay", delay),
+        check_whole_seconds("ttr", ttr),
+    )
 
 
 def encode_body(body: Any, encoding: str | None) -> bytes:

@@ -20,6 +20,7 @@ from beanpool.protocol.arguments import (
     check_int,
     check_put,
     check_tube,
+    check_whole_seconds,
 )
 from beanpool.protocol.replies import BARE, COUNT, DOCUMENT, ID, JOB, TUBE, Whole, line_pattern, whole_reply
 
@@ -89,28 +90,25 @@ ALL_COMMANDS = (
 )
 
 
-@functools.lru_cache(maxsize=256, typed=True)
+@functools.lru_cache(maxsize=256)
 def _put_head(priority: int, delay: int, ttr: int) -> bytes:
-    check_put(priority, delay, ttr)
-    return b"put %d %d %d " % (priority, delay, ttr)
+    return b"put %d %d %d " % check_put(priority, delay, ttr)
 
 
 _NO_DELAY = 0
 _USUAL_HEAD = _put_head(DEFAULT_PRIORITY, _NO_DELAY, DEFAULT_TTR)
 
 
-def encode_put(data: bytes, priority: int, delay: int, ttr: int) -> bytes:
+def encode_put(data: bytes, priority: int, delay: float, ttr: float) -> bytes:
     """``put <priority> <delay> <ttr> <bytes>`` and the body."""
     if priority is DEFAULT_PRIORITY and ttr is DEFAULT_TTR and delay is _NO_DELAY:
         # The very numbers that stand in the signatures: most puts leave them alone.
         head = _USUAL_HEAD
+    elif type(priority) is type(delay) is type(ttr) is int:
+        head = _put_head(priority, delay, ttr)
     else:
-        try:
-            head = _put_head(priority, delay, ttr)
-        except TypeError:
-            # What cannot be a key of the cache is no int either, and is told so in our words.
-            check_put(priority, delay, ttr)
-            raise
+        # What is no plain int may be equal to one that it is not taken for: True, or a subclass that says so.
+        head = _put_head(*check_put(priority, delay, ttr))
     return b"%b%d\r\n%b\r\n" % (head, len(data), data)
 
 
@@ -131,6 +129,11 @@ def encode_job(command: Command, jid: Any) -> bytes:
     return b"%b%d\r\n" % (command.verb, jid)
 
 
+def encode_peek(jid: Any) -> bytes:
+    """``peek <id>``; 0 is no job's id, and may be asked for."""
+    return b"peek 0\r\n" if type(jid) is int and not jid else encode_job(PEEK, jid)
+
+
 def encode_reserve_with_timeout(seconds: Any) -> bytes:
     """``reserve-with-timeout <seconds>``; whole seconds, for beanstalkd reads 0.5 as 0."""
     return b"reserve-with-timeout %d\r\n" % check_int("timeout", seconds, 0, MAX_RESERVE_TIMEOUT)
@@ -138,8 +141,8 @@ def encode_reserve_with_timeout(seconds: Any) -> bytes:
 
 def encode_release(jid: Any, priority: Any, delay: Any) -> bytes:
     """``release <id> <priority> <delay>``."""
-    check_int("priority", priority, 0, MAX_UINT32)
-    check_int("delay", delay, 0, MAX_UINT32)
+    priority = check_int("priority", priority, 0, MAX_UINT32)
+    delay = check_whole_seconds("delay", delay)
     return b"release %d %d %d\r\n" % (check_id(jid), priority, delay)
 
 
@@ -155,4 +158,4 @@ def encode_kick(bound: Any) -> bytes:
 
 def encode_pause_tube(tube: Any, seconds: Any) -> bytes:
     """``pause-tube <tube> <seconds>``; 0 seconds un-pauses."""
-    return b"pause-tube %b %d\r\n" % (check_tube(tube), check_int("seconds", seconds, 0, MAX_UINT32))
+    return b"pause-tube %b %d\r\n" % (check_tube(tube), check_whole_seconds("seconds", seconds))

@@ -79,8 +79,8 @@ class TestNothingUnasked:
         calls: list[tuple[Callable[[], object], str]] = [
             (lambda: connection.put("x", priority=-1), "priority must be from 0 to 4294967295, not -1"),
             (lambda: connection.put("x", priority=2**32), "priority must be from 0 to 4294967295"),
-            (lambda: connection.put("x", delay=0.5), "delay must be an int from 0"),  # type: ignore[arg-type]  # Meant.
-            (lambda: connection.put("x", ttr=0), "ttr must be from 1"),
+            (lambda: connection.put("x", delay=0.5), "delay must be an int from 0"),
+            (lambda: connection.put("x", ttr=-1), "ttr must be from 0"),
             (lambda: connection.put(None), "body must be str or bytes-like"),  # type: ignore[arg-type]  # Meant.
             (lambda: connection.put("\udc80"), "body cannot be encoded"),
             (lambda: connection.use("a b"), "tube must be 1 to 200 characters"),

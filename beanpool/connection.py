@@ -98,6 +98,9 @@ class Connection(NotPicklable):
     :raises ConnectionFailed: if nobody accepts the connection.
     """
 
+    origin: tuple[str, str] | None = None
+    """Its server, and the id of the server process; None where nobody has asked for it."""
+
     def __init__(
         self,
         host: str = DEFAULT_HOST,

@@ -183,12 +183,12 @@ class DeleteMany:
             lane = lanes.get(lease)
             if lane is None:
                 lane = lanes[lease] = _JobLane(lease)
-            if job.id in lane.jobs:
+            if job.number in lane.jobs:
                 self._leave_over(place, functools.partial(_alone, job))
                 continue
-            lane.jobs[job.id] = job
+            lane.jobs[job.number] = job
             lane.places.append(place)
-            lane.ids.append(job.id)
+            lane.ids.append(job.number)
         # In one order for all threads: else two of them could wait for each other.
         ordered = sorted(lanes.values(), key=lambda lane: id(lane.connection))
         for start in range(0, len(ordered), _MOST_LANES):
@@ -236,7 +236,7 @@ class DeleteMany:
         for position, job in enumerate(itertools.islice(lane.jobs.values(), lane.collected)):
             if position not in lane.refusals:
                 job.deleted()
-                held.pop(job.id, None)
+                held.pop(job.number, None)
 
     def _settle(self, lane: _JobLane) -> None:
         """See to those that were not deleted."""

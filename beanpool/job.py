@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotFound, NotPicklable, UnexpectedResponse
+from beanpool.job_id import JobId
 from beanpool.protocol.commands import BURY, DELETE, RELEASE, TOUCH, Command, encode_bury, encode_job, encode_release
 
 if TYPE_CHECKING:  # connection.py makes jobs; a job calls the connection that it is given.
@@ -79,12 +80,12 @@ class Job(NotPicklable):
 
     As a context manager it is deleted when the block ends well, and released when it raises.
 
-    :ivar id: the job's id (unique in its server process only). Also ``jid``.
+    :ivar number: the job's id as a plain ``int`` (unique in its server process only).
     :ivar data: the body as raw bytes.
     :ivar tube: the tube's name where it is known without asking (see :meth:`stats`), else None.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_era", "_home", "_lease", "_lock", "_state", "data", "id", "tube")
+    __slots__ = ("__weakref__", "_connection", "_era", "_home", "_lease", "_lock", "_state", "data", "number", "tube")
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Job(NotPicklable):
         home: Home | None = None,
         lease: Lease | None = None,
     ) -> None:
-        self.id = jid
+        self.number = jid
         self.data = data
         self.tube = tube
         self._connection = connection
@@ -113,7 +114,7 @@ class Job(NotPicklable):
     ) -> Job:
         """A job that was just reserved: as the constructor makes it, at half of its cost."""
         job = _new_object(cls)
-        job.id = jid
+        job.number = jid
         job.data = data
         job.tube = tube
         job._connection = connection
@@ -125,7 +126,7 @@ class Job(NotPicklable):
         return job
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} of {self.server}, {self._state.value}, {len(self.data)} bytes>"
+        return f"<Job {self.number} of {self.server}, {self._state.value}, {len(self.data)} bytes>"
 
     @property
     def body(self) -> str | bytes:
@@ -135,6 +136,13 @@ class Job(NotPicklable):
         """
         encoding = self._connection.encoding
         return self.data if encoding is None else self.data.decode(encoding)
+
+    @property
+    def id(self) -> int:
+        """The job's id: of a pool's job a :class:`JobId`, which says where it is worth something, else an ``int``."""
+        # Made when it is asked for: most jobs are finished without.
+        origin = self._connection.origin
+        return self.number if origin is None else JobId.of(self.number, origin)
 
     @property
     def jid(self) -> int:
@@ -194,10 +202,10 @@ class Job(NotPicklable):
             deadline = _monotonic() + self._connection.timeout
             if self._state is not _RESERVED:
                 with self._borrow(deadline) as connection:
-                    connection.delete(self.id)
+                    connection.delete(self.number)
                 return
             try:
-                self._command(DELETE, encode_job(DELETE, self.id), "DELETED", deadline)
+                self._command(DELETE, encode_job(DELETE, self.number), "DELETED", deadline)
             except JobLost as error:
                 self._delete_again(error, deadline)
 
@@ -246,9 +254,13 @@ class Job(NotPicklable):
         :raises JobLost: if the reservation is gone.
         :raises Buried: if the server had no memory to queue the job, and has buried it.
         """
-        encode_release(self.id, 0 if priority is None else priority, delay)
+        encode_release(self.number, 0 if priority is None else priority, delay)
         self._give_up(
-            lambda deadline: (RELEASE, encode_release(self.id, self._priority(priority, deadline), delay), "RELEASED")
+            lambda deadline: (
+                RELEASE,
+                encode_release(self.number, self._priority(priority, deadline), delay),
+                "RELEASED",
+            )
         )
 
     def bury(self, priority: int | None = None) -> None:
@@ -257,8 +269,8 @@ class Job(NotPicklable):
         :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
         :raises JobLost: if the reservation is gone.
         """
-        encode_bury(self.id, 0 if priority is None else priority)
-        self._give_up(lambda deadline: (BURY, encode_bury(self.id, self._priority(priority, deadline)), "BURIED"))
+        encode_bury(self.number, 0 if priority is None else priority)
+        self._give_up(lambda deadline: (BURY, encode_bury(self.number, self._priority(priority, deadline)), "BURIED"))
 
     def touch(self) -> None:
         """Start the job's TTR anew (``touch``); does nothing if it is not reserved here.
@@ -268,7 +280,7 @@ class Job(NotPicklable):
         with self._exclusively():
             self._refuse_lost()
             if self._state is JobState.RESERVED:
-                self._command(TOUCH, encode_job(TOUCH, self.id), "TOUCHED", self._deadline())
+                self._command(TOUCH, encode_job(TOUCH, self.number), "TOUCHED", self._deadline())
 
     def reacquire(self) -> None:
         """Reserve a job whose connection was lost again, to go on working on it; does nothing if it is reserved.
@@ -293,7 +305,7 @@ class Job(NotPicklable):
         :raises NotFound: if it is neither.
         """
         with self._exclusively(), self._borrow(self._deadline()) as connection:
-            connection.kick_job(self.id)
+            connection.kick_job(self.number)
 
     def stats(self) -> Any:
         """The server's statistics of the job (``stats-job``), parsed as the connection's `parse_yaml` says.
@@ -301,7 +313,7 @@ class Job(NotPicklable):
         :raises NotFound: if the job is gone.
         """
         with self._exclusively(), self._borrow(self._deadline()) as connection:
-            return connection.stats_job(self.id)
+            return connection.stats_job(self.number)
 
     def __enter__(self) -> Job:
         return self
@@ -350,7 +362,7 @@ class Job(NotPicklable):
         if priority is not None or self._connection.era != self._era:
             return priority or 0
         try:
-            return self._connection.job_priority(self.id, deadline)
+            return self._connection.job_priority(self.number, deadline)
         except NotFound as error:
             if self._state is not JobState.RESERVED:
                 return 0
@@ -399,8 +411,8 @@ class Job(NotPicklable):
         self._state = state
         lease = self._lease
         if lease is not None:
-            lease.end(self.id)
+            lease.end(self.number)
             self._lease = None
 
     def _lost(self, reason: str) -> JobLost:
-        return JobLost(f"job {self.id} of {self.server} is lost: {reason}", reason=reason)
+        return JobLost(f"job {self.number} of {self.server} is lost: {reason}", reason=reason)

@@ -11,6 +11,10 @@ class JobId(int):
     Ids of different servers collide, and a server that was restarted may use an id again; so commands on a
     ``JobId`` go to its server only, and only while that is the same process.
 
+    Two of them are equal only if number, server and process are; a plain ``int`` is equal to every ``JobId`` of its
+    number. So sets and dicts keep jobs of different servers apart as long as all of their keys are of one kind: a plain
+    ``int`` cannot say which of several it means, and stands in for any of them. They are sorted by number.
+
     :ivar maybe_duplicate: whether an attempt before may have stored the same body too.
     :ivar buried: whether the server had no memory to queue the job, and has buried it.
     """
@@ -37,6 +41,19 @@ class JobId(int):
         self = int.__new__(cls, value)
         self._origin = origin
         return self
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, JobId) and self._origin != other._origin:
+            return False
+        return int.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        if isinstance(other, JobId) and self._origin != other._origin:
+            return True
+        return int.__ne__(self, other)
+
+    # What is equal to an int has its hash.
+    __hash__ = int.__hash__
 
     @property
     def server(self) -> str:

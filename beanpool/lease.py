@@ -45,13 +45,13 @@ class Lease:
         """Keep the connection for this job."""
         ref = JobRef(job, self.pool.abandoned.append)
         ref.lease = self
-        self.connection.jobs[job.id] = ref
+        self.connection.jobs[job.number] = ref
 
     def hold_all(self, jobs: Iterable[Job]) -> None:
         """Keep the connection for all of these."""
         leave_note, held = self.pool.abandoned.append, self.connection.jobs
         for job in jobs:
-            ref = held[job.id] = JobRef(job, leave_note)
+            ref = held[job.number] = JobRef(job, leave_note)
             ref.lease = self
 
     def end(self, jid: int) -> None:

@@ -47,6 +47,9 @@ class PooledConnection(Connection):
     :meth:`begin_dialing`, :meth:`begin_reserve`, then :meth:`step` whenever :meth:`fileno` is ready.
     """
 
+    origin: tuple[str, str]
+    """The server, and the id of its process: what its :class:`~beanpool.JobId` objects share."""
+
     channel: Channel
     """The channel; there is none before it was opened."""
 
@@ -73,7 +76,6 @@ class PooledConnection(Connection):
         self.largest_body = MAX_JOB_SIZE
         """What the server takes (bytes), as far as it is known."""
         self.origin = (self.server, "")
-        """The server, and the id of its process: what its :class:`~beanpool.JobId` objects share."""
         self._learn = learn
         self._opened = opened
         self._dialing: Dialing | None = None

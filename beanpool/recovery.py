@@ -18,7 +18,7 @@ _GONE = "its connection is gone"
 
 def lost(job: Job, reason: str) -> JobLost:
     """The error of a job whose reservation is gone."""
-    return JobLost(f"job {job.id} of {job.server} is lost: {reason}", reason=reason)
+    return JobLost(f"job {job.number} of {job.server} is lost: {reason}", reason=reason)
 
 
 def why_another(connection: PooledConnection, instance: str) -> str | None:
@@ -41,7 +41,7 @@ def delete_again(pool: ServerPool, job: Job, instance: str, sent: bool, deadline
     if connection is None:
         return
     try:
-        reply = connection.channel.exchange(DELETE, encode_job(DELETE, job.id), deadline)
+        reply = connection.channel.exchange(DELETE, encode_job(DELETE, job.number), deadline)
     except BaseException as error:
         pool.broke(connection, error)
         if isinstance(error, BeanpoolError):
@@ -91,7 +91,7 @@ def _reserve_again(connection: PooledConnection, job: Job, instance: str, sent: 
     if reason is not None:
         return reason
     channel = connection.channel
-    reply = channel.exchange(STATS_JOB, encode_job(STATS_JOB, job.id), deadline)
+    reply = channel.exchange(STATS_JOB, encode_job(STATS_JOB, job.number), deadline)
     if reply.status == "NOT_FOUND":
         # One process does not use an id twice, so the job is gone: by our delete if one was sent.
         return "" if sent else "it was finished elsewhere"
@@ -100,12 +100,12 @@ def _reserve_again(connection: PooledConnection, job: Job, instance: str, sent: 
     state = parse_mapping("stats-job", reply.body, connection.server).get("state")
     if state != "ready":
         return f"it is {state} now"
-    reply = channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, job.id), deadline)
+    reply = channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, job.number), deadline)
     if reply.status == "UNKNOWN_COMMAND":
         return "its server is too old to be asked for one job (reserve-job needs beanstalkd 1.12)"
     if reply.status != "RESERVED":
         return f"somebody else has it ({reply.status})"
-    if reply.number != job.id or reply.body != job.data:
+    if reply.number != job.number or reply.body != job.data:
         # Closing gives the wrong job back.
         connection.drop("it holds a job that was not asked for")
         return "another job has its id"

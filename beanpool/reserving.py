@@ -252,7 +252,7 @@ class Reserver:
         """A job that was looked at: its commands go through the pool, for its connection is back there."""
         if job is None:
             return None
-        return Job(job.connection, job.id, job.data, reserved=False, tube=job.tube, home=member.home)
+        return Job(job.connection, job.number, job.data, reserved=False, tube=job.tube, home=member.home)
 
     def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
         shared = self._waits.get(tubes)

@@ -30,7 +30,7 @@ class TestIds:
             jid = JobId(ids[0], servers[0].address, servers[0].control.stats()["id"])
             with pytest.raises(ValueError, match=f"that of the JobId \\({servers[0].address}\\)"):
                 command(pool, jid, server=servers[1].address)
-            for wrong in (0, -1, 2**64, True, "1", 1.0, None):
+            for wrong in (*([] if command is PoolManager.peek else [0]), -1, 2**64, True, "1", 1.0, None):
                 with pytest.raises((TypeError, ValueError)):
                     command(pool, wrong, server=servers[0].address)
         assert all(server.control.state(1) == "ready" for server in servers)
@@ -65,6 +65,31 @@ class TestIds:
                 assert pool.peek(jid) is None
                 with pytest.raises(NotFound):
                     pool.delete(jid)
+
+    def test_commands_by_the_ids_of_jobs_that_were_reserved(self, cluster: StartCluster) -> None:
+        servers = cluster(3)
+        for server in servers:
+            server.control.put(b"job")
+        with manager(servers) as pool:
+            jobs = [job for _ in servers if (job := pool.reserve(0)) is not None]
+            assert [job.number for job in jobs] == [1, 1, 1]
+            assert len({job.id for job in jobs}) == 3
+            for job in jobs:
+                assert isinstance(job.id, JobId)
+                assert (job.jid, job.id.server) == (job.id, job.server)
+                pool.touch(job.id)
+            pool.release(jobs[0].id)
+            pool.bury(jobs[1].id)
+            pool.delete(jobs[2].id)
+            assert [job.reserved for job in jobs] == [False] * 3
+            found = [pool.peek(job.id) for job in jobs]
+            assert [job and job.id for job in found] == [jobs[0].id, jobs[1].id, None]
+            pool.kick_job(jobs[1].id)
+            assert pool.delete_many([jobs[0].id, jobs[1].id]) == [None, None]
+            jid = pool.put("again")
+            (job,) = pool.reserve_many(5, 0)
+            assert job.id == jid
+            job.delete()
 
     def test_by_number_and_the_servers_name_or_address(self, cluster: StartCluster) -> None:
         servers = cluster(2)

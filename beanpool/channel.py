@@ -11,21 +11,18 @@ import collections
 import contextlib
 import enum
 import itertools
-import math
 import os
 import socket
-import struct
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from beanpool.dialing import wait_for
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, refusal
 from beanpool.protocol.commands import DELETE, PUT, RESERVE_WITH_TIMEOUT, Command
 from beanpool.protocol.parser import Parser
 from beanpool.protocol.replies import ID, Reply
+from beanpool.readiness import LONGEST_WAIT, wait_for
 from beanpool.resolving import describe
 
 _READ_SIZE = 4096
@@ -33,20 +30,14 @@ _LARGE_READ_SIZE = 256 * 1024
 # A socket that was idle for longer is looked at before it is used: a server that went away, or sent
 # something unasked, is found out while the command is certainly not sent.
 _TRUSTED_IDLE_SECONDS = 0.01
-# How much of a pipeline may be on its way (bytes). It fits into socket buffers, so sending it never waits for
-# a server that itself waits for its replies to be read.
+# How much of a pipeline may be on its way (bytes), but for a single request that is larger.
 _WINDOW = 32 * 1024
 # How many bytes of replies are worth waking up for. Far more would not come: a server's TCP sends only so many small
 # packets before one is acknowledged, and the system acknowledges what is read.
 _GATHERED = 128
 _TIMEOUT_SLACK = 0.05
 _SHORTEST_TIMEOUT = 0.001
-# More does not fit into what the system takes; when it has run out, the deadline is looked at.
-_LONGEST_TIMEOUT = 1_000_000.0
-# Windows knows neither MSG_DONTWAIT nor a timeval in SO_RCVTIMEO.
-_HAS_KERNEL_TIMEOUTS = sys.platform != "win32"
-# As plain numbers: to combine two members of an enumeration takes several functions written in Python.
-_DONT_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+# As a plain number: to combine two members of an enumeration takes several functions written in Python.
 _PEEK = int(socket.MSG_PEEK)
 
 
@@ -71,19 +62,36 @@ _IN_COMMAND = ChannelState.IN_COMMAND
 _monotonic = time.monotonic
 
 
+class _PatientView(socket.SocketType):
+    """A second way to use the socket of a channel: it waits, for as long as its timeout says.
+
+    A wait by the kernel's own timeout begins anew with each signal. For a socket that has a timeout Python waits by
+    ``poll``, until the same moment whatever comes; but it polls before it sends, too. So sending is left to the socket
+    itself, which never waits, and so is closing.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, sock.fileno())
+
+    def __del__(self) -> None:
+        # In place of what would close the descriptor.
+        pass
+
+
 class Channel:
     """A connected socket, its parser, and the commands whose replies are due."""
 
     __slots__ = (
         "__weakref__",
-        "_accepted",
         "_closed_because",
         "_due",
         "_gathering",
-        "_longest_timeout",
         "_parser",
+        "_patience",
+        "_patient",
         "_socket",
-        "_timeouts",
         "_unsent",
         "in_flight",
         "server",
@@ -95,19 +103,19 @@ class Channel:
         self.server = server
         self.state = ChannelState.IN_STEP
         self._socket = sock
+        sock.setblocking(False)
+        self._patient = _PatientView(sock)
+        # Its timeout (seconds).
+        self._patience = LONGEST_WAIT
+        self._patient.settimeout(LONGEST_WAIT)
         self._parser = Parser(server)
         self._due: collections.deque[Command] = collections.deque()
+        # What the kernel has not taken yet of the requests of the commands that are due.
+        self._unsent: bytes | memoryview = b""
         self._closed_because = ""
-        # What the kernel was told, by option, and the longest of both (seconds); nothing yet.
-        self._timeouts = {socket.SO_SNDTIMEO: math.inf, socket.SO_RCVTIMEO: math.inf}
-        self._longest_timeout = math.inf
         # How many bytes it takes for the kernel to call the socket readable.
         self._gathering = 1
         self.used_at = time.monotonic()
-        # How many bytes of the last send the kernel has accepted.
-        self._accepted = 0
-        # What the kernel has not taken yet of a request that is sent by readiness.
-        self._unsent: memoryview | None = None
         self.in_flight = 0
         _channels.add(self)
 
@@ -141,19 +149,18 @@ class Channel:
         self.used_at = now
         self.state = _IN_COMMAND
         try:
-            # A kernel timeout that is too short only means to look at the clock, and to wait on.
-            if self._longest_timeout > remaining + _TIMEOUT_SLACK:
-                self._allow_send(command, deadline)
-                self._allow_receive(command, deadline, Phase.SENDING)
+            # Patience that ends too early only means to look at the clock, and to wait on.
+            if self._patience > remaining + _TIMEOUT_SLACK:
+                self._limit_patience(command, deadline, Phase.SENDING)
             # One send and one receive is what nearly every command takes; the methods below go on from there.
             try:
                 sent = self._socket.send(request)
             except OSError as error:
-                sent = self._send_failed(command, deadline, error)
+                sent = self._send_failed(command, error)
             if sent != len(request):
-                self._send(command, request, deadline, sent)
+                self._send_on(command, request, sent, deadline)
             try:
-                data = self._socket.recv(_READ_SIZE)
+                data = self._patient.recv(_READ_SIZE)
             except OSError as error:
                 data = self._receive_failed(command, deadline, error)
             reply = command.whole(data)
@@ -197,7 +204,7 @@ class Channel:
         if self.state is not ChannelState.IN_STEP:
             return False
         try:
-            data = self._receive_now(1, peek=True)
+            data = self._socket.recv(1, _PEEK)
         except BlockingIOError:
             self.used_at = time.monotonic()
             return True
@@ -207,42 +214,61 @@ class Channel:
         self.close("the server sent bytes that answer no command" if data else "the server closed it")
         return False
 
-    def _send(self, command: Command, request: bytes, deadline: float, sent: int = 0) -> None:
-        # A counting send, not sendall: what the kernel has not accepted in full is certainly not executed.
-        while True:
-            try:
-                sent += self._socket.send(request[sent:] if sent else request)
-                self._accepted = sent
-            except OSError as error:
-                self._send_failed(command, deadline, error)
-                continue
-            if sent == len(request):
-                return
-            self._allow_send(command, deadline)
+    def _send_failed(self, command: Command, error: OSError) -> int:
+        if isinstance(error, BlockingIOError):
+            return 0
+        raise self._broken_in_sending(command, error) from error
 
-    def _send_failed(self, command: Command, deadline: float, error: OSError) -> int:
-        if not _is_timeout(error):
-            raise self._broken_in_sending(command, error) from error
-        self._allow_send(command, deadline)
-        return 0
+    def _send_on(self, command: Command, request: bytes, sent: int, deadline: float) -> None:
+        # A counting send, not sendall: what the kernel has not accepted in full is certainly not executed.
+        rest = memoryview(request)[sent:]
+        while rest:
+            remaining = deadline - _monotonic()
+            if remaining <= 0 or not self._await_room(remaining):
+                raise self._too_late(command, Phase.SENDING)
+            try:
+                sent = self._socket.send(rest)
+            except OSError as error:
+                sent = self._send_failed(command, error)
+            rest = rest[sent:]
+        self._limit_patience(command, deadline)
+
+    def _await_room(self, seconds: float) -> bool:
+        return wait_for(self._socket, write=True, read=False, seconds=seconds)
 
     def _receive_failed(self, command: Command, deadline: float, error: OSError) -> bytes:
         if not _is_timeout(error):
             raise self._broken_in_reply(command, describe(error)) from error
-        self._allow_receive(command, deadline)
+        self._limit_patience(command, deadline)
         return self._receive(command, deadline, _READ_SIZE)
 
     def _receive(self, command: Command, deadline: float, size: int) -> bytes:
         if self._parser.unread:
             # A trickle of bytes must not outlive the deadline.
-            self._allow_receive(command, deadline)
+            self._limit_patience(command, deadline)
         try:
-            data = self._socket.recv(size)
+            data = self._patient.recv(size)
         except OSError as error:
             return self._receive_failed(command, deadline, error)
         if not data:
             raise self._broken_in_reply(command, "the server closed the connection")
         return data
+
+    def _limit_patience(self, command: Command, deadline: float, phase: Phase = Phase.WAITING) -> None:
+        """Let the next receive wait until the deadline, but not for longer."""
+        remaining = deadline - _monotonic()
+        if remaining <= 0:
+            raise self._too_late(command, phase)
+        try:
+            self._be_patient(remaining)
+        except OSError as error:
+            if phase is Phase.WAITING:
+                raise self._broken_in_reply(command, describe(error)) from error
+            raise self._broken_in_sending(command, error) from error
+
+    def _be_patient(self, seconds: float) -> None:
+        self._patience = min(max(seconds, _SHORTEST_TIMEOUT), LONGEST_WAIT)
+        self._patient.settimeout(self._patience)
 
     def _broken_in_sending(self, command: Command, error: OSError) -> ConnectionFailed:
         reason = f"it was closed: {self._closed_because}" if self._closed_because else describe(error)
@@ -274,36 +300,6 @@ class Channel:
             may_have_taken_effect=waiting,
         )
 
-    def _allow_send(self, command: Command, deadline: float) -> None:
-        self._allow(socket.SO_SNDTIMEO, command, deadline, Phase.SENDING)
-
-    def _allow_receive(self, command: Command, deadline: float, phase: Phase = Phase.WAITING) -> None:
-        self._allow(socket.SO_RCVTIMEO, command, deadline, phase)
-
-    def _allow(self, option: int, command: Command, deadline: float, phase: Phase) -> None:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise self._too_late(command, phase)
-        try:
-            self._set_timeout(option, remaining)
-        except OSError as error:
-            if phase is Phase.WAITING:
-                raise self._broken_in_reply(command, describe(error)) from error
-            raise self._broken_in_sending(command, error) from error
-
-    def _set_timeout(self, option: int, seconds: float) -> None:
-        # The kernel's own timeouts cost nothing per call; settimeout() would poll before every send and recv.
-        seconds = min(max(seconds, _SHORTEST_TIMEOUT), _LONGEST_TIMEOUT)
-        if _HAS_KERNEL_TIMEOUTS:
-            whole = int(seconds)
-            timeval = struct.pack("ll", whole, int((seconds - whole) * 1_000_000))
-            self._socket.setsockopt(socket.SOL_SOCKET, option, timeval)
-            self._timeouts[option] = seconds
-        else:
-            self._socket.settimeout(seconds)
-            self._timeouts = dict.fromkeys(self._timeouts, seconds)
-        self._longest_timeout = max(self._timeouts.values())
-
     # Pipelined use: many commands, replies in order.
 
     def exchange_many(self, requests: Iterable[tuple[Command, bytes]], timeout: float) -> Iterator[Reply]:
@@ -321,14 +317,14 @@ class Channel:
         upcoming = next(source, None)
         sizes: collections.deque[int] = collections.deque()
         due = self._due
-        in_flight = unsent = 0
+        in_flight = 0
         if upcoming is None:
             return
         self._check_usable(upcoming[0])
         self.state = ChannelState.IN_COMMAND
         try:
             while upcoming is not None or due:
-                batch: list[bytes] = []
+                batch: list[bytes | memoryview] = [self._unsent]
                 while upcoming is not None and (not in_flight or in_flight + len(upcoming[1]) <= _WINDOW):
                     command, request = upcoming
                     batch.append(request)
@@ -337,18 +333,15 @@ class Channel:
                     in_flight += len(request)
                     upcoming = next(source, None)
                 deadline = time.monotonic() + timeout
-                if batch:
-                    joined = b"".join(batch)
-                    self._accepted, unsent = 0, len(joined)
-                    self._allow_send(due[-1], deadline)
-                    self._send(due[-1], joined, deadline)
-                    unsent = 0
-                self._allow_receive(due[0], deadline)
+                self._unsent = memoryview(b"".join(batch))
+                self._flush(due[-1])
+                self._limit_patience(due[0], deadline)
                 # Refill in halves: the server works on one while the other travels.
                 while due and (upcoming is None or in_flight > _WINDOW // 2 or in_flight + len(upcoming[1]) > _WINDOW):
                     reply = self._parser.next(due[0])
                     while reply is None:
-                        self._parser.feed(self._receive(due[0], deadline, _LARGE_READ_SIZE))
+                        sent = sizes[0] <= in_flight - len(self._unsent)
+                        self._read_more(due[0], deadline, Phase.WAITING if sent else Phase.SENDING)
                         reply = self._parser.next(due[0])
                     due.popleft()
                     in_flight -= sizes.popleft()
@@ -364,8 +357,8 @@ class Channel:
             self.close("a pipeline was left in its middle")
             raise
         except BaseException as error:
-            unsent = unsent - self._accepted if unsent else 0
-            self.in_flight = sum(end <= in_flight - unsent for end in itertools.accumulate(sizes))
+            sent_bytes = in_flight - len(self._unsent)
+            self.in_flight = sum(end <= sent_bytes for end in itertools.accumulate(sizes))
             self._fail(error)
             raise
         if self._parser.unread:
@@ -374,29 +367,67 @@ class Channel:
             self.state = ChannelState.IN_STEP
             self.used_at = time.monotonic()
 
-    # Batches of one command: sent in one piece, replies picked up as they come.
+    def _read_more(self, command: Command, deadline: float, phase: Phase) -> None:
+        """Wait for replies, and send on meanwhile: the server may read no more before its replies are read."""
+        if not self._unsent:
+            self._parser.feed(self._receive(command, deadline, _LARGE_READ_SIZE))
+            return
+        remaining = deadline - _monotonic()
+        if remaining <= 0 or not wait_for(self._socket, write=True, seconds=remaining):
+            raise self._too_late(command, phase)
+        try:
+            data = self._socket.recv(_LARGE_READ_SIZE)
+        except BlockingIOError:
+            self._flush(command)
+            self._limit_patience(command, deadline, phase)
+            return
+        except OSError as error:
+            raise self._broken_in_reply(command, describe(error)) from error
+        if not data:
+            raise self._broken_in_reply(command, "the server closed the connection")
+        self._parser.feed(data)
 
-    def post(self, command: Command, data: bytes, count: int, deadline: float) -> None:
-        """Send `count` requests of one command in one piece; the methods below pick up their replies.
+    def _flush(self, command: Command) -> None:
+        """Send what is unsent, as much as the kernel takes now."""
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise self._broken_in_sending(command, error) from error
+            self._unsent = self._unsent[sent:]
 
-        :raises ConnectionFailed: if not all of it could be sent; :attr:`accepted` says how many bytes were.
+    @property
+    def unsent(self) -> int:
+        """How many bytes of the requests whose replies are due the kernel has not taken: the last ones.
+
+        Once the channel is closed: a command that ends among them was certainly not carried out.
         """
+        return len(self._unsent)
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether to wait until it is writable, too, before replies are picked up: something is unsent."""
+        return bool(self._unsent)
+
+    # Batches of one command: replies picked up as they come.
+
+    def post(self, command: Command, data: bytes, count: int) -> None:
+        """Send `count` requests of one command, without waiting; the methods below send on, and pick up the replies.
+
+        :raises ConnectionFailed: if the connection is or gets broken; :attr:`unsent` then says how much was not sent.
+        """
+        self._unsent = memoryview(b"".join((self._unsent, data)))
         if not self._due:
             self._check_usable(command)
         self.state = ChannelState.IN_COMMAND
-        self._accepted = 0
+        self._due.extend([command] * count)
         try:
-            self._allow_send(command, deadline)
-            self._send(command, data, deadline)
+            self._flush(command)
         except BaseException as error:
             self._fail(error)
             raise
-        self._due.extend([command] * count)
-
-    @property
-    def accepted(self) -> int:
-        """How many bytes of the last send the kernel has accepted."""
-        return self._accepted
 
     def gather(self, to_come: int) -> None:
         """Let selectors call this readable when many replies are there, not for each; until nothing is due.
@@ -406,10 +437,10 @@ class Channel:
         :param to_come: how long the replies to posted commands are that are due, at least (bytes).
         """
         size = max(1, min(_GATHERED, to_come - self._parser.unread))
-        if size != self._gathering and _HAS_KERNEL_TIMEOUTS:
+        if size != self._gathering:
             # An interrupt in between leaves it in mid-command, and so of no further use.
             self._gathering = size
-            # If it is closed by now, whoever reads from it is told.
+            # Windows has no such thing. If it is closed by now, whoever reads from it is told.
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
@@ -431,7 +462,11 @@ class Channel:
     def _collect(self, command: Command, next_run: Callable[[int], Sequence[Item]]) -> Iterator[Reply | Sequence[Item]]:
         due = self._due
         try:
-            data = self._receive_now(_LARGE_READ_SIZE)
+            try:
+                data = self._socket.recv(_LARGE_READ_SIZE)
+            except BlockingIOError:
+                self._flush(command)
+                return
             if not data:
                 raise self._broken_in_reply(command, "the server closed the connection")
             self._parser.feed(data)
@@ -454,8 +489,7 @@ class Channel:
                 raise self._broken_in_reply(command, "the server sent bytes that answer no command")
             if not due:
                 self.gather(0)
-        except BlockingIOError:
-            return
+            self._flush(command)
         except BeanpoolError as error:
             # Not one of the socket, though it may be an OSError.
             self._fail(error)
@@ -474,19 +508,23 @@ class Channel:
     # Event-driven use: requests go out, replies are picked up when the socket is readable.
 
     def begin(self, request: bytes, commands: Iterable[Command]) -> None:
-        """Send a `request` of several commands, without waiting for their replies.
+        """Send a `request` of several commands, without waiting: :meth:`pick_up` sends on what does not go out at once.
 
-        What the kernel does not take at once goes out while replies are picked up: see :attr:`wants_write`.
-
-        :raises ConnectionFailed: if the connection is broken.
+        :raises ConnectionFailed: if the connection broke.
         """
         self.state = _IN_COMMAND
         self.used_at = _monotonic()
         self._due.extend(commands)
         try:
-            sent = self._socket.send(request, _DONT_WAIT)
-        except BlockingIOError:
-            sent = 0
+            if self._unsent:
+                self._unsent = memoryview(b"".join((self._unsent, request)))
+                return
+            try:
+                sent = self._socket.send(request)
+            except BlockingIOError:
+                sent = 0
+            if sent != len(request):
+                self._unsent = memoryview(request)[sent:]
         except OSError as error:
             failure = ConnectionFailed(
                 f"{self.server}: the connection broke while a command was being sent ({describe(error)})",
@@ -498,23 +536,6 @@ class Channel:
         except BaseException as error:
             self._fail(error)
             raise
-        if sent != len(request):
-            self._unsent = memoryview(request)[sent:]
-
-    @property
-    def wants_write(self) -> bool:
-        """Whether a part of a request is still to be sent: then :meth:`pick_up` goes on when the socket is writable,
-        too. It has to be called when it is readable as well, for a server whose replies are not read reads nothing."""
-        return self._unsent is not None
-
-    def _send_on(self) -> None:
-        unsent = self._unsent
-        while unsent is not None:
-            try:
-                sent = self._socket.send(unsent, _DONT_WAIT)
-            except BlockingIOError:
-                return
-            self._unsent = unsent = unsent[sent:] if sent < len(unsent) else None
 
     def pick_up(self, until: float | None = None) -> Reply | None:
         """Return the next due reply; None if it has not arrived in full.
@@ -529,14 +550,10 @@ class Channel:
         try:
             reply = parser.next(command) if parser.buffer else None
             while reply is None:
-                if self._unsent is not None:
-                    self._send_on()
                 if until is not None:
-                    data = self._read_until(until)
-                elif parser.buffer or not _HAS_KERNEL_TIMEOUTS:
-                    data = self._receive_now(_LARGE_READ_SIZE)
+                    data = self._read_until(command, until)
                 else:
-                    data = self._socket.recv(_READ_SIZE, _DONT_WAIT)
+                    data = self._socket.recv(_LARGE_READ_SIZE if parser.buffer else _READ_SIZE)
                 if not data:
                     raise self._broken_in_reply(command, "the server closed the connection")
                 if not parser.buffer:
@@ -548,6 +565,8 @@ class Channel:
             if parser.buffer and not due:
                 raise self._broken_in_reply(command, "the server sent bytes that answer no command")
         except BlockingIOError:
+            if self._unsent:
+                self._send_more(command)
             return None
         except BeanpoolError as error:
             # Not one of the socket, though it may be an OSError.
@@ -564,40 +583,39 @@ class Channel:
             self.state = _IN_STEP
         return reply
 
-    def _read_until(self, until: float) -> bytes:
+    def _send_more(self, command: Command) -> None:
+        try:
+            self._flush(command)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _read_until(self, command: Command, until: float) -> bytes:
         while True:
             remaining = until - _monotonic()
             if remaining <= 0:
-                return self._receive_now(_LARGE_READ_SIZE)
-            if self._unsent is not None:
-                wait_for(self, write=True, seconds=remaining)
-                self._send_on()
+                return self._socket.recv(_LARGE_READ_SIZE)
+            if self._unsent:
                 with contextlib.suppress(BlockingIOError):
-                    return self._receive_now(_LARGE_READ_SIZE)
+                    return self._socket.recv(_LARGE_READ_SIZE)
+                self._flush(command)
+                if self._unsent:
+                    wait_for(self._socket, write=True, seconds=remaining)
                 continue
-            if self._timeouts[socket.SO_RCVTIMEO] > remaining + _TIMEOUT_SLACK:
-                self._set_timeout(socket.SO_RCVTIMEO, remaining)
+            if self._patience > remaining + _TIMEOUT_SLACK:
+                self._be_patient(remaining)
             try:
-                return self._socket.recv(_READ_SIZE)
-            except (BlockingIOError, TimeoutError):
-                # Time to look at the clock.
-                continue
+                return self._patient.recv(_READ_SIZE)
+            except TimeoutError as error:
+                if not _is_timeout(error):
+                    raise
+                # Time to look at the clock; it may have been an earlier caller's patience that has ended.
+                self._be_patient(max(0.0, until - _monotonic()))
 
     @property
     def due(self) -> int:
         """How many replies are due."""
         return len(self._due)
-
-    def _receive_now(self, size: int, *, peek: bool = False) -> bytes:
-        flags = _PEEK if peek else 0
-        if _HAS_KERNEL_TIMEOUTS:
-            return self._socket.recv(size, flags | _DONT_WAIT)
-        timeout = self._socket.gettimeout()
-        self._socket.setblocking(False)
-        try:
-            return self._socket.recv(size, flags)
-        finally:
-            self._socket.settimeout(timeout)
 
     # The end.
 
@@ -617,6 +635,8 @@ class Channel:
             # The reason first: an interrupt in between must leave no closed channel without one.
             self._closed_because = because
             self.state = ChannelState.CLOSED
+        # Before the number may be somebody else's.
+        self._patient.detach()
         self._socket.close()
 
     def half_close(self) -> None:
@@ -641,7 +661,7 @@ class Channel:
     def at_end(self) -> bool:
         """After :meth:`half_close`: read what is left; true once the server has closed its side too."""
         try:
-            while self._receive_now(_LARGE_READ_SIZE):
+            while self._socket.recv(_LARGE_READ_SIZE):
                 pass
         except BlockingIOError:
             return False
@@ -661,8 +681,8 @@ class Channel:
 
 
 def _is_timeout(error: OSError) -> bool:
-    # The kernel's timeout looks like a non-blocking socket; Python's own has no errno, unlike ETIMEDOUT of a dead peer.
-    return isinstance(error, BlockingIOError) or (isinstance(error, TimeoutError) and error.errno is None)
+    # Python's own has no errno, unlike ETIMEDOUT of a dead peer.
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def _leave_to_parent() -> None:

@@ -12,7 +12,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from beanpool.dialing import wait_for_any
 from beanpool.errors import (
     BeanpoolError,
     CommandTimeout,
@@ -29,13 +28,13 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.arguments import check_id
 from beanpool.protocol.commands import DELETE
 from beanpool.protocol.replies import Reply
+from beanpool.readiness import wait_for_any
 from beanpool.recovery import why_another
 
 Locate = Callable[[int], tuple[Member, str | None]]
 """Tells of a job's id on which member it is, and the server process that gave the id, if that is known."""
 
-# So many requests fit into socket buffers, and so do their replies: sending them never waits for a server that itself
-# waits for its replies to be read.
+# How many items are looked at, and have their outcome, before the next are.
 _CHUNK = 1000
 # Each is a level of calls, because that is how a lock is held whatever happens.
 _MOST_LANES = 64
@@ -51,7 +50,7 @@ class _Lane:
         self.places: list[int] = []
         self.ids: list[int] = []
         self.sent = 0
-        """How many of the requests may have been carried out."""
+        """How many requests there are; once there is an error, how many of them may have been carried out."""
         self.collected = 0
         """How many of them have been answered."""
         self.refusals: dict[int, BeanpoolError] = {}
@@ -65,21 +64,24 @@ class _Lane:
         """Whether answers are due."""
         return self.error is None and self.collected < self.sent
 
-    def send(self, deadline: float) -> None:
-        """Send all requests."""
-        parts = [b"delete %d\r\n" % jid for jid in self.ids]
+    def send(self) -> None:
+        """Send all requests, as far as they go at once; :meth:`receive` sends on."""
+        parts = self._requests()
         self.progress_at = time.monotonic()
+        self.sent = len(parts)
         channel = self.connection.channel
         try:
-            channel.post(DELETE, b"".join(parts), len(parts), deadline)
+            channel.post(DELETE, b"".join(parts), len(parts))
         except (ConnectionFailed, UnexpectedResponse) as error:
-            ends = itertools.accumulate(map(len, parts))
-            not_begun = isinstance(error, ConnectionFailed) and error.phase is Phase.CLOSED
-            accepted = 0 if not_begun else channel.accepted
-            self.sent = sum(end <= accepted for end in ends)
-            self.error = error
-        else:
-            self.sent = len(parts)
+            self._fail(error)
+
+    def _requests(self) -> list[bytes]:
+        return [b"delete %d\r\n" % jid for jid in self.ids]
+
+    def _fail(self, error: ConnectionFailed | UnexpectedResponse) -> None:
+        self.error = error
+        accepted = sum(map(len, self._requests())) - self.connection.channel.unsent
+        self.sent = sum(end <= accepted for end in itertools.accumulate(map(len, self._requests())))
 
     def receive(self) -> None:
         """Take in the answers that are there."""
@@ -93,20 +95,21 @@ class _Lane:
                 else:
                     self.collected += len(run)
         except (ConnectionFailed, UnexpectedResponse) as error:
-            self.error = error
+            self._fail(error)
         # A part of an answer is no progress: a trickle must not go on for ever.
         if self.collected != before:
             self.progress_at = time.monotonic()
 
     def fail_late(self) -> None:
         """The server was silent for too long."""
-        self.error = CommandTimeout(
+        error = CommandTimeout(
             f"{self.connection.server}: no reply to a delete in the time allowed",
             server=self.connection.server,
             phase=Phase.WAITING,
             may_have_taken_effect=True,
         )
-        self.connection.drop(str(self.error))
+        self._fail(error)
+        self.connection.drop(str(error))
 
     def failure(self, position: int) -> ConnectionFailed | UnexpectedResponse:
         """Why this one has no answer, and whether it may have been carried out all the same."""
@@ -300,7 +303,7 @@ class DeleteMany:
 
     def _exchange(self, lanes: Sequence[_Lane]) -> None:
         for lane in lanes:
-            lane.send(time.monotonic() + self._timeout)
+            lane.send()
         while due := [lane for lane in lanes if lane.due]:
             give_up_at = min(lane.progress_at for lane in due) + self._timeout
             waiters = [(lane.connection, lane) for lane in due]

@@ -9,32 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from beanpool.address import Address
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+from beanpool.readiness import wait_for
 from beanpool.resolving import Lookup, Target, describe, lookup_timeout
-
-Thing = TypeVar("Thing")
-
-
-class HasDescriptor(Protocol):
-    """What a selector can wait for."""
-
-    def fileno(self) -> int:
-        """The descriptor."""
-
-
-class Waiter(HasDescriptor, Protocol):
-    """A connection that waits: for the server to accept it, or for a reply."""
-
-    @property
-    def wants_write(self) -> bool:
-        """Whether to wait until it is writable, too, not only readable."""
 
 
 class _Socket(socket.socket):
@@ -153,36 +136,11 @@ class Dialing:
 
 
 def _is_writable(sock: socket.socket) -> bool:
-    return bool(wait_for(sock, write=True, seconds=0))
-
-
-def wait_for(sock: HasDescriptor, *, write: bool, seconds: float) -> bool:
-    """Wait until `sock` is readable (with `write`: or writable), or has failed; false if that did not come in time."""
-    if not hasattr(select, "poll"):
-        writers = [sock] if write else []
-        return any(select.select([sock], writers, writers, seconds))
-    poll = select.poll()
-    poll.register(sock, select.POLLIN | (select.POLLOUT if write else 0))
-    return bool(poll.poll(max(0, seconds) * 1000))
-
-
-def wait_for_any(waiters: Iterable[tuple[Waiter, Thing]], seconds: float) -> list[Thing]:
-    """Wait until any connection can go on, or has failed; returns what stands beside those that can."""
-    by_descriptor = {waiter.fileno(): (waiter.wants_write, thing) for waiter, thing in waiters}
-    if not hasattr(select, "poll"):
-        writers = [descriptor for descriptor, (write, _) in by_descriptor.items() if write]
-        found = select.select(list(by_descriptor), writers, writers, seconds)
-        ready = {descriptor for descriptors in found for descriptor in descriptors}
-        return [by_descriptor[descriptor][1] for descriptor in ready]
-    poll = select.poll()
-    for descriptor, (write, _) in by_descriptor.items():
-        with contextlib.suppress(ValueError):
-            poll.register(descriptor, select.POLLIN | (select.POLLOUT if write else 0))
-    return [by_descriptor[descriptor][1] for descriptor, _ in poll.poll(max(0, seconds) * 1000)]
+    return wait_for(sock, write=True, read=False, seconds=0)
 
 
 def dial(address: Address, deadline: float) -> socket.socket:
-    """Connect to `address` before `deadline` (monotonic seconds); the socket that returns is blocking.
+    """Connect to `address` before `deadline` (monotonic seconds); the socket that returns does not block.
 
     Several addresses of one name share the time, so a black hole among them does not take all of it.
 
@@ -194,7 +152,6 @@ def dial(address: Address, deadline: float) -> socket.socket:
         while True:
             sock = dialing.step()
             if sock is not None:
-                sock.setblocking(True)
                 return sock
             remaining = deadline - time.monotonic()
             share = remaining / dialing.targets_left

@@ -356,11 +356,11 @@ class _Watch:
     def _register(self, probe: _Probe) -> None:
         self._unregister(probe)
         descriptor = probe.connection.live_descriptor()
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if probe.connection.wants_write else 0)
-        self._register_connection(descriptor, probe.connection, events, probe)
+        self._register_connection(descriptor, probe.connection, probe)
         probe.descriptor = descriptor
 
-    def _register_connection(self, descriptor: int, connection: PooledConnection, events: int, what: object) -> None:
+    def _register_connection(self, descriptor: int, connection: PooledConnection, what: object) -> None:
+        events = selectors.EVENT_READ | selectors.EVENT_WRITE if connection.wants_write else selectors.EVENT_READ
         try:
             self._register_as(descriptor, events, what)
         except OSError as error:
@@ -414,8 +414,7 @@ class _Watch:
         with self._caring_for(give_back):
             try:
                 give_back.begin()
-                descriptor = give_back.live_descriptor()
-                self._register_connection(descriptor, give_back.connection, selectors.EVENT_READ, give_back)
+                self._register_connection(give_back.live_descriptor(), give_back.connection, give_back)
             except BeanpoolError as error:
                 self._end_give_back(give_back, error)
         return True
@@ -424,6 +423,9 @@ class _Watch:
         try:
             if give_back.step():
                 self._end_give_back(give_back)
+            else:
+                # It may have something to send on by now, or no longer.
+                self._register_connection(give_back.live_descriptor(), give_back.connection, give_back)
         except BeanpoolError as error:
             self._end_give_back(give_back, error)
 

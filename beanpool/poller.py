@@ -17,7 +17,7 @@ class Poller(Protocol):
     """A set of armed descriptors."""
 
     def arm(self, descriptor: int, *, write: bool) -> None:
-        """Tell of this descriptor, once, when it is readable (with `write`: or writable), or has failed."""
+        """Tell of this descriptor, once, when it is readable (or writable, if `write`), or has failed."""
 
     def disarm(self, descriptor: int) -> None:
         """Tell of it no longer. It may be closed, or never have been armed."""
@@ -44,7 +44,8 @@ class SelectorPoller:
     def arm(self, descriptor: int, *, write: bool) -> None:
         """See :class:`Poller`."""
         self.disarm(descriptor)
-        self._selector.register(descriptor, selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0))
+        events = selectors.EVENT_READ | selectors.EVENT_WRITE if write else selectors.EVENT_READ
+        self._selector.register(descriptor, events)
 
     def disarm(self, descriptor: int) -> None:
         """See :class:`Poller`."""
@@ -75,7 +76,7 @@ if sys.platform == "linux":
 
         def arm(self, descriptor: int, *, write: bool) -> None:
             """See :class:`Poller`."""
-            events = select.EPOLLIN | (select.EPOLLOUT if write else 0) | select.EPOLLONESHOT
+            events = select.EPOLLIN | select.EPOLLONESHOT | (select.EPOLLOUT if write else 0)
             try:
                 self._epoll.register(descriptor, events)
             except FileExistsError:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
 from beanpool.connection import Connection
-from beanpool.dialing import Dialing, connect_timeout, dial, wait_for
+from beanpool.dialing import Dialing, connect_timeout, dial
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
 from beanpool.lease import JobRef
 from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, MAX_JOB_SIZE
@@ -28,6 +28,7 @@ from beanpool.protocol.commands import (
 )
 from beanpool.protocol.identity import Identity, parse_identity
 from beanpool.protocol.replies import Reply
+from beanpool.readiness import wait_for
 
 _STATS_REQUEST = encode_bare(STATS)
 _SWEEP_REQUEST = encode_reserve_with_timeout(0)
@@ -206,7 +207,7 @@ class PooledConnection(Connection):
 
     @property
     def wants_write(self) -> bool:
-        """Whether to wait until the descriptor is writable, too, not only readable."""
+        """Whether to wait until the descriptor is writable, too: a connect is under way, or something is unsent."""
         dialing = self._dialing
         if dialing is not None:
             return dialing.wants_write
@@ -340,7 +341,6 @@ class PooledConnection(Connection):
         sock = dialing.step()
         if sock is None:
             return False
-        sock.setblocking(True)
         self._dialing = None
         self._install(Channel(sock, self.server))
         started = time.monotonic()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from beanpool.dialing import wait_for_any
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, NoServerAvailable, Phase
 from beanpool.job_id import JobId
 from beanpool.member import Member
@@ -17,13 +16,13 @@ from beanpool.protocol.commands import PUT
 from beanpool.protocol.replies import Reply
 from beanpool.put_item import EncodedPut
 from beanpool.putting import PutRequest, Putter, put_connection, too_big
+from beanpool.readiness import wait_for_any
 from beanpool.topology import Topology
 
 Outcome = JobId | Exception
 """What became of one item: the stored job's id, or the error of this item alone."""
 
-# How much may be on its way to one server (bytes). It fits into socket buffers, so sending it never waits for a
-# server that itself waits for its replies to be read.
+# How much may be on its way to one server (bytes), but for a single body that is larger.
 _WINDOW = 64 * 1024
 # How much is collected before it is sent (bytes).
 _CHUNK = 16 * 1024
@@ -54,31 +53,30 @@ class _Lane(Generic[Place]):
         self.in_flight = 0
         self.progress_at = 0.0
 
-    def send(self, deadline: float) -> None:
-        """Send what was collected.
+    def send(self) -> None:
+        """Send what was collected, as far as it goes at once; the channel sends on when replies are picked up.
 
-        :raises ConnectionFailed: `due` then holds what may have been executed, `unsent` what was not.
+        :raises ConnectionFailed: if the connection is or gets broken.
         """
         items, data = self.unsent, b"".join([put.request for _, put in self.unsent])
         if not self.due:
             self.progress_at = time.monotonic()
-        try:
-            self.connection.channel.post(PUT, data, len(items), deadline)
-        except BaseException:
-            accepted = self.connection.channel.accepted
-            for position, item in enumerate(items):
-                accepted -= len(item[1].request)
-                if accepted < 0:
-                    self.unsent = items[position:]
-                    break
-                self.due.append(item)
-            else:
-                self.unsent = []
-            raise
         self.due.extend(items)
         self.in_flight += self.unsent_bytes
         self.unsent = []
         self.unsent_bytes = 0
+        self.connection.channel.post(PUT, data, len(items))
+
+    def take_back(self) -> list[tuple[Place, EncodedPut]]:
+        """Once the connection is broken: what was certainly not executed; what may have been is left in `due`."""
+        unsent = self.connection.channel.unsent
+        not_executed = self.unsent[::-1]
+        while unsent > 0 and self.due:
+            item = self.due.pop()
+            unsent -= len(item[1].request)
+            not_executed.append(item)
+        self.unsent = []
+        return not_executed[::-1]
 
 
 class PutMany(Generic[Place]):
@@ -175,7 +173,7 @@ class PutMany(Generic[Place]):
         if not lane.unsent:
             return
         try:
-            lane.send(time.monotonic() + self._timeout)
+            lane.send()
         except BeanpoolError as error:
             self._lose(lane, error)
             return
@@ -260,14 +258,14 @@ class PutMany(Generic[Place]):
         """The lane's connection is gone: what was sent may be stored, what was not is not."""
         self._lanes = {key: known for key, known in self._lanes.items() if known is not lane}
         lane.member.pool.broke(lane.connection, error)
-        for items, sent in ((lane.due, True), (lane.unsent, False)):
+        not_executed = lane.take_back()
+        for items, sent in ((lane.due, True), (not_executed, False)):
             for item in items:
                 failure = ConnectionFailed(
                     str(error), server=lane.member.address, phase=Phase.WAITING, may_have_taken_effect=sent
                 )
                 self._leave_over(item, lane.member, failure)
         lane.due.clear()
-        lane.unsent = []
 
     def _leave_over(self, item: tuple[Place, EncodedPut], member: Member | None, error: BeanpoolError | None) -> None:
         self._left_over.append((item, member, error))

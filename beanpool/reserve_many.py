@@ -11,7 +11,6 @@ import collections
 import time
 from collections.abc import Iterable
 
-from beanpool.dialing import wait_for_any
 from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, PoolClosed
 from beanpool.job import Job
 from beanpool.lease import Lease
@@ -19,6 +18,7 @@ from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT, encode_reserve_with_timeout
 from beanpool.protocol.replies import Reply
+from beanpool.readiness import wait_for_any
 from beanpool.shares import shares
 from beanpool.watch import Begun, Catch
 
@@ -149,7 +149,7 @@ class Take:
                     connection.step()
             else:
                 count = min(lane.share, _WINDOW - lane.due)
-                connection.channel.post(RESERVE_WITH_TIMEOUT, _REQUEST * count, count, until)
+                connection.channel.post(RESERVE_WITH_TIMEOUT, _REQUEST * count, count)
         except BeanpoolError as error:
             self._lose(lane, error)
             return

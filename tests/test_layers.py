@@ -38,7 +38,7 @@ LAYERS: list[set[str]] = [
     {"testing.embedded.link"},
     {"testing.embedded.loop"},
     {"testing.embedded", "testing.embedded.server"},
-    {"resolving"},
+    {"resolving", "readiness"},
     {"channel", "dialing", "job", "job_id", "poller", "promise", "status", "put_item", "counters", "listeners"},
     {"complaints"},
     {"connection", "pipeline"},

@@ -19,8 +19,8 @@ from support.threads import background
 from support.waiting import within
 
 from beanpool import JobId, JobTooBig, NoServerAvailable, PoolManager, Put, PutAmbiguous
-from beanpool.dialing import wait_for_any
 from beanpool.put_item import encode
+from beanpool.readiness import wait_for_any
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted

@@ -10,7 +10,6 @@ from support.channels import Connect
 from support.scripted import ScriptedServer
 from support.servers import BeanstalkdServer
 
-from beanpool import channel as channel_module
 from beanpool.channel import Channel
 
 
@@ -19,20 +18,16 @@ def connect() -> Iterator[Connect]:
     """Call it with a server for a channel to it; all are closed after the test."""
     channels: list[Channel] = []
 
-    def open_channel(server: ScriptedServer | BeanstalkdServer) -> Channel:
-        sock = socket.create_connection((server.host, server.port), 5)
-        sock.settimeout(None)
+    def open_channel(server: ScriptedServer | BeanstalkdServer, *, narrow: bool = False) -> Channel:
+        sock = socket.socket()
+        if narrow:
+            # Before it is connected: what is offered to the peer then is all that there will be.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((server.host, server.port))
         channels.append(Channel(sock, server.address))
         return channels[-1]
 
     yield open_channel
     for channel in channels:
         channel.close("the test is over")
-
-
-@pytest.fixture(params=[True, False], ids=["kernel-timeouts", "python-timeouts"])
-def both_kinds_of_timeout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel has no usable SO_RCVTIMEO, Python's own timeouts do the same."""
-    if not request.param:
-        monkeypatch.setattr(channel_module, "_HAS_KERNEL_TIMEOUTS", False)
-        monkeypatch.setattr(channel_module, "_DONT_WAIT", 0)

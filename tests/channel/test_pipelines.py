@@ -56,17 +56,28 @@ class TestPipelines:
         assert replies == expected
         assert channel.state is ChannelState.IN_STEP
 
+    @pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
     def test_requests_of_any_size_do_not_dead_lock(
-        self, beanstalkd_factory: ServerFactory, connect: Connect, rng: random.Random
+        self, beanstalkd_factory: ServerFactory, connect: Connect, rng: random.Random, narrow: bool
     ) -> None:
         server = beanstalkd_factory(max_job_size=200_000)
-        channel = connect(server)
+        channel = connect(server, narrow=narrow)
         window = 32 * 1024
         sizes = [0, 10, 100, window // 4, window // 2 - 50, window // 2, window - 50, window, window + 1, 200_000]
-        for _ in range(20):
+        for _ in range(2 if narrow else 20):
             requests = [(PUT, encode_put(b"x" * rng.choice(sizes), 0, 0, 120)) for _ in range(30)]
             replies = background(lambda: list(channel.exchange_many(requests, 5))).result(10)  # noqa: B023
             assert [reply.status for reply in replies] == ["INSERTED"] * 30
+
+    def test_replies_that_fit_into_no_buffer_are_read_while_requests_are_sent(
+        self, beanstalkd: BeanstalkdServer, connect: Connect
+    ) -> None:
+        channel = connect(beanstalkd, narrow=True)
+        assert channel.exchange(PUT, encode_put(b"x" * 65_535, 0, 0, 120), soon()).number == 1
+        # 2,000 of them are on their way at a time: more than the server reads before its replies are read.
+        requests = [(PEEK, encode_job(PEEK, 1))] * 2500
+        replies = background(lambda: sum(len(reply.body) for reply in channel.exchange_many(requests, 5))).result(20)
+        assert replies == 2500 * 65_535
 
     def test_what_is_in_flight_is_bounded(self, scripted_server: StartScripted, connect: Connect) -> None:
         request = encode_put(b"x" * 1000, 0, 0, 120)

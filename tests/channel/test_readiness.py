@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import threading
@@ -9,13 +10,24 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support.scripted import Step, close, expect, send, send_bytewise, stall, wait_for
-from support.servers import BeanstalkdServer
+from support.scripted import Step, close, expect, reset, send, send_bytewise, stall, wait_for
+from support.servers import BeanstalkdServer, ServerFactory
 from support.waiting import wait_until, within
 
+from beanpool import readiness
 from beanpool.channel import ChannelState
 from beanpool.errors import ConnectionFailed, UnexpectedResponse
-from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT, STATS, WATCH, encode_reserve_with_timeout, encode_tube
+from beanpool.protocol.commands import (
+    PEEK,
+    PUT,
+    RESERVE_WITH_TIMEOUT,
+    STATS,
+    WATCH,
+    encode_job,
+    encode_put,
+    encode_reserve_with_timeout,
+    encode_tube,
+)
 from beanpool.protocol.replies import Reply
 
 if TYPE_CHECKING:
@@ -52,7 +64,6 @@ class TestReadiness:
         assert reply == Reply("RESERVED", 1, b"hello")
         assert rounds > 1
 
-    @pytest.mark.usefixtures("both_kinds_of_timeout")
     def test_a_wait_that_ends_leaves_the_command_in_flight(
         self, scripted_server: StartScripted, connect: Connect
     ) -> None:
@@ -77,6 +88,8 @@ class TestReadiness:
         with within(0.5, "sending what fits"):
             channel.begin(b"".join(encode_tube(WATCH, f"a-tube-of-many-{n}") for n in range(count)), [WATCH] * count)
         assert channel.wants_write
+        # Another one waits behind what is left of the first.
+        channel.begin(RESERVE_REQUEST, [RESERVE_WITH_TIMEOUT])
         replies = []
         while channel.due:
             reply = channel.pick_up(soon() if blocking else None)
@@ -84,7 +97,7 @@ class TestReadiness:
                 replies.append(reply)
             else:
                 assert select.select([channel], [channel] if channel.wants_write else [], [], 5)[:2] != ([], [])
-        assert replies == [Reply("WATCHING", n + 2) for n in range(count)]
+        assert replies == [*(Reply("WATCHING", n + 2) for n in range(count)), Reply("TIMED_OUT")]
         assert not channel.wants_write
         assert channel.state is ChannelState.IN_STEP
 
@@ -98,6 +111,48 @@ class TestReadiness:
         with within(0.05):
             assert channel.pick_up(soon(0.05)) is None
         assert channel.wants_write
+
+    def test_a_server_that_replies_before_it_reads_on_is_read_from(
+        self, beanstalkd_factory: ServerFactory, connect: Connect
+    ) -> None:
+        server = beanstalkd_factory(max_job_size=1_000_000)
+        channel = connect(server, narrow=True)
+        body = random.randbytes(1_000_000)
+        channel.post(PUT, encode_put(body, 0, 0, 120) * 3, 3)
+        inserted: list[int] = []
+        while channel.due:
+            assert readiness.wait_for(channel, write=channel.wants_write, seconds=5)
+            for run in channel.collect_inserted():
+                assert not isinstance(run, Reply)
+                inserted += run
+        # Requests that fit into no buffer, each with a reply that fits into none.
+        count = 100_000
+        channel.begin(encode_job(PEEK, inserted[0]) * count, [PEEK] * count)
+        assert channel.wants_write
+        found = 0
+        while channel.due and found < 20:
+            reply = channel.pick_up(soon())
+            assert reply == Reply("FOUND", inserted[0], body)
+            found += 1
+
+    def test_what_was_not_sent_of_a_request_that_is_too_large_is_known(
+        self, scripted_server: StartScripted, connect: Connect
+    ) -> None:
+        ready = threading.Event()
+        server = scripted_server([wait_for(ready), reset()])
+        channel = connect(server)
+        size = HUGE // 4
+        channel.post(PUT, b"x" * HUGE, 4)
+        sent = HUGE - channel.unsent
+        assert 0 < sent < HUGE
+        ready.set()
+        with pytest.raises(ConnectionFailed):
+            while channel.due:
+                assert readiness.wait_for(channel, write=channel.wants_write, seconds=5)
+                list(channel.collect_inserted())
+        assert channel.closed
+        # The reset ends it wherever it was; what counts is that the books are still there.
+        assert (HUGE - channel.unsent) // size < 4
 
     @pytest.mark.parametrize(
         ("answer", "kind", "why"),

@@ -29,7 +29,6 @@ from support.channels import (
 )
 
 
-@pytest.mark.usefixtures("both_kinds_of_timeout")
 class TestTimeouts:
     def test_silence(self, scripted_server: StartScripted, connect: Connect) -> None:
         server = scripted_server([expect(PUT_REQUEST), stall()])

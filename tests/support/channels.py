@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 import pytest
 
@@ -23,7 +23,11 @@ DELETE_REQUEST = encode_job(DELETE, 1)
 # More than any kernel buffers for a peer that does not read.
 HUGE = 24 * 1024 * 1024
 
-Connect = Callable[[ScriptedServer | BeanstalkdServer], Channel]
+
+class Connect(Protocol):
+    """The type of the fixture ``connect``; a `narrow` channel has small buffers on its side."""
+
+    def __call__(self, server: ScriptedServer | BeanstalkdServer, *, narrow: bool = ...) -> Channel: ...
 
 
 def soon(seconds: float = 5.0) -> float:

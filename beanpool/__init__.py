@@ -23,6 +23,7 @@ from beanpool.errors import (
     PoolClosed,
     PoolTimeout,
     PutAmbiguous,
+    ReentrantCall,
     SocketError,
     UnexpectedResponse,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "PoolTimeout",
     "Put",
     "PutAmbiguous",
+    "ReentrantCall",
     "Server",
     "ServerStatus",
     "SocketError",

@@ -25,6 +25,7 @@ from beanpool.errors import PoolClosed
 from beanpool.events import Event
 from beanpool.health import Health, ServerState
 from beanpool.job import Job
+from beanpool.locks import Lock, ReentrantEvent, refuse_within
 from beanpool.member import Member
 from beanpool.monitor import Monitor
 from beanpool.protocol.arguments import check_int
@@ -57,8 +58,8 @@ class Cluster:
         _clusters.add(self)
 
     def _begin(self, servers: tuple[Server, ...]) -> None:
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self._lock = Lock()
+        self._closing = ReentrantEvent()
         self._started = False
         self._changed = threading.Condition()
         self._topology = Topology(tuple(Member(server, self._settings, self) for server in servers))
@@ -151,9 +152,16 @@ class Cluster:
             after.rests_until,
         ):
             return
+        found = []
         with self._lock:
-            found = self._note_twins(self._topology.members)
-            self._topology = self._topology.refreshed()
+            while True:
+                topology = self._topology
+                found += self._note_twins(topology.members)
+                refreshed = topology.refreshed()
+                # A signal handler in this thread may have changed it meanwhile.
+                if self._topology is topology:
+                    self._topology = refreshed
+                    break
         for name, twin in found:
             self._announcer.twin_found(name, twin)
         self._reserver.poke()
@@ -232,6 +240,7 @@ class Cluster:
         """
         (known,), _ = parse_servers([server])
         member = Member(known, self._settings, self)
+        refuse_within(self._lock, "adding a server")
         with self._lock:
             topology = self._topology
             check_distinct([*(other.server for other in topology.members), known])
@@ -246,6 +255,7 @@ class Cluster:
         :param server: its name or address.
         :raises ValueError: if it is not there, or is the last one.
         """
+        refuse_within(self._lock, "removing a server")
         with self._lock:
             topology = self._topology
             member = self._find(topology, server)
@@ -264,6 +274,7 @@ class Cluster:
         :param server: its name or address.
         """
         checked = Server(weight=weight).weight
+        refuse_within(self._lock, "changing a weight")
         with self._lock:
             member = self._find(self._topology, server)
         member.set_weight(checked)

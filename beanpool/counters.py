@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
+
+from beanpool.locks import Lock
 
 NAMES = (
     "puts_rerouted",
@@ -22,7 +23,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(NAMES, 0)
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def add(self, name: str) -> None:
         """Count one more."""

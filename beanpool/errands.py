@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 
 from beanpool.complaints import Complaints
+from beanpool.locks import Lock, is_mine
 
 Errand = Callable[[], None]
 
@@ -28,10 +29,13 @@ class Errands:
         self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stopped = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def start(self) -> None:
         """Start the thread, unless it runs or was stopped."""
+        if is_mine(self._lock):
+            # A signal handler has come in between: it is just being started, or stopped.
+            return
         with self._lock:
             if self._thread is not None or self._stopped:
                 return

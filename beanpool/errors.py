@@ -230,5 +230,9 @@ class PoolClosed(BeanpoolError):
     """The pool was closed."""
 
 
+class ReentrantCall(BeanpoolError):
+    """A signal handler or a finalizer has called what the very frame that it interrupted is in the middle of."""
+
+
 SocketError = ConnectionFailed
 BeanstalkcException = BeanpoolError

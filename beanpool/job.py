@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotFound, NotPicklable, UnexpectedResponse
 from beanpool.job_id import JobId
+from beanpool.locks import Lock, is_mine, within
 from beanpool.protocol.commands import BURY, DELETE, RELEASE, TOUCH, Command, encode_bury, encode_job, encode_release
 
 if TYPE_CHECKING:  # connection.py makes jobs; a job calls the connection that it is given.
@@ -38,7 +39,7 @@ _RESERVED = JobState.RESERVED
 _NOT_RESERVED = JobState.NOT_RESERVED
 _LOST = JobState.LOST
 _new_object = object.__new__
-_new_lock = threading.Lock
+_new_lock = Lock
 _monotonic = time.monotonic
 
 
@@ -105,7 +106,7 @@ class Job(NotPicklable):
         self._era = connection.era
         self._home = home
         self._lease = lease
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._state = _RESERVED if reserved else JobState.NOT_RESERVED
 
     @classmethod
@@ -330,10 +331,12 @@ class Job(NotPicklable):
         with contextlib.suppress(BeanpoolError):
             self.release()
 
-    def _exclusively(self) -> threading.Lock:
+    def _exclusively(self) -> threading.RLock:
         # Before the lock: in a forked child a thread of the parent may hold it for ever.
         if self._connection.inherited:
             raise self._lost("it was reserved by the parent process, which still has it")
+        if is_mine(self._lock):
+            raise within(f"a command to job {self.id}")
         return self._lock
 
     def _deadline(self) -> float:

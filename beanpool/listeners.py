@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from beanpool.events import Event
+from beanpool.locks import Lock
 from beanpool.log import logger, say
 
 Listener = Callable[[Event], Any]
@@ -21,7 +21,7 @@ class Listeners:
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
         self._complained: set[int] = set()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __bool__(self) -> bool:
         return bool(self._listeners)

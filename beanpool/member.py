@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import random
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -14,6 +13,7 @@ from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, Connec
 from beanpool.health import Failure, Health, ServerState, answered, failed, refused_to_store, rested, worked
 from beanpool.job import Job
 from beanpool.job_home import JobHome
+from beanpool.locks import Lock
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 from beanpool.resolving import describe
@@ -75,7 +75,7 @@ class Member:
         """Another member that is the same server process, by another name, and is used instead of this one."""
         self._settings = settings
         self._owner = owner
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.pool = ServerPool(
             server.address,
             max_connections=settings.max_connections,
@@ -170,16 +170,15 @@ class Member:
 
     def _update(self, change: Callable[[Health, float], Health]) -> Health:
         with self._lock:
-            before = self.health
-            after = self.health = change(before, time.monotonic())
-            self.up = after.state is ServerState.UP
-            self.accepting = (
-                after.state is not ServerState.DOWN
-                and not after.draining
-                and not after.rests_until
-                and self.weight > 0
-                and self.twin is None
-            )
+            while True:
+                before = self.health
+                after = change(before, time.monotonic())
+                # A signal handler in this thread may have changed it meanwhile.
+                if self.health is before:
+                    self.health = after
+                    break
+            self.up = self.health.state is ServerState.UP
+            self.accepting = self._accepts()
         if after.generation != before.generation:
             self.pool.start_generation(after.generation)
         if after.state is not ServerState.UP and before.state is ServerState.UP:
@@ -187,6 +186,16 @@ class Member:
         if after is not before:
             self._owner.member_changed(self, before, after)
         return after
+
+    def _accepts(self) -> bool:
+        health = self.health
+        return (
+            health.state is not ServerState.DOWN
+            and not health.draining
+            and not health.rests_until
+            and self.weight > 0
+            and self.twin is None
+        )
 
     def _not_worth_waiting(self) -> ConnectionFailed:
         return self.unusable("given up while waiting for a connection")

@@ -23,6 +23,7 @@ from beanpool.complaints import Complaints
 from beanpool.errors import BeanpoolError
 from beanpool.giving_back import GiveBack
 from beanpool.lease import Lease
+from beanpool.locks import Lock
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 
@@ -46,7 +47,7 @@ class Monitor:
         self._members = members
         self._interval = interval
         self._name = name
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._hurried = False

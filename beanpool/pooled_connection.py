@@ -14,6 +14,7 @@ from beanpool.connection import Connection
 from beanpool.dialing import Dialing, connect_timeout, dial
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
 from beanpool.lease import JobRef
+from beanpool.locks import Lock
 from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, MAX_JOB_SIZE
 from beanpool.protocol.commands import (
     IGNORE,
@@ -71,7 +72,7 @@ class PooledConnection(Connection):
         """The channel once there is one; :attr:`channel` is for who knows that there is."""
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
-        self.lease_lock = threading.Lock()
+        self.lease_lock = Lock()
         """Guards the state of its lease. Its own: a lease is made while its caller waits for a job."""
         self.identity = _UNKNOWN
         self.largest_body = MAX_JOB_SIZE

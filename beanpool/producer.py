@@ -13,6 +13,7 @@ from types import TracebackType
 
 from beanpool.errors import NotPicklable, PoolClosed, PoolTimeout
 from beanpool.job_id import JobId
+from beanpool.locks import Lock
 from beanpool.promise import Promise
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body
 from beanpool.put_item import EncodedPut
@@ -62,7 +63,7 @@ class Producer(NotPicklable):
         self._sending = 0
         self._flushing = 0
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._has_work = threading.Condition(self._lock)
         self._has_room = threading.Condition(self._lock)
         self._is_empty = threading.Condition(self._lock)

@@ -19,6 +19,7 @@ from beanpool.errors import (
     PoolClosed,
     PoolTimeout,
     PutAmbiguous,
+    ReentrantCall,
     UnexpectedResponse,
 )
 from beanpool.job_id import JobId
@@ -244,7 +245,7 @@ class Putter:
 
     def _settle(self, put: PutRequest, member: Member, error: BeanpoolError) -> None:
         """Take in how an attempt ended; raises if the put ends with it."""
-        if isinstance(error, PoolClosed) or (
+        if isinstance(error, PoolClosed | ReentrantCall) or (
             isinstance(error, CommandFailed) and error.status not in ("DRAINING", "OUT_OF_MEMORY", "INTERNAL_ERROR")
         ):
             raise error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import threading
 import time
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from beanpool.errands import Errands
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed
 from beanpool.job import Job
 from beanpool.lease import Lease
+from beanpool.locks import Lock
 from beanpool.member import Member
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.putting import no_server
@@ -49,7 +49,7 @@ class Reserver:
         self._errands = errands
         self._starts = itertools.count(random.randrange(1 << 30))
         self._waits: dict[tuple[str, ...], SharedWait] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._closed = False
 
     def reserve(self, tubes: tuple[str, ...], timeout: float | None) -> Job | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from beanpool.address import Address
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+from beanpool.locks import Lock
 
 Target = tuple[int, Any]
 """The family of an address and what ``connect`` takes for it."""
@@ -54,7 +55,7 @@ class _Query:
         return True
 
 
-_lock = threading.Lock()
+_lock = Lock()
 _under_way: dict[Address, _Query] = {}
 
 
@@ -159,7 +160,7 @@ def lookup_timeout(address: Address) -> CommandTimeout:
 
 def _forget_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = Lock()
     _under_way.clear()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+
+from beanpool.locks import Lock
 
 _SHARE = 0.1
 _BURST = 10.0
@@ -25,7 +26,7 @@ class RetryBudget:
         self._successes = successes
         self._seen = 0
         self._tokens = _BURST
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def take(self) -> bool:
         """Take an attempt out of the bucket; false if there is none."""

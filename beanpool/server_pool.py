@@ -15,11 +15,14 @@ from beanpool.channel import Channel, ChannelState
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolTimeout, UnexpectedResponse
 from beanpool.job import Job
 from beanpool.lease import JobRef, Lease
+from beanpool.locks import Lock, refuse_within
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 
 _TRUSTED_IDLE_SECONDS = 0.01
 _LEAST_TIMEOUT = 0.001
+# How long the users of connections that were shut down under them may take to see it (seconds).
+_INTERRUPTED_FOR = 0.25
 
 # As psycopg_pool calls them: users have dashboards for these.
 COUNTS = (
@@ -112,8 +115,9 @@ class ServerPool:
         self._idle: list[PooledConnection] = []
         self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
         self._queue: collections.deque[_Ticket] = collections.deque()
-        self._lock = threading.Lock()
-        self._returned = threading.Condition(self._lock)
+        self._lock = Lock()
+        # Of those who wait until others have given back what they use.
+        self._closers: collections.deque[threading.Lock] = collections.deque()
 
     def __repr__(self) -> str:
         opened, idle = self.counts()
@@ -214,6 +218,8 @@ class ServerPool:
             connection = None
 
     def _check_out(self, tube: str | None, tubes: tuple[str, ...] | None) -> PooledConnection | None:
+        # What is idle and fits goes out without this: no interrupt comes between the look and the pop.
+        refuse_within(self._lock, f"a command to {self.server}")
         with self._lock:
             if self._closed:
                 raise self._closed_error()
@@ -223,9 +229,9 @@ class ServerPool:
             if not idle:
                 return self._add()
             if tube is not None and idle[-1].used != tube:
-                return idle.pop(_newest(idle, lambda connection: connection.used == tube))
+                return _newest(idle, lambda connection: connection.used == tube)
             if tubes is not None:
-                return idle.pop(_newest(idle, lambda connection: connection.watches_only(tubes)))
+                return _newest(idle, lambda connection: connection.watches_only(tubes))
             return idle.pop()
 
     def _add(self) -> PooledConnection | None:
@@ -355,10 +361,11 @@ class ServerPool:
                 if replacement is not None:
                     self._serve(replacement)
             wanted, self._wanted = self._wanted, None
-            if self._closed:
-                self._returned.notify_all()
         if wanted is not None:
             wanted()
+        for closer in list(self._closers):
+            with contextlib.suppress(RuntimeError):
+                closer.release()
         if known and connection.instance:
             self._owner.closed(connection, because)
 
@@ -483,8 +490,12 @@ class ServerPool:
         """Close what has been idle for longer than this (seconds), but for the newest."""
         now = time.monotonic()
         with self._lock:
-            old = [c for c in self._idle[:-1] if now - c.channel.used_at > idle_for]
-            self._idle = [c for c in self._idle if c not in old]
+            old = []
+            for connection in [c for c in self._idle[:-1] if now - c.channel.used_at > idle_for]:
+                # A signal handler in this thread may have taken it meanwhile.
+                with contextlib.suppress(ValueError):
+                    self._idle.remove(connection)
+                    old.append(connection)
         for connection in old:
             self.discard(connection, "it was idle for long")
 
@@ -505,13 +516,16 @@ class ServerPool:
         """
         self.retire()
         self.collect_abandoned()
-        with self._lock:
-            self._returned.wait_for(lambda: not self._in_command(), max(0.0, grace - time.monotonic()))
-            busy = self._in_command()
+        busy = self._await_return(self._in_command, grace)
         for connection in busy:
             connection.interrupt()
+        # Their users are done in a moment, but for one that a signal handler has interrupted to come here.
+        stuck = self._await_return(
+            lambda: [c for c in busy if c.channel_state is ChannelState.IN_COMMAND],
+            min(deadline, time.monotonic() + _INTERRUPTED_FOR),
+        )
+        self._await_return(lambda: [c for c in self._standing() if c not in stuck], deadline)
         with self._lock:
-            self._returned.wait_for(lambda: not self._standing(), max(0.0, deadline - time.monotonic()))
             left = list(self._connections)
         for connection in left:
             if connection.channel_state is ChannelState.IN_COMMAND:
@@ -519,6 +533,23 @@ class ServerPool:
                 connection.interrupt()
             else:
                 self.discard(connection, "the pool was closed")
+
+    def _await_return(self, of: Callable[[], list[PooledConnection]], until: float) -> list[PooledConnection]:
+        """Wait until there is none of these, but not past `until` (monotonic seconds); returns those that there are."""
+        # Not a condition upon the lock, which would let go of it for the frame that a signal handler has interrupted.
+        closer = threading.Lock()
+        self._closers.append(closer)
+        try:
+            while True:
+                closer.acquire(blocking=False)
+                with self._lock:
+                    found = of()
+                remaining = until - time.monotonic()
+                if not found or remaining <= 0:
+                    return found
+                closer.acquire(timeout=remaining)
+        finally:
+            self._closers.remove(closer)
 
     def _standing(self) -> list[PooledConnection]:
         # An unfinished job whose connection broke is lost already, and nobody has to finish it.
@@ -531,8 +562,11 @@ class ServerPool:
         return PoolClosed(f"{self.server}: the pool is closed")
 
 
-def _newest(idle: list[PooledConnection], fits: Callable[[PooledConnection], bool]) -> int:
-    for index in range(len(idle) - 1, -1, -1):
-        if fits(idle[index]):
-            return index
-    return len(idle) - 1
+def _newest(idle: list[PooledConnection], fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:
+    """Take out the newest one that fits, else the newest one; None if a signal handler has taken the last one."""
+    connection = next((connection for connection in reversed(idle) if fits(connection)), None)
+    if connection is not None:
+        with contextlib.suppress(ValueError):
+            idle.remove(connection)
+            return connection
+    return idle.pop() if idle else None

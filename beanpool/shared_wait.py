@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import math
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from typing import Protocol
 from beanpool.channel import Channel
 from beanpool.errands import Errands
 from beanpool.errors import BeanpoolError, PoolClosed
+from beanpool.locks import Lock, refuse_within, within
 from beanpool.member import Member
 from beanpool.watch import LAST_MOMENT, Begun, Catch, Watch
 
@@ -30,7 +32,7 @@ from beanpool.watch import LAST_MOMENT, Begun, Catch, Watch
 class _Seat:
     """A thread that waits."""
 
-    __slots__ = ("catch", "deadline", "error", "extra", "leads", "most", "signal")
+    __slots__ = ("catch", "deadline", "error", "extra", "leads", "most", "signal", "thread")
 
     def __init__(self, deadline: float, most: int) -> None:
         self.deadline = deadline
@@ -42,6 +44,7 @@ class _Seat:
         self.catch: Catch | None = None
         self.error: BeanpoolError | None = None
         self.leads = False
+        self.thread = threading.get_ident()
 
     @property
     def open(self) -> bool:
@@ -63,6 +66,9 @@ class _Seat:
         while self.open and not self.leads:
             if not self.signal.acquire(timeout=_lock_timeout(self.deadline)):
                 return
+
+
+_thread_of = operator.attrgetter("thread")
 
 
 class Janitor(Protocol):
@@ -95,7 +101,7 @@ class SharedWait:
         self._members = members
         self._janitor = janitor
         self._errands = errands
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._seats: collections.deque[_Seat] = collections.deque()
         self._leader: _Seat | None = None
         self._closed = False
@@ -129,10 +135,14 @@ class SharedWait:
         return [] if seat.catch is None else [seat.catch, *seat.extra]
 
     def _wait(self, seat: _Seat, begun: Begun) -> _Seat:
+        refuse_within(self._lock, "a reserve")
         try:
             with self._lock:
                 if self._closed:
                     raise PoolClosed("the pool is closed")
+                # Else it might wait for a job that only the wait that it has interrupted can take in.
+                if seat.thread in map(_thread_of, self._seats):
+                    raise within("a reserve of the same tubes")
                 self._seats.append(seat)
                 if self._leader is None:
                     self._leader = seat

@@ -6,13 +6,13 @@ import collections
 import contextlib
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 
 from beanpool.channel import Channel, ChannelState
 from beanpool.connection import RESERVE_SLICE
 from beanpool.errors import BeanpoolError, CommandFailed
+from beanpool.locks import Lock
 from beanpool.member import Member
 from beanpool.poller import new_poller
 from beanpool.pooled_connection import PooledConnection
@@ -65,7 +65,7 @@ class Watch:
         self.adopted: collections.deque[Begun] = collections.deque()
         """Connections that wait, or can, beside those of the stations."""
         self._not_before: dict[Member, float] = {}
-        self._pipe_lock = threading.Lock()
+        self._pipe_lock = Lock()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)

@@ -22,7 +22,7 @@ PACKAGE = "beanpool"
 # "" is the package itself.
 LAYERS: list[set[str]] = [
     {"errors", "address", "checks", "log", "events"},
-    {"protocol.*"},
+    {"protocol.*", "locks"},
     # The embedded server shares nothing with the client but the protocol's limits.
     {"testing.failures", "testing.service"},
     {

@@ -1,4 +1,4 @@
-"""Raises an exception at the n-th place of the library's code at which a signal could have raised it.
+"""Raises an exception, or calls something, at the n-th place of the library's code at which a signal could come.
 
 A signal handler runs between two instructions, but not between any two: CPython looks for signals when a function
 starts, after a call, and when it jumps backwards. A trace function sees more places than those, and two of the others
@@ -74,17 +74,17 @@ def _returns(opcode: int) -> bool:
     return dis.opname[opcode] in ("RETURN_VALUE", "RETURN_CONST")
 
 
-class Interrupt:
-    """Calls a function, and raises within it at one place.
+class Detour:
+    """Calls a function, and something else within it at one place, as a signal handler does.
 
     :param place: the number of the place, counted from 0.
     """
 
-    def __init__(self, place: int, error: BaseException) -> None:
+    def __init__(self, place: int, act: Callable[[], object]) -> None:
         self.happened = False
         self.where = ""
         self._left = place
-        self._error: BaseException | None = error
+        self._act: Callable[[], object] | None = act
         # Held here: CPython 3.11 lets go of a trace function that raises, and may call it once more all the same.
         self._on_call = self._enter
         self._on_line = self._trace
@@ -98,12 +98,12 @@ class Interrupt:
             sys.settrace(None)
 
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any] | None:
-        if self._error is None or not frame.f_code.co_filename.startswith(_TRACED):
+        if self._act is None or not frame.f_code.co_filename.startswith(_TRACED):
             return None
         return self._on_line
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any] | None:
-        if self._error is None or event not in ("line", "return"):
+        if self._act is None or event not in ("line", "return"):
             return self._on_line
         if event == "line" and frame.f_lasti in _out_of_reach(frame.f_code):
             return self._on_line
@@ -113,9 +113,26 @@ class Interrupt:
         self._left -= 1
         if self._left >= 0:
             return self._on_line
-        error, self._error = self._error, None
+        act, self._act = self._act, None
         self.happened = True
         self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} ({frame.f_code.co_name}, {event})"
+        act()
+        return self._on_line
+
+
+class Interrupt(Detour):
+    """Calls a function, and raises within it at one place.
+
+    :param place: the number of the place, counted from 0.
+    """
+
+    def __init__(self, place: int, error: BaseException) -> None:
+        super().__init__(place, self._raise)
+        self._error: BaseException | None = error
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        assert error is not None
         try:
             raise error
         finally:

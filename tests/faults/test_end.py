@@ -169,7 +169,7 @@ def test_a_job_that_is_collected_under_every_lock_blocks_nobody(beanstalkd: Bean
             job = pool.reserve(0)
             assert job is not None
 
-            def drop(lock: threading.Lock = lock) -> None:
+            def drop(lock: threading.RLock = lock) -> None:
                 nonlocal job
                 with lock:
                     job = None

@@ -73,6 +73,11 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"beanpool: {server}; {python}; BEANPOOL_SEED={config.stash[_seed]}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What is started last and takes long keeps one worker busy while the others have nothing left to do.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Generator[None, None, None]:
     with skipped_without_beanstalkd():

@@ -18,6 +18,8 @@ from beanpool.protocol.commands import ALL_COMMANDS
 if TYPE_CHECKING:
     from conftest import StartCluster
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_PYTHON = [path for path in DOCUMENTS if "\n```python\n" in path.read_text(encoding="utf-8")]

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 PACKAGE = "beanpool"
 
 # The lowest layer first. A module imports from its own layer and from lower ones, and never in a circle.

@@ -25,7 +25,7 @@ _results = pytest.StashKey[Results]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption("--chaos-report", metavar="FILE", help="write the table of faults and operations into this file")
-    group.addoption("--soak-seconds", type=float, metavar="N", help="how long the soak injects faults (default: 60)")
+    group.addoption("--soak-seconds", type=float, metavar="N", help="how long the soak injects faults (default: 30)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""The soak, for a minute by default, and its parts."""
+"""The soak, for half a minute by default, and its parts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from support.waiting import wait_until
 
 
 # The soak has its own watchdog, and may be told to run for hours.
+@pytest.mark.long
 @pytest.mark.timeout(0)
 def test_soak(toxiproxy_server: Toxiproxy, results: Results, pytestconfig: pytest.Config) -> None:
     named = pytestconfig.getoption("soak_seconds", default=None) or os.environ.get("BEANPOOL_SOAK_SECONDS")
-    result = run(toxiproxy_server, seed=int(os.environ["BEANPOOL_SEED"]), seconds=float(named or 60.0))
+    result = run(toxiproxy_server, seed=int(os.environ["BEANPOOL_SEED"]), seconds=float(named or 30.0))
     print(result)
     results.figures("soak", result.summary(), sum(result.operations.values()))
     assert not result.problems, str(result)

@@ -8,18 +8,20 @@ asked for, or in hand, so no server ever reserves a job that the caller does not
 from __future__ import annotations
 
 import collections
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, PoolClosed
+from beanpool.errors import BeanpoolError, CommandFailed, PoolClosed
 from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.member import Member
+from beanpool.pace import Pace
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT, encode_reserve_with_timeout
 from beanpool.protocol.replies import Reply
+from beanpool.quota import Lot, Quota
 from beanpool.readiness import wait_for_any
-from beanpool.shares import shares
 from beanpool.watch import Begun, Catch
 
 MOST_JOBS = 100_000
@@ -32,6 +34,8 @@ _WINDOW = 256
 _PATIENCE = 1.0
 # How long it may be silent while nobody has, before the wait on all servers takes over (seconds).
 _PATIENCE_FOR_NOTHING = 0.25
+# A connection that has given a reply just now is not looked at before its jobs are given out (seconds).
+_TRUSTED_IDLE_SECONDS = 0.01
 # A server whose time ends a little after the call's own is late, too (seconds).
 _CLOSE_ENOUGH = 0.01
 
@@ -39,25 +43,35 @@ _CLOSE_ENOUGH = 0.01
 class _Lane:
     """One connection that takes jobs from one server."""
 
-    __slots__ = ("connection", "dry", "due", "found", "member", "probe", "progress_at", "share")
+    __slots__ = ("connection", "found", "lot", "member", "pace", "probe", "progress_at")
 
-    def __init__(self, member: Member, connection: PooledConnection) -> None:
+    def __init__(self, member: Member, connection: PooledConnection, lot: Lot) -> None:
         self.member = member
         self.connection = connection
-        self.share = 0
-        """How many more jobs it may ask for."""
-        self.due = 0
-        """How many replies are due."""
-        self.found: list[tuple[int, bytes]] = []
-        self.dry = False
+        self.lot = lot
+        self.pace = Pace(member.health.round_trip)
+        self.found: dict[int, bytes] = {}
+        """The bodies of the jobs in hand, by id."""
         self.probe: bool | None = None
         """Whether its first request, which sees to everything else, is under way; None before it is sent."""
         self.progress_at = 0.0
+        """When it began to connect, was connected, or gave a reply in full: part of one is no progress."""
+
+    def begin(self, now: float) -> None:
+        """Requests go out, and none is under way; or what had to come before them is done."""
+        self.progress_at = now
+        self.pace.begin(now)
+
+    def answered(self, count: int) -> None:
+        """So many replies have come in."""
+        self.progress_at = time.monotonic()
+        self.pace.came(self.progress_at, count)
 
     @property
-    def rests(self) -> bool:
-        """Whether it gave all that it was asked for, and may have more."""
-        return not (self.dry or self.share or self.due)
+    def stage(self) -> tuple[bool, int]:
+        """How far the first request is."""
+        channel = self.connection.opened_channel
+        return self.connection.dialing, channel.due if channel is not None else 0
 
 
 class Take:
@@ -70,7 +84,7 @@ class Take:
     def __init__(self, tubes: tuple[str, ...], limit: int, timeout: float) -> None:
         self._tubes = tubes
         self._timeout = timeout
-        self._spare = limit
+        self._quota = Quota(limit)
         self._lanes: list[_Lane] = []
         self._unasked: collections.deque[Member] = collections.deque()
         self.errors: dict[str, BaseException] = {}
@@ -79,22 +93,21 @@ class Take:
     @property
     def empty(self) -> bool:
         """Whether it has no job in hand."""
-        return not any(lane.found for lane in self._lanes)
+        return all(not lane.found for lane in self._lanes)
 
     def add(self, catches: Iterable[Catch]) -> None:
         """Take jobs in hand that came otherwise; :meth:`run` asks their servers for more."""
         for member, connection, reply in catches:
-            lane = _Lane(member, connection)
-            lane.found.append((reply.number, reply.body))
+            lane = _Lane(member, connection, self._quota.open(1))
             lane.probe = False
             self._lanes.append(lane)
-            self._spare -= 1
+            self._hold(lane, [(reply.number, reply.body)])
 
     def run(self, members: Iterable[Member], until: float, thorough: bool) -> None:
         """Take what is ready on these servers, and on those that have given jobs before.
 
-        :param until: when to end at the latest (monotonic seconds). A while before that nothing more is asked for, so
-            that what was asked for can come in.
+        :param until: when to end at the latest (monotonic seconds). Nothing is asked for that cannot be expected to
+            come in by then.
         :param thorough: whether all replies are waited for, also while no job is in hand; else silent servers are
             left over after a moment, for :meth:`hand_over`.
         """
@@ -102,20 +115,21 @@ class Take:
         started = time.monotonic()
         last_call = until - min(_PATIENCE, (until - started) / 4)
         while True:
-            asked = time.monotonic() < last_call and self._share_out()
+            allotted = self._share_out(last_call)
             for lane in list(self._lanes):
                 self._ask(lane, until)
-            due = [lane for lane in self._lanes if lane.due]
+            due = [lane for lane in self._lanes if lane.lot.asked]
             if due:
                 if not self._wait(due, until, thorough):
                     return
-            elif not asked:
+            elif not allotted:
                 return
 
-    def _share_out(self) -> bool:
+    def _share_out(self, last_call: float) -> bool:
         """Give what is to spare to servers that were not asked yet, and to those that may have more."""
         takers: list[_Lane] = []
-        while self._unasked and len(takers) < self._spare:
+        free = self._quota.free
+        while self._unasked and len(takers) < free and time.monotonic() < last_call:
             member = self._unasked.popleft()
             try:
                 connection = member.pool.acquire_now(self._tubes)
@@ -124,20 +138,21 @@ class Take:
                 self.errors[member.address] = error
                 continue
             if connection is not None:
-                lane = _Lane(member, connection)
+                lane = _Lane(member, connection, self._quota.open())
                 self._lanes.append(lane)
                 takers.append(lane)
-        takers += [lane for lane in self._lanes if lane.rests and lane.probe is not None]
-        for lane, share in zip(takers, shares(self._spare, len(takers)), strict=True):
-            lane.share = share
-            self._spare -= share
-        return any(lane.share for lane in takers)
+        takers += [lane for lane in self._lanes if lane.lot.used_up and lane.probe is not None]
+        self._quota.allot([lane.lot for lane in takers])
+        return any(lane.lot.allotted for lane in takers)
 
     def _ask(self, lane: _Lane, until: float) -> None:
-        if not lane.share or lane.probe or lane.due > _WINDOW // 2:
+        lot = lane.lot
+        if not lot.allotted or lane.probe or lot.asked > _WINDOW // 2:
             return
         connection = lane.connection
-        lane.progress_at = time.monotonic()
+        now = time.monotonic()
+        if not lot.asked:
+            lane.begin(now)
         try:
             if lane.probe is None:
                 count = 1
@@ -148,45 +163,60 @@ class Take:
                 if connection.dialing:
                     connection.step()
             else:
-                count = min(lane.share, _WINDOW - lane.due)
+                # What is not there in time would have to go back, and what has come in on the same connection with it.
+                count = min(lot.allotted, lane.pace.fits(until - now, _WINDOW) - lot.asked)
+                if count <= 0:
+                    if not lot.asked:
+                        lot.stop()
+                    return
                 connection.channel.post(RESERVE_WITH_TIMEOUT, _REQUEST * count, count)
         except BeanpoolError as error:
             self._lose(lane, error)
             return
-        lane.share -= count
-        lane.due += count
+        lot.ask(count)
 
     def _wait(self, lanes: list[_Lane], until: float, thorough: bool) -> bool:
         """Wait for replies on any of these; false if those that are due are waited for no longer."""
-        hopeful = thorough or not self.empty
-        patience = min(self._timeout, _PATIENCE) if not self.empty else self._timeout
-        give_up_at = until
+        patience = self._timeout if self.empty else min(self._timeout, _PATIENCE)
+        give_up_at = min(until, self._leave_at(lanes, thorough))
         for lane in lanes:
-            give_up_at = min(give_up_at, lane.progress_at + (patience if hopeful else _PATIENCE_FOR_NOTHING))
-            if lane.connection.dialing:
-                give_up_at = min(give_up_at, lane.connection.give_up_at)
-        ready = wait_for_any([(lane.connection, lane) for lane in lanes], max(0.0, give_up_at - time.monotonic()))
+            give_up_at = min(give_up_at, self._late_at(lane, patience))
+        # Also those that owe nothing: their jobs are lost with their connection.
+        watched = [(lane.connection, lane) for lane in self._lanes if lane.lot.asked or lane.found]
+        ready = wait_for_any(watched, max(0.0, give_up_at - time.monotonic()))
         for lane in ready:
             self._receive(lane)
         now = time.monotonic()
         for lane in lanes:
-            if lane.due and lane not in ready and now + _CLOSE_ENOUGH >= self._late_at(lane, patience):
+            if lane.lot.asked and now + _CLOSE_ENOUGH >= self._late_at(lane, patience):
                 self._lose(lane, lane.connection.late())
-        if thorough or not self.empty:
-            return now < until
-        silent = [lane for lane in lanes if lane.due]
-        return now < until and (not silent or any(now < lane.progress_at + _PATIENCE_FOR_NOTHING for lane in silent))
+        left = [lane for lane in lanes if lane.lot.asked]
+        return now < until and (not left or now < self._leave_at(left, thorough))
 
     def _late_at(self, lane: _Lane, patience: float) -> float:
         return lane.connection.give_up_at if lane.connection.dialing else lane.progress_at + patience
 
+    def _leave_at(self, lanes: list[_Lane], thorough: bool) -> float:
+        """When to leave those that are silent to the wait on all servers."""
+        if thorough or not self.empty:
+            return math.inf
+        # That wait is for jobs of the others, too. As long as nobody has answered, nothing can be missed.
+        patience = _PATIENCE if len(lanes) == len(self._lanes) else _PATIENCE_FOR_NOTHING
+        return max(lane.progress_at for lane in lanes) + patience
+
     def _receive(self, lane: _Lane) -> None:
         connection = lane.connection
-        lane.progress_at = time.monotonic()
         try:
+            if not lane.lot.asked:
+                if not connection.channel.check_quiet():
+                    raise connection.closed_meanwhile()
+                return
             if lane.probe:
+                stage = lane.stage
                 reply = connection.step()
                 if reply is None:
+                    if lane.stage != stage:
+                        lane.begin(time.monotonic())
                     return
                 lane.probe = False
                 lane.member.works()
@@ -196,34 +226,47 @@ class Take:
                 if isinstance(found, Reply):
                     self._note(lane, found)
                 else:
-                    lane.due -= len(found)
-                    lane.found += found
+                    lane.answered(len(found))
+                    lane.lot.take(len(found))
+                    self._hold(lane, found)
         except BeanpoolError as error:
             self._lose(lane, error)
 
     def _note(self, lane: _Lane, reply: Reply) -> None:
-        lane.due -= 1
+        lane.answered(1)
         if reply.status == "RESERVED":
-            lane.found.append((reply.number, reply.body))
+            lane.lot.take(1)
+            self._hold(lane, [(reply.number, reply.body)])
             return
         if reply.status not in ("TIMED_OUT", "DEADLINE_SOON"):
             self.errors[lane.member.address] = lane.connection.refuse(RESERVE_WITH_TIMEOUT, reply)
-        lane.dry = True
-        self._spare += 1 + lane.share
-        lane.share = 0
+        lane.lot.miss()
+
+    def _hold(self, lane: _Lane, jobs: Sequence[tuple[int, bytes]]) -> None:
+        """Have these in hand. One that was so before has come a second time because its TTR ran out meanwhile."""
+        found, lot = lane.found, lane.lot
+        found.update(jobs)
+        if len(found) != lot.in_hand:
+            lot.lose(lot.in_hand - len(found))
+        for other in self._lanes:
+            if other is not lane and other.connection.origin == lane.connection.origin:
+                again = other.found.keys() & found.keys()
+                for jid in again:
+                    del other.found[jid]
+                other.lot.lose(len(again))
 
     def _lose(self, lane: _Lane, error: BeanpoolError) -> None:
         """The lane's connection is of no more use: what was reserved on it goes back to its server."""
-        self._lanes.remove(lane)
+        self._forget(lane)
         self.errors[lane.member.address] = error
-        # Not what it was asked for: that may be reserved until the server sees that the connection is closed.
-        self._spare += lane.share
-        if isinstance(error, ConnectionFailed) and error.phase in (Phase.RESOLVING, Phase.CONNECTING):
-            self._spare += lane.due
         if isinstance(error, CommandFailed):
             lane.member.pool.release(lane.connection)
         else:
             lane.member.pool.broke(lane.connection, error)
+
+    def _forget(self, lane: _Lane) -> None:
+        self._lanes.remove(lane)
+        self._quota.close(lane.lot)
 
     # The end.
 
@@ -231,22 +274,28 @@ class Take:
         """Add the connections that hold no job to `begun`, for whoever takes care of them."""
         for lane in [lane for lane in self._lanes if not lane.found]:
             begun.append((lane.member, lane.connection))
-            self._lanes.remove(lane)
+            self._forget(lane)
+
+    def sort_out(self) -> None:
+        """Leave out the jobs that were lost with their connection while others were waited for."""
+        now = time.monotonic()
+        for lane in list(self._lanes):
+            if lane.lot.asked:
+                # It was to answer until now and did not; what it has not said yet would be nobody's.
+                self._forget(lane)
+                lane.member.pool.discard(lane.connection, "it did not answer in the time allowed")
+            elif now - lane.progress_at > _TRUSTED_IDLE_SECONDS and not lane.connection.channel.check_quiet():
+                self._lose(lane, lane.connection.closed_meanwhile())
 
     def jobs(self) -> list[Job]:
         """What was taken."""
         jobs: list[Job] = []
         tube = self._tubes[0] if len(self._tubes) == 1 else None
-        for lane in list(self._lanes):
-            pool, connection = lane.member.pool, lane.connection
-            if lane.due or connection.closed:
-                # It was to answer until now and did not; what it has not said yet would be nobody's.
-                self._lanes.remove(lane)
-                pool.discard(connection, "it did not answer in the time allowed")
-                continue
-            lease = Lease(pool, connection)
+        for lane in self._lanes:
+            connection = lane.connection
+            lease = Lease(lane.member.pool, connection)
             home = lane.member.home
-            taken = [Job.of(connection, jid, data, tube, home, lease) for jid, data in lane.found]
+            taken = [Job.of(connection, jid, data, tube, home, lease) for jid, data in lane.found.items()]
             lease.hold_all(taken)
             jobs += taken
         return jobs

@@ -88,9 +88,14 @@ class Reserver:
             asked = [member for member in members if (member.up or thorough) and not shared.waits_on(member)]
             take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
             take.hand_over(begun)
-            if take.empty and not thorough:
-                take.add(shared.wait_many(deadline, begun, limit))
+            take.sort_out()
+            while take.empty and not thorough:
+                catches = shared.wait_many(deadline, begun, limit)
+                if not catches:
+                    break
+                take.add(catches)
                 take.run((), min(deadline, time.monotonic() + self._timeout), True)
+                take.sort_out()
             self._dismiss(begun)
             jobs = take.jobs()
         except BaseException:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, Unpack
 
 import pytest
 from support.connections import Connect
+from support.delay_line import DelayLine
 from support.ledger import Ledger
 from support.processes import children, thread_names
 from support.records import Records
@@ -47,6 +48,12 @@ class StartScripted(Protocol):
     """The type of the fixture ``scripted_server``."""
 
     def __call__(self, *scripts: Script, default: Script = ...) -> ScriptedServer: ...
+
+
+class StartDelayLine(Protocol):
+    """The type of the fixture ``delay_line``."""
+
+    def __call__(self, server: BeanstalkdServer, round_trip: float = ..., *, rate: float | None = ...) -> DelayLine: ...
 
 
 _seed = pytest.StashKey[int]()
@@ -159,6 +166,17 @@ def beanstalkd(beanstalkd_factory: ServerFactory) -> BeanstalkdServer:
 def cluster(beanstalkd_factory: ServerFactory) -> StartCluster:
     """``cluster(3, wal=True)``: a list of started servers."""
     return beanstalkd_factory.cluster
+
+
+@pytest.fixture
+def delay_line() -> Iterator[StartDelayLine]:
+    """Call it with a server for an address at which it is 0.3 s away, or as far as you say; all end after the test."""
+    with contextlib.ExitStack() as lines:
+
+        def start(server: BeanstalkdServer, round_trip: float = 0.3, *, rate: float | None = None) -> DelayLine:
+            return lines.enter_context(DelayLine(server.host, server.port, round_trip, rate=rate))
+
+        yield start
 
 
 @pytest.fixture

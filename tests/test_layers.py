@@ -44,7 +44,7 @@ LAYERS: list[set[str]] = [
     {"channel", "dialing", "job", "job_id", "poller", "promise", "status", "put_item", "counters", "listeners"},
     {"complaints"},
     {"connection", "pipeline"},
-    {"ring", "shares", "spread", "health", "retry", "retry_budget"},
+    {"ring", "quota", "pace", "spread", "health", "retry", "retry_budget"},
     {"config"},
     {"server_pool", "pooled_connection", "lease", "giving_back", "recovery", "job_home", "member"},
     {
@@ -88,7 +88,8 @@ IO_AND_CLOCKS = {
 PURE: dict[str, set[str]] = {
     "protocol.*": IO_AND_CLOCKS,
     "ring": IO_AND_CLOCKS,
-    "shares": IO_AND_CLOCKS,
+    "quota": IO_AND_CLOCKS,
+    "pace": IO_AND_CLOCKS,
     "health": IO_AND_CLOCKS,
     **{
         f"testing.embedded.{name}": IO_AND_CLOCKS

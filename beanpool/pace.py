@@ -1,0 +1,73 @@
+"""How quickly the replies of a server come in. No I/O, no clock: times are given."""
+
+from __future__ import annotations
+
+import math
+
+# A round trip may take a quarter more than the shortest one so far, and what follows twice as long as on average.
+_JITTER = 1.25
+_SLOWDOWN = 2.0
+# How many replies to expect at most as long as only a known round trip speaks for them, which may be out of date.
+_ON_TRUST = 32
+
+
+class Pace:
+    """What was measured of one connection: a round trip, and how much later each further reply is there.
+
+    A server that is far takes long for the first reply and hardly anything for the others. Over a slow link each
+    reply takes its time. Single replies alone do not tell one from the other; a known round trip does.
+
+    :param round_trip: how long a short command takes there (seconds), if that is known.
+    """
+
+    __slots__ = ("_answers", "_busy", "_first", "_known", "_rounds", "_shortest", "_since")
+
+    def __init__(self, round_trip: float | None = None) -> None:
+        self._known = round_trip
+        self._shortest = math.inf
+        self._rounds = 0
+        self._answers = 0
+        self._busy = 0.0
+        self._since = 0.0
+        self._first = True
+
+    def begin(self, now: float) -> None:
+        """Requests go out, and none is under way."""
+        self._since = now
+        self._first = True
+
+    def came(self, now: float, count: int) -> None:
+        """So many replies have come in."""
+        took = max(0.0, now - self._since)
+        if self._first:
+            self._first = False
+            self._rounds += 1
+            self._shortest = min(self._shortest, took)
+        self._answers += count
+        self._busy += took
+        self._since = now
+
+    def fits(self, seconds: float, most: int) -> int:
+        """How many replies can be expected within `seconds`, those included that are due; at most `most`.
+
+        One as long as nothing was measured, if there is any time.
+        """
+        if not self._answers:
+            return min(most, int(seconds > 0))
+        left = (seconds - self._shortest * _JITTER) / _SLOWDOWN
+        if left <= 0:
+            return 0
+        further = self._answers - self._rounds
+        if further:
+            return _times(left, max(0.0, self._busy - self._rounds * self._shortest) / further, most)
+        # The round trip, the reply itself, or some of both.
+        each = self._busy / self._answers
+        sure = _times(left, each, most)
+        if self._known is None:
+            return sure
+        return max(sure, _times(left, max(0.0, each - self._known), min(most, _ON_TRUST)))
+
+
+def _times(seconds: float, each: float, most: int) -> int:
+    """How many times `each` goes into `seconds`, at most `most`."""
+    return int(seconds / each) if each * most > seconds else most

@@ -21,7 +21,7 @@ from beanpool.comebacks import Comebacks
 from beanpool.config import Server, Settings, check_distinct, parse_servers
 from beanpool.counters import total
 from beanpool.errands import Errands
-from beanpool.errors import PoolClosed
+from beanpool.errors import PoolClosed, no_server
 from beanpool.events import Event
 from beanpool.health import Health, ServerState
 from beanpool.job import Job
@@ -29,7 +29,7 @@ from beanpool.locks import Lock, ReentrantEvent, refuse_within
 from beanpool.member import Member
 from beanpool.monitor import Monitor
 from beanpool.protocol.arguments import check_int
-from beanpool.putting import Putter, no_server
+from beanpool.putting import Putter
 from beanpool.reserving import Reserver
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
@@ -76,8 +76,10 @@ class Cluster:
         # Not a lambda: every reserve asks for it.
         topology: Callable[[], Topology] = functools.partial(operator.attrgetter("_topology"), self)
         self._reserver = Reserver(topology, self._timeout, self._monitor, self._errands)
-        budget = RetryBudget(lambda: sum(member.pool.returns for member in self._topology.members))
         self._comebacks = Comebacks(self._monitor.hurry)
+        budget = RetryBudget(
+            lambda: sum(member.pool.returns for member in self._topology.members), lambda: self._comebacks.count
+        )
         self._putter = Putter(topology, self._policy, self._closing, self._announcer, budget, self._comebacks)
 
     def __del__(self) -> None:
@@ -120,7 +122,7 @@ class Cluster:
         seconds = check_wait("timeout", timeout) or 0.0
         now = time.monotonic()
         self._closing.set()
-        self._comebacks.end()
+        self._putter.end()
         self._reserver.close()
         # Those that were removed too: they may still have jobs in hand.
         members = (*self._topology.members, *self._leaving)
@@ -152,11 +154,13 @@ class Cluster:
             after.rests_until,
         ):
             return
-        found = []
+        found, freed = [], False
         with self._lock:
             while True:
                 topology = self._topology
-                found += self._note_twins(topology.members)
+                new, one_freed = self._note_twins(topology.members)
+                found += new
+                freed |= one_freed
                 refreshed = topology.refreshed()
                 # A signal handler in this thread may have changed it meanwhile.
                 if self._topology is topology:
@@ -168,18 +172,23 @@ class Cluster:
         self._monitor.wake()
         with self._changed:
             self._changed.notify_all()
-        if member.accepting and (before.state is ServerState.DOWN or before.draining or before.rests_until):
+        came_back = member.accepting and (before.state is ServerState.DOWN or before.draining or before.rests_until)
+        if freed or came_back:
             self._comebacks.note()
         if before.state is not after.state or before.draining != after.draining or restarted:
             self._announcer.server_changed(member, before, after, restarted)
 
-    def _note_twins(self, members: tuple[Member, ...]) -> list[tuple[Member, Member]]:
-        """Let every server process be used by one of its names; returns the members that are new as another name."""
+    def _note_twins(self, members: tuple[Member, ...]) -> tuple[list[tuple[Member, Member]], bool]:
+        """Let every server process be used by one of its names.
+
+        :returns: the members that are new as another name, and whether one is used now that was not before.
+        """
         known = twins(members)
         changed = [member for member in members if member.twin is not known.get(member)]
         for member in changed:
             member.set_twin(known.get(member))
-        return [(member, member.twin) for member in changed if member.twin is not None]
+        found = [(member, member.twin) for member in changed if member.twin is not None]
+        return found, len(found) < len(changed)
 
     def member_starved(self, member: Member) -> None:
         """A caller waits for a connection: one that only waits for jobs can be spared."""
@@ -267,6 +276,8 @@ class Cluster:
             self._leaving = (*(m for m in self._leaving if m.pool.counts()[0]), member)
         self._reserver.poke()
         member.pool.retire()
+        # Another name of its process may take its place.
+        self._comebacks.note()
 
     def set_weight(self, server: str, weight: float) -> None:
         """Change a server's share of the puts; with 0 it gets no more, and is still reserved from.
@@ -280,6 +291,8 @@ class Cluster:
         member.set_weight(checked)
         with self._lock:
             self._topology = Topology(self._topology.members)
+        if member.accepting:
+            self._comebacks.note()
 
     def _find(self, topology: Topology, server: str) -> Member:
         member = topology.find(server)

@@ -222,6 +222,17 @@ class NoServerAvailable(BeanpoolError):
         self.errors = dict(errors or {})
 
 
+def no_server(errors: Mapping[str, BaseException], what: str) -> NoServerAvailable:
+    """Build the error that lists every server with its reason."""
+    reasons = "".join(f"\n  {_named(address, error)}" for address, error in errors.items())
+    return NoServerAvailable(f"no server {what}:{reasons or ' there is none'}", errors=errors)
+
+
+def _named(address: str, error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return text if text.startswith(address) else f"{address}: {text}"
+
+
 class PoolTimeout(BeanpoolError):
     """No connection became free in time: all are in use by calls or by unfinished jobs."""
 

@@ -5,27 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from beanpool.comebacks import Comebacks
 from beanpool.errors import (
     BeanpoolError,
     CommandFailed,
+    CommandTimeout,
     ConnectionFailed,
     Draining,
     JobTooBig,
-    NoServerAvailable,
     OutOfMemory,
-    PoolClosed,
-    PoolTimeout,
-    PutAmbiguous,
-    ReentrantCall,
+    Phase,
     UnexpectedResponse,
 )
 from beanpool.job_id import JobId
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import PUT
+from beanpool.put_outcome import Attempts, is_duplicate, is_over, may_be_stored, outcome
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
 from beanpool.topology import Topology
@@ -34,7 +32,17 @@ from beanpool.topology import Topology
 _name = JobId.of
 
 
-class _NotStored(Exception):
+# How long a put may wait for the permission to ask the same server once more (seconds).
+_LONGEST_WAIT_FOR_BUDGET = 0.5
+
+Result = TypeVar("Result")
+
+
+class NotStored(Exception):
+    """No server has acknowledged the put, and no other attempt would help; its attempts say why."""
+
+
+class AnotherRound(NotStored):
     """No server took the put this time round; another round may help."""
 
 
@@ -54,6 +62,10 @@ class PutObserver(Protocol):
         """A put was not tried again: too many were, of late."""
 
 
+Tried = list[tuple[Member, BeanpoolError]]
+"""The attempts of a put, oldest first: on which server, and how each of them ended."""
+
+
 class PutRequest:
     """One put: what is sent, and what its attempts have shown so far."""
 
@@ -68,31 +80,28 @@ class PutRequest:
         self.key = key
         self.deadline = deadline
         self.resend = resend
-        self.attempts: list[tuple[Member, BeanpoolError]] = []
-
-    def has_tried(self, member: Member) -> bool:
-        """Whether an attempt was made on this server before."""
-        return any(tried is member for tried, _ in self.attempts)
-
-    def ambiguous(self) -> tuple[Member, BeanpoolError] | None:
-        """The first attempt that may have stored the job."""
-        for member, error in self.attempts:
-            if may_be_stored(error):
-                return member, error
-        return None
+        self.attempts: Tried = []
 
 
-def may_be_stored(error: BeanpoolError) -> bool:
-    """Whether a put that ended so may be in the server: decided by how far it got, not by the kind of error."""
-    if isinstance(error, CommandFailed):
-        return error.status == "INTERNAL_ERROR"
-    return isinstance(error, ConnectionFailed | UnexpectedResponse) and error.may_have_taken_effect
+def named(attempts: Tried) -> Attempts:
+    """The attempts with the addresses of their servers, as :mod:`beanpool.put_outcome` takes them."""
+    return [(member.address, error) for member, error in attempts]
+
+
+def has_tried(attempts: Tried, member: Member) -> bool:
+    """Whether an attempt was made on this server before."""
+    return any(tried is member for tried, _ in attempts)
+
+
+def refused_for_size(attempts: Tried) -> set[Member]:
+    """The servers that have refused the body for its size; none of them will take it later."""
+    return {member for member, error in attempts if isinstance(error, JobTooBig)}
 
 
 def put_connection(member: Member, tube: str, deadline: float) -> PooledConnection:
     """Check out a connection whose puts go to `tube`.
 
-    :raises BeanpoolError: nothing was put; :func:`may_be_stored` says so too.
+    :raises BeanpoolError: nothing was put; :func:`beanpool.put_outcome.may_be_stored` says so too.
     """
     connection = member.pool.acquire(deadline, tube)
     if connection.used != tube:
@@ -122,7 +131,7 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
     """One attempt on one server.
 
     :param size: of the body (bytes).
-    :raises BeanpoolError: :func:`may_be_stored` tells what became of the job.
+    :raises BeanpoolError: :func:`beanpool.put_outcome.may_be_stored` tells what became of the job.
     """
     pool = member.pool
     connection = pool.acquire(deadline, tube)
@@ -171,9 +180,14 @@ class Putter:
         self._topology = topology
         self._policy = policy
         self._closing = closing
-        self._observer = observer
-        self._budget = budget
         self._comebacks = comebacks
+        self.observer = observer
+        self.budget = budget
+
+    def end(self) -> None:
+        """Let no put wait any more: the pool closes."""
+        self._comebacks.end()
+        self.budget.end()
 
     def go_on(self, put: PutRequest, member: Member | None, error: BeanpoolError | None) -> JobId:
         """Go on after a first attempt that failed on `member`, or that found no server to try.
@@ -181,61 +195,77 @@ class Putter:
         :raises PutAmbiguous: if an attempt may have stored the job and no other one did.
         :raises NoServerAvailable: if no server took it before the deadline.
         """
-        tried = []
-        if member is not None and error is not None:
-            self._settle(put, member, error)
-            tried.append(member)
-        failure: BeanpoolError
-        comebacks = self._comebacks
-        seen = comebacks.count
-
-        def another_round() -> JobId:
-            nonlocal seen
-            seen = comebacks.count
-            return self._round(put, [])
-
+        asked = []
         try:
-            return self._round(put, tried)
-        except _NotStored:
-            pass
-        if time.monotonic() >= put.deadline:
-            # Nor is there time to load tenacity, if this is the first put that would need it.
-            raise self._failure(put)
-        try:
-            return self._policy.run(
-                another_round,
-                _NotStored,
-                put.deadline,
-                self._closing,
-                self._observer.retry_scheduled,
-                lambda seconds: comebacks.sleep(seconds, seen),
-            )
-        except _NotStored:
-            failure = self._failure(put)
+            if member is not None and error is not None:
+                self._settle(put, member, error)
+                asked.append(member)
+            return self.rounds(lambda asked: self._round(put, asked), put.deadline, asked)
+        except NotStored:
+            failure = self.failure(put.attempts, put.key, put.size)
         # Raised out here: the rounds' own errors are in the attempts, not in the context.
         raise failure
 
-    def _round(self, put: PutRequest, tried: list[Member]) -> JobId:
-        candidates = [member for member in self._topology().order(put.key) if member.accepting and member not in tried]
+    def rounds(self, ask: Callable[[list[Member]], Result], deadline: float, asked: list[Member]) -> Result:
+        """Ask all servers, again and again with pauses between, until the deadline or the end of the pool.
+
+        :param ask: makes one round, without those that it is given; raises :class:`AnotherRound` if one may help.
+        :param asked: who need not be asked in the first round.
+        :raises NotStored: if none of them brought the end.
+        """
+        comebacks = self._comebacks
+        seen = comebacks.count
+        try:
+            return ask(asked)
+        except AnotherRound:
+            if time.monotonic() >= deadline:
+                # Nor is there time to load tenacity, if this is the first put that would need it.
+                raise
+
+        def ask_again() -> Result:
+            nonlocal seen
+            seen = comebacks.count
+            return ask([])
+
+        return self._policy.run(
+            ask_again,
+            AnotherRound,
+            deadline,
+            self._closing,
+            self.observer.retry_scheduled,
+            lambda seconds: comebacks.sleep(seconds, seen),
+        )
+
+    def _round(self, put: PutRequest, asked: list[Member]) -> JobId:
+        too_small = refused_for_size(put.attempts)
+        candidates = [
+            member
+            for member in self._topology().order(put.key)
+            if member.accepting and member not in asked and member not in too_small
+        ]
         for index, member in enumerate(candidates):
             remaining = put.deadline - time.monotonic()
             if remaining <= 0:
                 break
-            if put.has_tried(member) and not self._budget.take():
-                self._observer.retry_refused()
-                raise self._failure(put)
+            repeated = has_tried(put.attempts, member)
+            if repeated and not self.may_repeat(put.deadline):
+                continue
             try:
                 until = put.deadline - remaining * (1 - self._share(put, member, candidates, index))
                 jid = put_once(member, put.request, put.size, put.tube, until)
             except BeanpoolError as error:
                 self._settle(put, member, error)
                 continue
+            if repeated:
+                self.budget.repay()
             member.works()
             if put.attempts:
-                self._observer.put_rerouted(member, *put.attempts[-1])
-            jid.maybe_duplicate = put.ambiguous() is not None
+                self.observer.put_rerouted(member, *put.attempts[-1])
+            jid.maybe_duplicate = is_duplicate(named(put.attempts))
             return jid
-        raise _NotStored
+        if self.is_too_big_for_all(put.attempts, put.size):
+            raise NotStored
+        raise AnotherRound
 
     def _share(self, put: PutRequest, member: Member, candidates: list[Member], index: int) -> float:
         # A server that is silent must leave time for the next one.
@@ -245,45 +275,66 @@ class Putter:
 
     def _settle(self, put: PutRequest, member: Member, error: BeanpoolError) -> None:
         """Take in how an attempt ended; raises if the put ends with it."""
-        if isinstance(error, PoolClosed | ReentrantCall) or (
-            isinstance(error, CommandFailed) and error.status not in ("DRAINING", "OUT_OF_MEMORY", "INTERNAL_ERROR")
-        ):
-            raise error
-        if isinstance(error, Draining | OutOfMemory):
+        if self.note(put.attempts, member, error, put.key, put.resend):
+            raise NotStored
+
+    # What batches have in common with single puts.
+
+    def may_repeat(self, deadline: float) -> bool:
+        """Whether a server may be asked once more to take the same job; waits a little for the permission."""
+        now = time.monotonic()
+        if self.budget.take(min(now + _LONGEST_WAIT_FOR_BUDGET, (now + deadline) / 2)):
+            return True
+        self.observer.retry_refused()
+        return False
+
+    def note(
+        self, attempts: Tried, member: Member, error: BeanpoolError, key: str | bytes | None, resend: bool
+    ) -> bool:
+        """Add an attempt to those of its put; returns whether the put ends with it."""
+        if isinstance(error, Draining | OutOfMemory) and member.accepting:
             member.refused(error)
         # Without its traceback, which holds the frames of the attempt, and the body in them.
-        put.attempts.append((member, error.with_traceback(None)))
+        attempts.append((member, error.with_traceback(None)))
         if may_be_stored(error):
-            self._observer.put_ambiguous(member, error)
-            if not put.resend:
-                raise self._failure(put)
+            self.observer.put_ambiguous(member, error)
+        at_home = key is not None and member is self._topology().owner(key)
+        return is_over(error, resend=resend, at_home=at_home, closing=self._closing.is_set())
 
-    def _failure(self, put: PutRequest) -> BeanpoolError:
-        if self._closing.is_set():
-            return PoolClosed("the pool was closed while a put waited for a server")
-        ambiguous = put.ambiguous()
-        if ambiguous is not None:
-            member, error = ambiguous
-            return PutAmbiguous(
-                f"{member.address}: the put may or may not be stored ({error}); putting it again may store it twice",
-                server=member.address,
-                attempts=[error for _, error in put.attempts],
-            )
-        errors: dict[str, BaseException] = {
-            member.address: member.unusable() for member in self._topology().members if not member.accepting
+    def is_too_big_for_all(self, attempts: Tried, size: int) -> bool:
+        """Whether the body (of `size` bytes) was refused for its size, and no other server can be hoped for."""
+        too_small = refused_for_size(attempts)
+        return bool(too_small) and not any(
+            _may_take(member, size) for member in self._topology().distinct if member not in too_small
+        )
+
+    def failure(self, attempts: Tried, key: str | bytes | None, size: int) -> BeanpoolError:
+        """What the caller of a put is told that came to an end with these attempts."""
+        topology = self._topology()
+        too_small = refused_for_size(attempts)
+        at_home = key is not None and topology.owner(key) in too_small
+        unasked = {
+            member.address: member.unusable() if not member.accepting else _no_time_for(member)
+            for member in topology.members
         }
-        errors.update((member.address, error) for member, error in put.attempts)
-        if errors and all(isinstance(error, PoolTimeout) for error in errors.values()):
-            return PoolTimeout("; ".join(str(error) for error in errors.values()))
-        return no_server(errors, "took the put")
+        return outcome(
+            named(attempts),
+            unasked=unasked,
+            closing=self._closing.is_set(),
+            too_big=at_home or self.is_too_big_for_all(attempts, size),
+        )
 
 
-def no_server(errors: dict[str, BaseException], what: str) -> NoServerAvailable:
-    """One error that lists every server with its reason."""
-    reasons = "".join(f"\n  {_named(address, error)}" for address, error in errors.items())
-    return NoServerAvailable(f"no server {what}:{reasons or ' there is none'}", errors=errors)
+def _may_take(member: Member, size: int) -> bool:
+    # One that is away is waited for only if it is known to take what the others refuse.
+    identity = member.health.identity
+    limit = identity.max_job_size if identity is not None else None
+    return member.accepting or (member.weight > 0 and limit is not None and limit >= size)
 
 
-def _named(address: str, error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return text if text.startswith(address) else f"{address}: {text}"
+def _no_time_for(member: Member) -> BeanpoolError:
+    return CommandTimeout(
+        f"{member.address}: not asked, the time for the put had run out before its turn",
+        server=member.address,
+        phase=Phase.CLOSED,
+    )

@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable
 
 from beanpool.errands import Errands
-from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed
+from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, no_server
 from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.locks import Lock
 from beanpool.member import Member
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
-from beanpool.putting import no_server
 from beanpool.recovery import why_another
 from beanpool.reserve_many import Take
 from beanpool.shared_wait import Janitor, SharedWait

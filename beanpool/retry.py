@@ -54,7 +54,8 @@ class RetryPolicy:
     ) -> Result:
         """Call `attempt` until it returns, raises something that is not `retryable`, or the policy stops.
 
-        :param deadline: monotonic seconds; no sleep goes beyond it.
+        :param deadline: monotonic seconds; no sleep goes beyond it, and no attempt begins after it. A wait that would
+            be longer is cut: a sleep may end early, so a call that has time is not given up.
         :param closing: ends every sleep, and the attempts, when it is set.
         :param before_sleep: is called before each sleep with its length (seconds) and the error before.
         :param sleep: sleeps so long (seconds), or less if there is a reason to try again earlier.
@@ -65,17 +66,31 @@ class RetryPolicy:
             error = state.outcome.exception() if state.outcome is not None else None
             before_sleep(state.upcoming_sleep, error)
 
+        wait = self._wait or tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
+        failure: Exception | None = None
+
+        def attempt_in_time() -> Result:
+            nonlocal failure
+            if failure is not None and time.monotonic() >= deadline:
+                # The last wait took what was left.
+                raise failure
+            try:
+                return attempt()
+            except retryable as error:
+                failure = error
+                raise
+
         # One object per failing call: a shared one mixes the statistics of threads.
         retrying = tenacity.Retrying(
             stop=tenacity.stop_any(
-                tenacity.stop_before_delay(max(0.0, deadline - time.monotonic())),
+                tenacity.stop_after_delay(max(0.0, deadline - time.monotonic())),
                 tenacity.stop_when_event_set(closing),
                 *self._stops,
             ),
-            wait=self._wait or tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
+            wait=lambda state: min(wait(state), max(0.0, deadline - time.monotonic())),
             retry=tenacity.retry_if_exception_type(retryable),
             sleep=sleep or tenacity.sleep_using_event(closing),
             before_sleep=note,
             reraise=True,
         )
-        return retrying(attempt)
+        return retrying(attempt_in_time)

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from beanpool.errors import BeanpoolError, NotFound
+from beanpool.errors import BeanpoolError, NotFound, no_server
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
-from beanpool.putting import no_server
 
 Answer = TypeVar("Answer")
 

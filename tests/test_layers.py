@@ -44,7 +44,7 @@ LAYERS: list[set[str]] = [
     {"channel", "dialing", "job", "job_id", "poller", "promise", "status", "put_item", "counters", "listeners"},
     {"complaints"},
     {"connection", "pipeline"},
-    {"ring", "quota", "pace", "spread", "health", "retry", "retry_budget"},
+    {"ring", "quota", "pace", "spread", "health", "put_outcome", "retry", "retry_budget"},
     {"config"},
     {"server_pool", "pooled_connection", "lease", "giving_back", "recovery", "job_home", "member"},
     {
@@ -90,6 +90,7 @@ PURE: dict[str, set[str]] = {
     "ring": IO_AND_CLOCKS,
     "quota": IO_AND_CLOCKS,
     "pace": IO_AND_CLOCKS,
+    "put_outcome": IO_AND_CLOCKS,
     "health": IO_AND_CLOCKS,
     **{
         f"testing.embedded.{name}": IO_AND_CLOCKS

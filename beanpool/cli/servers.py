@@ -11,7 +11,7 @@ from beanpool import DEFAULT_HOST, DEFAULT_PORT, NotFound, PoolManager
 from beanpool.cli.exits import usage_errors
 from beanpool.cli.terminal import printable, say
 from beanpool.config import ENVIRONMENT_VARIABLES
-from beanpool.putting import no_server
+from beanpool.errors import no_server
 
 
 def open_pool(arguments: argparse.Namespace, **settings: Any) -> PoolManager:

@@ -110,7 +110,7 @@ MUTANTS = (
     Mutant(
         "an ambiguous put is sent again and not declared",
         "jobs run twice, and nobody was told that they may",
-        (Edit("putting.py", "jid.maybe_duplicate = put.ambiguous() is not None", "jid.maybe_duplicate = False"),),
+        (Edit("putting.py", "jid.maybe_duplicate = is_duplicate(named(put.attempts))", "jid.maybe_duplicate = False"),),
         (f"{_TOXICS}[reset_peer(0) downstream]",),
     ),
     Mutant(
@@ -204,7 +204,7 @@ MUTANTS = (
     Mutant(
         "an ambiguous put is sent again although the caller said no",
         "on_ambiguous='raise' does nothing",
-        (Edit("putting.py", "            if not put.resend:\n", "            if False:\n"),),
+        (Edit("put_outcome.py", "return not resend or closing", "return closing"),),
         (f"{_TOXICS}[reset_peer(0) downstream]",),
     ),
 )

@@ -8,11 +8,13 @@ import itertools
 import math
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import tenacity
+from support.threads import background
 
 from beanpool.errors import (
     BeanpoolError,
@@ -40,7 +42,7 @@ from beanpool.health import (
 )
 from beanpool.member import classify
 from beanpool.protocol.identity import Identity
-from beanpool.putting import may_be_stored
+from beanpool.put_outcome import may_be_stored
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
 
@@ -252,16 +254,52 @@ BUDGET: dict[str, list[tuple[int, bool]]] = {
 @pytest.mark.parametrize("name", BUDGET)
 def test_retry_budget(name: str) -> None:
     successes = 0
-    budget = RetryBudget(lambda: successes)
+    budget = RetryBudget(lambda: successes, clock=lambda: 0.0)
     for index, (known, allowed) in enumerate(BUDGET[name]):
         successes = known
         assert budget.take() is allowed, index
 
 
+def test_an_empty_retry_budget_fills_by_itself_and_faster_where_retries_succeed() -> None:
+    now, comebacks = 0.0, 0
+    budget = RetryBudget(lambda: 0, lambda: comebacks, lambda: now)
+
+    def taken() -> int:
+        return sum(budget.take() for _ in range(100))
+
+    assert taken() == 10
+    now = 2.5
+    assert taken() == 2, "one with every second"
+    now = 3.0
+    assert taken() == 1
+    comebacks += 1
+    assert taken() == 1, "a server has come back"
+    waves: list[int] = []
+    for _ in range(5):
+        now += 1 if not waves else 0
+        waves.append(taken())
+        for _ in range(waves[-1]):
+            budget.repay()
+    assert waves == [1, 2, 4, 8, 10]
+
+
+def test_who_waits_for_the_retry_budget_gets_what_others_bring_in() -> None:
+    budget = RetryBudget(lambda: 0, clock=time.monotonic)
+    assert all(budget.take() for _ in range(10))
+    calls = [background(lambda: budget.take(time.monotonic() + 30)) for _ in range(3)]
+    for _ in range(2):
+        budget.repay()
+    assert [call.result(5) for call in calls] == [True] * 3
+    waiting = [background(lambda: budget.take(time.monotonic() + 600)) for _ in range(20)]
+    budget.end()
+    allowed = [call.result(5) for call in waiting]
+    assert not all(allowed)
+
+
 def test_the_retry_budget_bounds_any_load() -> None:
     # Each call fails at first: what is repeated is a tenth of what succeeded, and ten.
     successes = taken = 0
-    budget = RetryBudget(lambda: successes)
+    budget = RetryBudget(lambda: successes, clock=lambda: 0.0)
     rng = random.Random(1)
     for _ in range(5000):
         if rng.random() < 0.5:
@@ -326,10 +364,12 @@ def test_users_replace_when_to_stop_and_how_long_to_wait(monkeypatch: pytest.Mon
     with pytest.raises(Unlucky):
         policy.run(_always_fails(clock), Unlucky, clock.now + 100, clock.event(), lambda *_: None)
     assert clock.slept == [0.5, 0.5]
+    deadline = clock.now + 0.6
     with pytest.raises(Unlucky):
-        policy.run(_always_fails(clock), Unlucky, clock.now + 0.6, clock.event(), lambda *_: None)
-    # The deadline is stronger.
-    assert clock.slept == [0.5, 0.5, 0.5]
+        policy.run(_always_fails(clock), Unlucky, deadline, clock.event(), lambda *_: None)
+    # The deadline is stronger: it cuts the last wait, which may end early, and not the call.
+    assert clock.slept == [0.5, 0.5, 0.5, pytest.approx(0.098)]
+    assert clock.now <= deadline
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError, BeanpoolError])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.scripted import Script, ScriptedConnection, Step, answering, close, expect_line, reset, send, stats_reply
 from support.servers import BeanstalkdServer, ServerFactory
-from support.waiting import within
+from support.threads import background, run_together
+from support.waiting import wait_until, within
 
 from beanpool import PoolManager, PutAmbiguous
 
@@ -117,6 +120,49 @@ class TestAmbiguous:
         with PoolManager([server.address]) as pool:
             jid = pool.put("job")
             assert (jid, jid.maybe_duplicate) == (8, True)
+
+    @pytest.mark.parametrize("later", ["JOB_TOO_BIG", "BAD_FORMAT", "DRAINING", "OUT_OF_MEMORY"])
+    def test_a_later_refusal_takes_nothing_back(self, scripted_server: StartScripted, later: str) -> None:
+        """The first server may have stored it, whatever the second says."""
+        first = scripted_server(default=instead_of_a_reply(close()))
+        second = scripted_server(default=answering({"stats": stats_reply(), "put": f"{later}\r\n".encode()}))
+        with PoolManager([first.address, second.address], timeout=0.4) as pool:
+            with within(0.4), pytest.raises(PutAmbiguous) as caught:
+                pool.put(SECRET, key=key_of(pool, first.address))
+            assert caught.value.server == first.address
+            assert later in str(caught.value.attempts[1])
+        assert not told_of(caught.value)
+
+    def test_closing_takes_nothing_back(self, beanstalkd: BeanstalkdServer) -> None:
+        pool = PoolManager([beanstalkd.address], timeout=30)
+        pool.put("warm")
+        beanstalkd.freeze()
+        call = background(lambda: pool.put(SECRET))
+        wait_until(lambda: pool.servers[0].leased, "the put to be sent")
+        with within(1):
+            pool.close(0)
+            assert isinstance(call.error(), PutAmbiguous)
+        beanstalkd.thaw()
+
+    def test_many_that_failed_at_once_are_all_put_when_the_server_goes_on(self, scripted_server: StartScripted) -> None:
+        """What bounds the repeated attempts slows them down; it gives up nobody who has time."""
+        many = 40
+        waiting = itertools.count(1)
+        all_there = threading.Event()
+
+        def fail_all_at_once(connection: ScriptedConnection, line: bytes, body: bytes) -> bytes | None:
+            if all_there.is_set():
+                return b"INSERTED 8\r\n"
+            if next(waiting) == many:
+                all_there.set()
+            connection.wait(all_there)
+            connection.close()
+            return None
+
+        server = scripted_server(default=answering({"stats": stats_reply(), "put": fail_all_at_once}))
+        with PoolManager([server.address], timeout=20, max_connections=many) as pool:
+            stored = run_together(*[lambda: pool.put("job")] * many, timeout=30)
+        assert all(jid.maybe_duplicate for jid in stored)
 
     def test_when_nothing_else_succeeds_it_is_the_ambiguity_that_is_raised(
         self, cluster: StartCluster, scripted_server: StartScripted

@@ -13,11 +13,13 @@ from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
 
-from beanpool import NoServerAvailable, PoolClosed, PoolManager, PoolTimeout
+from beanpool import NoServerAvailable, PoolClosed, PoolManager, PoolTimeout, Server
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
 from support.putting import SECRET, manager, told_of
+
+NEVER = tenacity.wait_fixed(600)
 
 
 class TestNobody:
@@ -58,7 +60,7 @@ class TestNobody:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with manager(servers, retry=tenacity.wait_fixed(600)) as pool:
+        with manager(servers, retry=NEVER) as pool:
             calls = [background(lambda: pool.put("job", timeout=900)) for _ in range(3)]
             wait_until(lambda: pool.get_stats()["retries_num"] == 3, "three pauses")
             servers[1].start()
@@ -67,11 +69,41 @@ class TestNobody:
     def test_a_new_server_ends_the_pause(self, cluster: StartCluster) -> None:
         dead, new = cluster(2)
         dead.kill()
-        with manager([dead], retry=tenacity.wait_fixed(600)) as pool:
+        with manager([dead], retry=NEVER) as pool:
             call = background(lambda: pool.put("job", timeout=900))
             wait_until(lambda: pool.get_stats()["retries_num"], "the pause")
             pool.add_server(new.address)
             assert call.result().server == new.address
+
+    def test_a_server_that_gets_weight_ends_the_pause(self, cluster: StartCluster) -> None:
+        dead, spared = cluster(2)
+        dead.kill()
+        with PoolManager([dead.address, Server(spared.host, spared.port, weight=0)], retry=NEVER) as pool:
+            calls = [background(lambda key=key: pool.put("job", key=key, timeout=900)) for key in (None, "key")]  # type: ignore[misc]
+            wait_until(lambda: pool.get_stats()["retries_num"] == 2, "the pauses")
+            pool.set_weight(spared.address, 1)
+            assert [call.result().server for call in calls] == [spared.address] * 2
+
+    def test_another_name_of_a_server_that_was_removed_ends_the_pause(self, cluster: StartCluster) -> None:
+        dead, other = cluster(2)
+        dead.kill()
+        with PoolManager([dead.address, other.address, f"localhost:{other.port}"], retry=NEVER) as pool:
+            pool.wait(1)
+            wait_until(lambda: any(member.twin for member in pool._topology.members), "the second name to be known")
+            pool.set_weight(other.address, 0)
+            call = background(lambda: pool.put("job", timeout=900))
+            wait_until(lambda: pool.get_stats()["retries_num"], "the pause")
+            pool.remove_server(other.address)
+            assert call.result().server == f"localhost:{other.port}"
+
+    def test_a_pause_that_would_be_too_long_is_cut_not_the_call(self, cluster: StartCluster) -> None:
+        (server,) = cluster(1)
+        server.kill()
+        with manager([server], retry=NEVER) as pool:
+            call = background(lambda: pool.put("job", timeout=30))
+            wait_until(lambda: pool.get_stats()["retries_num"], "the pause")
+            server.start()
+            assert call.result(20).server == server.address
 
     def test_who_waits_has_a_dead_server_checked_before_its_back_off_ends(self, cluster: StartCluster) -> None:
         (server,) = cluster(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.scripted import answering, stats_reply
 from support.servers import BeanstalkdServer, ServerFactory
+from support.threads import background
 from support.waiting import wait_until, within
 
 from beanpool import CommandFailed, JobTooBig, NoServerAvailable, PoolManager
@@ -92,9 +93,32 @@ class TestServersThatDoNotTakeIt:
                 pool.put(b"x" * size)
             assert caught.value.args == ("put", "JOB_TOO_BIG", [])
             assert [status.state for status in pool.servers] == ["up", "up"]
-            assert sum(status.open for status in pool.servers) == 1, "no other server was asked"
+            assert [server.control.counter("cmd-put") for server in servers] == [0, 0], "nobody was sent it"
             pool.put("the connection is as good as before")
             assert pool.get_stats()["returns_bad"] == 0
+
+    def test_a_body_that_is_too_big_for_some_goes_to_the_others(self, beanstalkd_factory: ServerFactory) -> None:
+        servers = [beanstalkd_factory(max_job_size=size) for size in (100, 5000, 100)]
+        with manager(servers, health_interval=60) as pool:
+            for _ in range(6):
+                assert pool.put(b"x" * 4000).server == servers[1].address
+            with pytest.raises(JobTooBig):
+                pool.put(b"x" * 4000, key=key_of(pool, servers[0].address))
+            with within(1), pytest.raises(JobTooBig):
+                pool.put(b"x" * 6000)
+
+    def test_a_body_that_only_an_absent_server_takes_waits_for_it(self, cluster: StartCluster) -> None:
+        small, large = cluster(1, max_job_size=100)[0], cluster(1, max_job_size=5000)[0]
+        with manager([small, large]) as pool:
+            pool.wait(2)
+            large.kill()
+            wait_until(lambda: state_of(pool, large.address) == "down", "the death to be noticed")
+            with pytest.raises(NoServerAvailable, match="JOB_TOO_BIG"):
+                pool.put(b"x" * 4000, timeout=0.3)
+            late = background(lambda: pool.put(b"x" * 4000))
+            wait_until(lambda: pool.get_stats()["retries_num"] > 1, "the pause of the put")
+            large.start()
+            assert late.result().server == large.address
 
     def test_too_big_for_a_server_that_did_not_say_so(
         self, beanstalkd: BeanstalkdServer, scripted_server: StartScripted

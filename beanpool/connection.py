@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ _AT_FIRST = (DEFAULT_TUBE_NAME,)
 _CLOSED = ChannelState.CLOSED
 _CLOSED_BY_CLOSE = "it was closed by close()"
 
-YamlParsing = bool | Callable[[str], Any]
+YamlParsing = bool | Callable[..., Any]
 
 
 class Connection(NotPicklable):
@@ -91,7 +91,8 @@ class Connection(NotPicklable):
     :param host: host name or IP address.
     :param port: TCP port.
     :param parse_yaml: what the stats and list methods return: True parses the YAML (tube names stay ``str``,
-        counters are numbers), False leaves the text, a callable gets the text.
+        counters are numbers), False leaves the text, a callable gets the text; if it has a parameter called
+        ``command``, it is given that too, by name: which command the text answers, such as ``stats-job``.
     :param connect_timeout: the longest wait for a connection (seconds).
     :param timeout: the longest wait for a reply, on top of what a reserve waits (seconds).
     :param encoding: how ``str`` bodies travel; None for ``bytes`` only.
@@ -554,7 +555,7 @@ class Connection(NotPicklable):
             raise self.refuse(command, reply)
         if self.parse_yaml is not True:
             text = decode(reply.body)
-            return self.parse_yaml(text) if callable(self.parse_yaml) else text
+            return _apply(self.parse_yaml, text, command) if callable(self.parse_yaml) else text
         return self._parse(command, reply)
 
     def _parse(self, command: Command, reply: Reply) -> Any:
@@ -580,3 +581,18 @@ class Connection(NotPicklable):
             raise self._in_use()
         with self._guard:
             yield self._open_channel()
+
+
+def _apply(parse: Callable[..., Any], text: str, command: Command) -> Any:
+    # Here, not at the top: most programs leave the parsing to us.
+    import inspect
+
+    try:
+        parameters: Mapping[str, inspect.Parameter] = inspect.signature(parse).parameters
+    except (TypeError, ValueError):
+        # Some that are written in C do not say.
+        parameters = {}
+    named = parameters.get("command")
+    if named is None or named.kind is inspect.Parameter.POSITIONAL_ONLY or named is next(iter(parameters.values())):
+        return parse(text)
+    return parse(text, command=command.name)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from beanpool.loading import load
+
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
@@ -30,13 +32,11 @@ class RetryPolicy:
         if parts is None:
             return
         # Here, not at the top: loading tenacity costs 30 ms, and a healthy cluster never needs it.
-        from tenacity.stop import stop_base
-        from tenacity.wait import wait_base
-
+        tenacity = load("tenacity")
         for part in parts if isinstance(parts, Iterable) else (parts,):
-            if isinstance(part, stop_base):
+            if isinstance(part, tenacity.stop.stop_base):
                 self._stops.append(part)
-            elif isinstance(part, wait_base):
+            elif isinstance(part, tenacity.wait.wait_base):
                 self._wait = part if self._wait is None else self._wait + part
             else:
                 raise TypeError(
@@ -60,7 +60,7 @@ class RetryPolicy:
         :param before_sleep: is called before each sleep with its length (seconds) and the error before.
         :param sleep: sleeps so long (seconds), or less if there is a reason to try again earlier.
         """
-        import tenacity
+        tenacity = load("tenacity")
 
         def note(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
@@ -93,4 +93,5 @@ class RetryPolicy:
             before_sleep=note,
             reraise=True,
         )
-        return retrying(attempt_in_time)
+        result: Result = retrying(attempt_in_time)
+        return result

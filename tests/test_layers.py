@@ -24,7 +24,9 @@ PACKAGE = "beanpool"
 # "" is the package itself.
 LAYERS: list[set[str]] = [
     {"errors", "address", "checks", "log", "events"},
-    {"protocol.*", "locks"},
+    {"locks"},
+    {"loading"},
+    {"protocol.*"},
     # The embedded server shares nothing with the client but the protocol's limits.
     {"testing.failures", "testing.service"},
     {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.processes import run_python
@@ -163,6 +165,89 @@ class TestStats:
         assert stats["pid"] == beanstalkd.pid
         assert stats["draining"] is False
         assert stats["id"] == beanstalkd.control.stats()["id"]
+
+
+def typed(value: str) -> object:
+    """What a scalar means outside of the text fields, written down a second time."""
+    if re.fullmatch(r"-?[0-9]{1,20}", value, re.ASCII):
+        return int(value)
+    if re.fullmatch(r"-?[0-9]{1,20}\.[0-9]{1,20}", value, re.ASCII):
+        return float(value)
+    return {"true": True, "false": False}.get(value, value)
+
+
+TEXT_FIELDS = {
+    "stats": {"id", "version", "hostname", "os", "platform"},
+    "stats-tube": {"name"},
+    "stats-job": {"tube", "state"},
+}
+tokens = st.one_of(
+    st.integers(-5, 2**70).map(str),
+    st.floats(0, 1e9).map(lambda value: f"{value:.6f}"),
+    st.sampled_from(
+        [*ODD_TUBES, "", "-", "--", "- a", "~", "a b", "a: b", "a #b", "#", "<<", "=", "a,b", "x:y", "é", "٣"]
+    ),
+    st.text(alphabet="ab019-_.+/;$()", max_size=6),
+    st.text(alphabet="a0-:# \"'\\,[]{}&*!|>%@`?~=<é\t", max_size=6),
+)
+values = st.one_of(tokens, tokens.map(lambda token: f'"{token}"'))
+keys = st.one_of(
+    st.sampled_from(["id", "version", "hostname", "platform", "name", "tube", "state", "pri", "pid", "rusage-utime"]),
+    st.text(alphabet="aB0_-.", min_size=1, max_size=4),
+    st.just("k" * 1100),
+)
+
+
+class TestByLines:
+    """What is read line by line means what YAML makes of it."""
+
+    @settings(max_examples=1500, deadline=None)
+    @given(
+        command=st.sampled_from(sorted(TEXT_FIELDS)),
+        head=st.sampled_from(["---\n", ""]),
+        lines=st.lists(st.tuples(keys, values).map(": ".join), min_size=1, max_size=5),
+        end=st.sampled_from(["\n", ""]),
+    )
+    @example(command="stats-job", head="---\n", lines=["id: 007", 'id: "8"', "tube: 1", "a: -"], end="\n")
+    @example(command="stats-tube", head="---\n", lines=["name: -", "y: -1"], end="")
+    @example(command="stats", head="", lines=['platform: "a\\x41"', 'pid: "5"'], end="\n")
+    @example(command="stats", head="", lines=["k" * 1100 + ": 5"], end="\n")
+    def test_a_mapping(self, command: str, head: str, lines: list[str], end: str) -> None:
+        text = head + "\n".join(lines) + end
+        try:
+            found = parse_mapping(command, text.encode())
+        except UnexpectedResponse:
+            # What is refused by its shape is nothing that YAML was asked about.
+            return
+        document = yaml.load(text, Loader=yaml.BaseLoader)
+        fields = TEXT_FIELDS[command]
+        expected = {key: value if key in fields else typed(value) for key, value in document.items()}
+        assert list(map(repr, found.items())) == list(map(repr, expected.items()))
+
+    @settings(max_examples=500, deadline=None)
+    @given(names=st.lists(values, min_size=1, max_size=5), end=st.sampled_from(["\n", ""]))
+    def test_a_list(self, names: list[str], end: str) -> None:
+        text = "---\n" + "\n".join(f"- {name}" for name in names) + end
+        try:
+            found = parse_list("list-tubes", text.encode())
+        except UnexpectedResponse:
+            return
+        assert found == yaml.load(text, Loader=yaml.BaseLoader)
+
+    def test_what_a_server_sends_needs_no_yaml(self) -> None:
+        job = "---\nid: 7\ntube: a-b\nstate: ready\npri: 1\nttr: 120\n"
+        source = f"""
+import sys
+from beanpool.protocol.documents import parse_list, parse_mapping
+parse_mapping("stats", {STATS_OF_1_12!r}), parse_mapping("stats", {STATS_OF_1_13!r})
+parse_mapping("stats-job", {job.encode()!r})
+parse_list("list-tubes", b"---\\n- default\\n- \\"1.10\\"\\n")
+print("yaml" in sys.modules)
+parse_mapping("stats", b"---\\na: b c\\n")
+print("yaml" in sys.modules)
+"""
+        ended = run_python(source)
+        assert (ended.stdout.split(), ended.stderr) == (["False", "True"], "")
 
 
 NOT_MAPPINGS = [

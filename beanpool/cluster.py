@@ -18,7 +18,7 @@ from typing import Any, Self
 from beanpool.announcer import Announcer
 from beanpool.checks import check_seconds, check_wait
 from beanpool.comebacks import Comebacks
-from beanpool.config import Server, Settings, check_distinct, parse_servers
+from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
 from beanpool.counters import total
 from beanpool.errands import Errands
 from beanpool.errors import PoolClosed, no_server
@@ -242,7 +242,7 @@ class Cluster:
 
     # Membership.
 
-    def add_server(self, server: str | Server) -> None:
+    def add_server(self, server: AnyServer) -> None:
         """Let a server join while the pool runs: it takes its share of keys, and waiting reserves wait on it too.
 
         :raises ValueError: if a server of this name or address is there already.
@@ -258,7 +258,7 @@ class Cluster:
         self._monitor.wake()
         self._comebacks.note()
 
-    def remove_server(self, server: str) -> None:
+    def remove_server(self, server: AnyServer) -> None:
         """Let a server go while the pool runs: it gets and gives no more jobs; those in hand can still be finished.
 
         :param server: its name or address.
@@ -279,7 +279,7 @@ class Cluster:
         # Another name of its process may take its place.
         self._comebacks.note()
 
-    def set_weight(self, server: str, weight: float) -> None:
+    def set_weight(self, server: AnyServer, weight: float) -> None:
         """Change a server's share of the puts; with 0 it gets no more, and is still reserved from.
 
         :param server: its name or address.
@@ -294,7 +294,7 @@ class Cluster:
         if member.accepting:
             self._comebacks.note()
 
-    def _find(self, topology: Topology, server: str) -> Member:
+    def _find(self, topology: Topology, server: AnyServer) -> Member:
         member = topology.find(server)
         if member is None:
             raise ValueError(f"server must be one of {', '.join(m.name for m in topology.members)}, not {server!r}")

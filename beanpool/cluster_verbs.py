@@ -11,7 +11,7 @@ from beanpool.cluster import Cluster
 from beanpool.errors import BeanpoolError
 from beanpool.job import Job
 from beanpool.pooled_connection import PooledConnection
-from beanpool.protocol.arguments import MAX_UINT32, check_int, check_tube
+from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, MAX_UINT32, check_int, check_tube
 from beanpool.protocol.commands import encode_pause_tube
 from beanpool.survey import Answers, add_up, ask_all, ask_one, given
 
@@ -20,6 +20,18 @@ class ClusterVerbs(Cluster):
     """Questions to, and commands for, all servers. Each has a ``..._by_server`` twin, which hides no missing server."""
 
     _used: str
+    _watched: tuple[str, ...]
+
+    def ping(self) -> bool:
+        """Make a round trip to every server (``list-tube-used``); True if one answers.
+
+        :raises NoServerAvailable: if none does; ``errors`` says why, by address.
+        """
+        return bool(given(self.ping_by_server(), "answered"))
+
+    def ping_by_server(self) -> Answers:
+        """How long every server took to answer (seconds), or its error, by address."""
+        return self._ask_all(_round_trip)
 
     def peek_ready(self, *, tube: str | None = None) -> Job | None:
         """Look at a ready job of the used tube, on whichever server has one (``peek-ready``)."""
@@ -49,7 +61,7 @@ class ClusterVerbs(Cluster):
 
     def tubes_by_server(self) -> Answers:
         """Every server's own tubes, or its error, by address."""
-        return self._ask_all(lambda connection, _: connection.tubes())
+        return self._ask_all_for_tubes(lambda connection: connection.tubes(), None)
 
     def stats(self) -> dict[str, Any]:
         """The statistics of all servers that answer, added up (``stats``); see :func:`beanpool.survey.add_up`."""
@@ -69,7 +81,7 @@ class ClusterVerbs(Cluster):
     def stats_tube_by_server(self, tube: str) -> Answers:
         """Every server's own statistics of a tube, or its error, by address."""
         check_tube(tube)
-        return self._ask_all(lambda connection, _: connection.stats_tube(tube))
+        return self._ask_all_for_tubes(lambda connection: connection.stats_tube(tube), tube)
 
     def pause_tube(self, tube: str, seconds: float) -> None:
         """Let nobody reserve from `tube` for this long, on all servers that have it (``pause-tube``).
@@ -81,7 +93,7 @@ class ClusterVerbs(Cluster):
     def pause_tube_by_server(self, tube: str, seconds: float) -> Answers:
         """As :meth:`pause_tube`; returns None, or the error, by address."""
         encode_pause_tube(tube, seconds)
-        return self._ask_all(lambda connection, _: connection.pause_tube(tube, seconds))
+        return self._ask_all_for_tubes(lambda connection: connection.pause_tube(tube, seconds), tube)
 
     def kick(self, bound: int = 1, *, tube: str | None = None) -> int:
         """Kick up to `bound` jobs of the used tube over all servers (``kick``); returns how many were made ready."""
@@ -118,6 +130,31 @@ class ClusterVerbs(Cluster):
 
     def _ask_all(self, ask: Callable[[PooledConnection, float], Any], tube: str | None = None) -> Answers:
         return ask_all(self._members(), self._timeout, ask, tube)
+
+    def _ask_all_for_tubes(self, ask: Callable[[PooledConnection], Any], tube: str | None) -> Answers:
+        """Ask about `tube`, or about all tubes (None).
+
+        A tube exists while somebody uses or watches it. So what this pool uses and watches does, as it does for a
+        :class:`Connection`, also if nothing was put into it or reserved from it yet.
+        """
+        ours = dict.fromkeys((self._used, *self._watched) if tube is None else (tube,))
+        used = self._used if self._used in ours else None
+        watched = [name for name in self._watched if name in ours and name not in (used, DEFAULT_TUBE_NAME)]
+
+        def ask_there(connection: PooledConnection, deadline: float) -> Any:
+            # That one is always there.
+            if used is not None and used != DEFAULT_TUBE_NAME:
+                connection.use_tube(used, deadline)
+            connection.watch_too(watched, deadline)
+            return ask(connection)
+
+        return self._ask_all(ask_there)
+
+
+def _round_trip(connection: PooledConnection, _: float) -> float:
+    started = time.monotonic()
+    connection.ping()
+    return time.monotonic() - started
 
 
 def _kick(bound: int, connection: PooledConnection, _: float) -> int:

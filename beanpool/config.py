@@ -80,6 +80,10 @@ class Server:
         return self.name if self.name is not None else str(self.address)
 
 
+AnyServer = Server | str | tuple[str, int]
+"""What stands for one server."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The options of a pool.
@@ -120,19 +124,20 @@ class Settings:
         return cls(**{**url_options, **keywords})
 
 
-def parse_servers(servers: str | Server | Iterable[str | Server]) -> tuple[tuple[Server, ...], dict[str, Any]]:
+def parse_servers(servers: str | AnyServer | Iterable[AnyServer]) -> tuple[tuple[Server, ...], dict[str, Any]]:
     """Return the servers, and the options that came with them in a URL, checked and with Python's types.
 
     A ``str`` is one URL with many hosts (``beanstalk://q1:11300,q2,[::1]:11301/?timeout=2``), or a list of addresses
-    separated by commas or spaces. In an iterable each item is a :class:`Server` or the address of one.
+    separated by commas or spaces. In an iterable each item is a :class:`Server` or the address of one: a ``str``, or a
+    tuple of host and port. Such a tuple alone is one server, too.
 
     :raises TypeError: for anything else.
     :raises ValueError: if there is no server, one is there twice, or an address or option is wrong.
     """
     found: tuple[Server, ...]
     options: dict[str, Any] = {}
-    if isinstance(servers, Server):
-        found = (servers,)
+    if isinstance(servers, Server) or _is_host_and_port(servers):
+        found = (_as_server(servers),)
     elif isinstance(servers, str):
         found, options = _parse_url(servers.strip())
     elif isinstance(servers, Iterable) and not isinstance(servers, bytes | bytearray | memoryview | Mapping):
@@ -143,6 +148,11 @@ def parse_servers(servers: str | Server | Iterable[str | Server]) -> tuple[tuple
         raise ValueError("servers must name at least one server")
     check_distinct(found)
     return found, options
+
+
+def label(server: AnyServer) -> str:
+    """What a server is called by: its name, or else its address."""
+    return server if isinstance(server, str) else _as_server(server).key
 
 
 def check_distinct(servers: Iterable[Server]) -> None:
@@ -177,12 +187,20 @@ def from_environment(environment: Mapping[str, str]) -> str:
     raise ValueError(f"no servers in the environment: set {first} (or {' or '.join(others)}) to beanstalk://host:port")
 
 
+def _is_host_and_port(item: Any) -> bool:
+    # Two names of hosts are two servers.
+    return isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], str | Server | tuple)
+
+
 def _as_server(item: Any) -> Server:
     if isinstance(item, Server):
         return item
+    if _is_host_and_port(item):
+        return Server(*item)
     if isinstance(item, str):
         return Server.from_url(item)
-    raise TypeError(f"a server must be a Server or an address as a str, not {type(item).__name__}")
+    kind = type(item).__name__
+    raise TypeError(f"a server must be a Server, an address as a str, or a tuple of host and port, not {kind}")
 
 
 def _parse_url(text: str) -> tuple[tuple[Server, ...], dict[str, Any]]:
@@ -292,7 +310,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "tube": _check_tube,
     "watch": _check_watch,
     "max_connections": _check_max_connections,
-    "connect_timeout": lambda value: check_seconds("connect_timeout", value),
+    # To other clients None is for ever; here nothing is.
+    "connect_timeout": lambda value: 2.0 if value is None else check_seconds("connect_timeout", value),
     "timeout": lambda value: check_seconds("timeout", value),
     "health_interval": lambda value: check_seconds("health_interval", value),
     "on_ambiguous": check_on_ambiguous,

@@ -93,7 +93,8 @@ class Connection(NotPicklable):
     :param parse_yaml: what the stats and list methods return: True parses the YAML (tube names stay ``str``,
         counters are numbers), False leaves the text, a callable gets the text; if it has a parameter called
         ``command``, it is given that too, by name: which command the text answers, such as ``stats-job``.
-    :param connect_timeout: the longest wait for a connection (seconds).
+    :param connect_timeout: the longest wait for a connection (seconds); None, which is for ever to other clients, is
+        the default here: nothing hangs.
     :param timeout: the longest wait for a reply, on top of what a reserve waits (seconds).
     :param encoding: how ``str`` bodies travel; None for ``bytes`` only.
     :raises ConnectionFailed: if nobody accepts the connection.
@@ -107,7 +108,7 @@ class Connection(NotPicklable):
         host: str = DEFAULT_HOST,
         port: int = DEFAULT_PORT,
         parse_yaml: YamlParsing = True,
-        connect_timeout: float = DEFAULT_CONNECT_TIMEOUT,
+        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
         *,
         timeout: float = DEFAULT_TIMEOUT,
         encoding: str | None = "utf-8",
@@ -116,14 +117,21 @@ class Connection(NotPicklable):
         self.connect()
 
     def _prepare(
-        self, address: Address, parse_yaml: YamlParsing, connect_timeout: float, timeout: float, encoding: str | None
+        self,
+        address: Address,
+        parse_yaml: YamlParsing,
+        connect_timeout: float | None,
+        timeout: float,
+        encoding: str | None,
     ) -> None:
         if not (isinstance(parse_yaml, bool) or callable(parse_yaml)):
             raise TypeError(f"parse_yaml must be True, False or a callable, not {type(parse_yaml).__name__}")
         self.address = address
         self.server = str(address)
         self.parse_yaml = parse_yaml
-        self.connect_timeout = check_seconds("connect_timeout", connect_timeout)
+        self.connect_timeout = (
+            DEFAULT_CONNECT_TIMEOUT if connect_timeout is None else check_seconds("connect_timeout", connect_timeout)
+        )
         self.timeout = check_seconds("timeout", timeout)
         self.encoding = check_encoding(encoding)
         self._channel: Channel | None = None
@@ -343,6 +351,11 @@ class Connection(NotPicklable):
             raise self.violated(USE, f"another tube ({reply.tube})", reply.status)
         self.used = tube
         return tube
+
+    def ping(self) -> bool:
+        """Make a round trip (``list-tube-used``): True, or the error of a connection that is no more."""
+        self.using()
+        return True
 
     def using(self) -> str:
         """The name of the used tube, as the server knows it (``list-tube-used``)."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from beanpool.checks import check_many, check_on_ambiguous, check_seconds, check_wait
 from beanpool.cluster_verbs import ClusterVerbs
-from beanpool.config import Server, Settings, from_environment, parse_servers
+from beanpool.config import AnyServer, Settings, from_environment, parse_servers
 from beanpool.errors import BeanpoolError, NotPicklable
 from beanpool.job import Job
 from beanpool.job_id import JobId
@@ -54,7 +54,7 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
     block, or call :meth:`close`.
 
     :param servers: one URL with many hosts (``beanstalk://q1:11300,q2,[::1]:11301/?timeout=2``), or an iterable of
-        :class:`Server` objects, ``"host:port"`` texts and URLs of one server.
+        :class:`Server` objects, ``"host:port"`` texts, URLs of one server and ``(host, port)`` tuples; or one of them.
     :param tube: the tube that puts go to when not told otherwise (default ``default``).
     :param watch: the tubes that reserves take from when not told otherwise (default ``("default",)``).
     :param max_connections: the most connections to each server (default 32).
@@ -72,12 +72,12 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
 
     def __init__(
         self,
-        servers: str | Server | Iterable[str | Server],
+        servers: AnyServer | Iterable[AnyServer],
         *,
         tube: str | Unset = UNSET,
         watch: str | Iterable[str] | Unset = UNSET,
         max_connections: int | Unset = UNSET,
-        connect_timeout: float | Unset = UNSET,
+        connect_timeout: float | Unset | None = UNSET,
         timeout: float | Unset = UNSET,
         health_interval: float | Unset = UNSET,
         retry: Any = None,

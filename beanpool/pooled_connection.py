@@ -6,7 +6,7 @@ import collections
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
@@ -170,6 +170,21 @@ class PooledConnection(Connection):
         """
         if self.used != tube:
             self.use_result(tube, self.channel.exchange(USE, encode_tube(USE, tube), deadline))
+
+    def watch_too(self, tubes: Iterable[str], deadline: float) -> None:
+        """Watch these beside what is watched (``watch``)."""
+        watched = set(self.watched)
+        missing = [tube for tube in tubes if tube not in watched]
+        if not missing:
+            return
+        *steps, (command, request, check) = self._retune((*self.watched, *missing))
+        self._allowed_seconds = deadline - time.monotonic()
+        self.give_up_at = deadline
+        self._send_script(steps, command, request)
+        reply = self.await_reply(deadline)
+        if reply is None:
+            raise self.late()
+        check(reply)
 
     # Event-driven use.
 

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
 
+from beanpool.config import AnyServer, label
 from beanpool.member import Member
 from beanpool.ring import Ring
 from beanpool.spread import spread
@@ -63,9 +64,10 @@ class Topology:
         """The same members, after the health of one changed."""
         return Topology(self.members, self._ring, self._turns)
 
-    def find(self, server: str) -> Member | None:
+    def find(self, server: AnyServer) -> Member | None:
         """The member with this name or address."""
-        return self._members_by_name.get(server) or self._by_address.get(server)
+        name = label(server)
+        return self._members_by_name.get(name) or self._by_address.get(name)
 
     def owner(self, key: str | bytes) -> Member | None:
         """The server that `key` belongs to while it accepts puts; None if all weights are 0."""

@@ -12,6 +12,7 @@ from support.threads import run_together
 from support.waiting import wait_until, within
 
 from beanpool import (
+    BeanpoolError,
     CommandFailed,
     ConnectionFailed,
     Job,
@@ -44,6 +45,48 @@ class TestTubes:
             by_server = pool.tubes_by_server()
             assert list(by_server) == [server.address for server in servers]
             assert [set(tubes) - {"default"} for tubes in by_server.values()] == [{"a"}, {"b"}, {"a"}]
+
+    def test_those_that_the_pool_uses_and_watches_are_there_before_the_first_job(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers, tube="used", watch=["default", "watched"]) as pool:
+            assert pool.stats_tube("used")["current-using"] == 2
+            assert pool.stats_tube("watched")["current-watching"] == 2
+            with pytest.raises(NotFound):
+                pool.stats_tube("other")
+            pool.use("a")
+            pool.watch("b")
+            pool.watch("c")
+            pool.ignore("c")
+            pool.pause_tube("b", 60)
+            assert {frozenset(tubes) for tubes in pool.tubes_by_server().values()} == {
+                frozenset({"default", "a", "b", "watched"})
+            }
+            assert pool.stats_tube("b")["pause"] == 60
+            with pytest.raises(NotFound):
+                pool.tube("c").stats()
+            # A reserve takes from what it is told to, whatever was watched for a look.
+            pool.put("x", tube="b")
+            assert pool.reserve(0, tubes="watched") is None
+
+    def test_thousands_that_are_watched_come_in_one_go(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        names = [f"tube-{number}" for number in range(3000)]
+        with manager(servers, watch=names) as pool:
+            with within(2, "the answer"):
+                assert set(pool.tubes()) >= set(names)
+            assert pool.stats_tube(names[-1])["current-watching"] == 2
+
+    def test_a_ping(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers) as pool:
+            assert pool.ping() is True
+            assert all(0 < seconds < 5 for seconds in pool.ping_by_server().values())
+            servers[0].kill()
+            assert pool.ping()
+            assert isinstance(pool.ping_by_server()[servers[0].address], BeanpoolError)
+            servers[1].kill()
+            with pytest.raises(NoServerAvailable, match="no server answered"):
+                pool.ping()
 
     @pytest.mark.parametrize("tube", WEIRD)
     def test_a_name_stays_that_name_everywhere(self, cluster: StartCluster, tube: str) -> None:

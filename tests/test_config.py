@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from typing import Any
 
@@ -128,6 +129,12 @@ BAD_OPTIONS = [
 ]
 
 
+class Port(enum.IntEnum):
+    """How a program may name its ports."""
+
+    USUAL = 11300
+
+
 @pytest.mark.parametrize(("text", "address"), ADDRESSES)
 def test_addresses(text: str, address: Address) -> None:
     assert parse_address(text) == address
@@ -228,6 +235,9 @@ def test_a_server() -> None:
         (Server("q1", weight=0), ["q1:11300"], {}),
         ([Server("q1", weight=2, name="a"), "q2", "beanstalk+unix:///b"], ["a", "q2:11300", "unix:/b"], {}),
         (("q1", "[::1]:11301"), ["q1:11300", "[::1]:11301"], {}),
+        (("q1", 7), ["q1:7"], {}),
+        ([("q1", 7), "q2", ("::1", Port.USUAL)], ["q1:7", "q2:11300", "[::1]:11300"], {}),
+        ((("q1", 7), ("q2", 7)), ["q1:7", "q2:7"], {}),
         ((host for host in ("q1", "q2")), ["q1:11300", "q2:11300"], {}),
     ],
 )
@@ -287,7 +297,13 @@ def test_bad_options_in_a_url(query: str, words: str) -> None:
         (b"q1", TypeError, "not bytes"),
         ({"q1": 2}, TypeError, "not dict"),
         ([b"q1"], TypeError, "not bytes"),
-        ([("q1", 11300)], TypeError, "not tuple"),
+        (("q1", "q1"), ValueError, "q1:11300"),
+        (("q1", 0), ValueError, "port must be from 1"),
+        ([("q1", True)], TypeError, "port must be an int"),
+        ([("q1", 11300.0)], TypeError, "port must be an int"),
+        ([(b"q1", 11300)], TypeError, "host must be a str"),
+        ([("q1", 11300, 2)], TypeError, "not tuple"),
+        ([["q1", 11300]], TypeError, "not list"),
         ([None], TypeError, "not NoneType"),
     ],
 )
@@ -340,6 +356,11 @@ def test_defaults() -> None:
         encoding="utf-8",
         name=None,
     )
+
+
+def test_to_wait_for_ever_for_a_connection_is_not_to_be_had() -> None:
+    options: dict[str, Any] = {"connect_timeout": None}
+    assert Settings(**options).connect_timeout == 2.0
 
 
 def test_a_keyword_beats_the_url_and_the_url_beats_the_default() -> None:
@@ -397,7 +418,7 @@ def test_watched_tubes(watch: Any, expected: tuple[str, ...]) -> None:
                 (math.inf, ValueError),
                 (True, TypeError),
                 ("2", TypeError),
-                (None, TypeError),
+                *([(None, TypeError)] if option != "connect_timeout" else []),
             ]
         ),
     ],

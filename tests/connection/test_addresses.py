@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.servers import BeanstalkdServer, ServerFactory, have_ipv6
 
-from beanpool import CommandTimeout, Connection, ConnectionFailed
+from beanpool import CommandTimeout, Connection, ConnectionFailed, PoolManager
 from beanpool.errors import Phase
 
 if TYPE_CHECKING:
     from conftest import StartScripted
-from support.connections import reserved
+from support.connections import Connect, reserved
 
 
 class TestAddresses:
@@ -57,6 +57,23 @@ class TestAddresses:
         assert not isinstance(caught.value, CommandTimeout)
         assert (caught.value.server, caught.value.phase) == (beanstalkd.address, Phase.CONNECTING)
         assert not caught.value.may_have_taken_effect
+
+    def test_a_host_and_a_port_are_a_server(self, beanstalkd_factory: ServerFactory) -> None:
+        first, second = beanstalkd_factory(), beanstalkd_factory()
+        with PoolManager((first.host, first.port), connect_timeout=None) as pool:
+            pool.add_server((second.host, second.port))
+            pool.set_weight((first.host, first.port), 0)
+            assert pool.put("x").server == second.address
+            pool.remove_server((first.host, first.port))
+            assert [server.address for server in pool.servers] == [second.address]
+
+    def test_no_connect_timeout_is_the_usual_one(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
+        connection = connect(beanstalkd, connect_timeout=None)
+        assert connection.connect_timeout == 2.0
+        assert connection.ping() is True
+        beanstalkd.kill()
+        with pytest.raises(ConnectionFailed):
+            connection.ping()
 
     @pytest.mark.parametrize(
         ("arguments", "kind", "message"),

@@ -18,6 +18,7 @@ from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 
 import beanpool.testing.servers
+from beanpool import Connection
 
 COMMAND = (sys.executable, "-P", "-m", "beanpool.testing")
 
@@ -53,6 +54,45 @@ def test_a_signal_lets_it_drain() -> None:
         wait_until(lambda: client.stats()["draining"] == "true", "it to drain", 10)
         assert client.command("put 0 0 60 1", b"x") == b"DRAINING"
         assert client.reserve() is not None
+
+
+def test_it_takes_the_options_of_the_program(tmp_path: Path) -> None:
+    with serving("-b", str(tmp_path), "-f0", "-F", "-s", "4096", "-VV", "--version", "1.12") as (process, client):
+        assert client.stats()["version"] == "1.12"
+        assert client.command("reserve-with-timeout x") == b"TIMED_OUT"
+        process.terminate()
+        assert process.stderr is not None
+        assert process.stderr.read() == (
+            f"python -m beanpool.testing: -b {tmp_path} is ignored: jobs live as long as this process\n"
+        )
+    shown = subprocess.run([*COMMAND, "-v"], capture_output=True, text=True, check=True, timeout=60)
+    assert re.match(r"beanstalkd 1\.13 ", shown.stdout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_listens_on_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "b.sock"
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(path))
+    with subprocess.Popen([*COMMAND, "-l", f"unix:{path}"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == f"listening on unix:{path}\n"
+            with Connection.from_url(f"beanstalk+unix://{path}") as connection:
+                assert (connection.put("x"), connection.stats()["version"]) == (1, "1.13")
+            process.terminate()
+            assert process.wait(20) == 0
+            assert not path.exists()
+        finally:
+            process.kill()
+    (tmp_path / "file").touch()
+    for bad, reason in (("file", "Address already in use"), ("no/b.sock", "No such file or directory")):
+        done = subprocess.run(
+            [*COMMAND, "-l", f"unix:{tmp_path / bad}"], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 69
+        assert done.stderr.endswith(f": cannot listen on unix:{tmp_path / bad}: {reason}\n")
+    assert (tmp_path / "file").exists()
 
 
 def test_a_port_in_use_is_named() -> None:

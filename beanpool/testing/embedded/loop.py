@@ -141,7 +141,8 @@ class Loop:
             # Gone again, or no descriptor is left; beanstalkd goes on too.
             return
         connected.setblocking(False)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link = Link(connected)
         link.dialogue = Dialogue(self.model, self._host, self._dialect, partial(self._answered.append, link))
         self._links.add(link)

@@ -122,7 +122,8 @@ ENDINGS = {
     """,
     "threads put jobs": """
         def put():
-            with contextlib.suppress(beanpool.PoolClosed):
+            # What may be stored when the pool closes under it is ambiguous.
+            with contextlib.suppress(beanpool.PoolClosed, beanpool.PutAmbiguous):
                 while True:
                     pool.put("job", tube="made")
 

@@ -60,7 +60,8 @@ class Cluster:
     def _begin(self, servers: tuple[Server, ...]) -> None:
         self._lock = Lock()
         self._closing = ReentrantEvent()
-        self._started = False
+        # Whether calls find everything that they need, the monitor's thread too; and whether there was a call.
+        self._started = self._used_at_all = False
         self._changed = threading.Condition()
         self._topology = Topology(tuple(Member(server, self._settings, self) for server in servers))
         # The monitor's thread must not keep an unused pool alive: it looks at it through a weak reference.
@@ -84,7 +85,7 @@ class Cluster:
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
-        if getattr(self, "_started", False) and not self._closing.is_set():
+        if getattr(self, "_used_at_all", False) and not self._closing.is_set():
             self._monitor.abandon()
             self._errands.abandon()
             warnings.warn(
@@ -110,8 +111,8 @@ class Cluster:
     def _start(self) -> None:
         if self._closing.is_set():
             raise PoolClosed(f"{self.name} is closed")
-        self._started = True
-        self._monitor.start()
+        self._used_at_all = True
+        self._started = self._monitor.start()
 
     def close(self, timeout: float = 5) -> None:
         """Close the pool: wake everybody who waits with :class:`PoolClosed`, then close the connections. Idempotent.
@@ -169,7 +170,7 @@ class Cluster:
         for name, twin in found:
             self._announcer.twin_found(name, twin)
         self._reserver.poke()
-        self._monitor.wake()
+        self._monitor.look_at(member)
         with self._changed:
             self._changed.notify_all()
         came_back = member.accepting and (before.state is ServerState.DOWN or before.draining or before.rests_until)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 
-from beanpool.errors import NotPicklable, PoolClosed, PoolTimeout
+from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolTimeout
 from beanpool.job_id import JobId
 from beanpool.locks import Lock
 from beanpool.promise import Promise
@@ -68,7 +68,13 @@ class Producer(NotPicklable):
         self._has_room = threading.Condition(self._lock)
         self._is_empty = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._run, name=f"beanpool-producer-{name}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise BeanpoolError(
+                f"the producer's thread could not be started ({error}): there are too many, or the program is at its "
+                "end; use put or put_many"
+            ) from error
         # A program that ends without close() must not lose what it has put.
         atexit.register(self.close)
 

@@ -46,12 +46,13 @@ LAYERS: list[set[str]] = [
     {"channel", "dialing", "job", "job_id", "poller", "promise", "status", "put_item", "counters", "listeners"},
     {"complaints"},
     {"connection", "pipeline"},
-    {"ring", "quota", "pace", "spread", "health", "put_outcome", "retry", "retry_budget"},
+    {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "retry", "retry_budget"},
     {"config"},
     {"server_pool", "pooled_connection", "lease", "giving_back", "recovery", "job_home", "member"},
     {
         *(
             "monitor",
+            "upkeep",
             "topology",
             "comebacks",
             "putting",
@@ -93,6 +94,7 @@ PURE: dict[str, set[str]] = {
     "quota": IO_AND_CLOCKS,
     "pace": IO_AND_CLOCKS,
     "put_outcome": IO_AND_CLOCKS,
+    "schedule": IO_AND_CLOCKS,
     "health": IO_AND_CLOCKS,
     **{
         f"testing.embedded.{name}": IO_AND_CLOCKS

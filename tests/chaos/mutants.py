@@ -175,12 +175,12 @@ MUTANTS = (
         "a server that accepts and never answers gets jobs again and again",
         (
             Edit(
-                "monitor.py",
+                "upkeep.py",
                 "        reply = probe.connection.step()\n        if reply is None:\n",
                 "        reply = probe.connection.step()\n"
                 "        if reply is None and not probe.connection.dialing:\n"
                 "            self._unregister(probe)\n"
-                "            self._probes.pop(probe.member, None)\n"
+                "            self._forget_probe(probe)\n"
                 "            probe.member.works()\n"
                 "            probe.member.pool.discard(probe.connection)\n"
                 "            return\n"

@@ -151,15 +151,13 @@ def test_a_reason_is_given_for_the_connection_that_a_failed_check_took_along(
     unforeseen.take()
 
 
-@pytest.mark.parametrize("method", ["trim", "collect_abandoned"])
 def test_tidying_up_that_fails_keeps_nobody_from_being_checked(
     watched: tuple[PoolManager, list[BeanstalkdServer]],
     monkeypatch: pytest.MonkeyPatch,
     unforeseen: Records,
-    method: str,
 ) -> None:
     pool, (bad, *others) = watched
-    trouble = Trouble(monkeypatch, ServerPool, method, Unforeseen(), server=bad.address)
+    trouble = Trouble(monkeypatch, ServerPool, "trim", Unforeseen(), server=bad.address)
     trouble.wait_for_calls(bad.address)
     for server in (bad, others[0]):
         server.kill()
@@ -167,6 +165,24 @@ def test_tidying_up_that_fails_keeps_nobody_from_being_checked(
     trouble.wait_for_calls(others[1].address)
     texts = messages(unforeseen)
     assert [text.splitlines()[0] for text in texts] == [f"pool p: tidying up after {bad.address} failed unexpectedly"]
+
+
+def test_jobs_that_could_not_be_given_back_are_seen_to_again(
+    watched: tuple[PoolManager, list[BeanstalkdServer]], monkeypatch: pytest.MonkeyPatch, unforeseen: Records
+) -> None:
+    pool, (bad, *_) = watched
+    trouble = Trouble(monkeypatch, ServerPool, "collect_abandoned", Unforeseen(), server=bad.address)
+    bad.control.put(b"x")
+    job = pool.reserve(10)
+    assert job is not None
+    del job
+    trouble.wait_for_calls(bad.address)
+    assert counter(bad, "reserved") == 1
+    trouble.there = False
+    wait_until(lambda: counter(bad, "ready") == 1, "the job to be given back")
+    assert [text.splitlines()[0] for text in messages(unforeseen)] == [
+        f"pool p: tidying up after {bad.address} failed unexpectedly"
+    ]
 
 
 def three_jobs_of_a_batch(server: BeanstalkdServer, pool: PoolManager) -> list[Job]:

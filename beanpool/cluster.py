@@ -24,6 +24,7 @@ from beanpool.errands import Errands
 from beanpool.errors import PoolClosed, no_server
 from beanpool.events import Event
 from beanpool.health import Health, ServerState
+from beanpool.in_hand import InHand
 from beanpool.job import Job
 from beanpool.locks import Lock, ReentrantEvent, refuse_within
 from beanpool.member import Member
@@ -63,7 +64,9 @@ class Cluster:
         # Whether calls find everything that they need, the monitor's thread too; and whether there was a call.
         self._started = self._used_at_all = False
         self._changed = threading.Condition()
-        self._topology = Topology(tuple(Member(server, self._settings, self) for server in servers))
+        # By address: whatever is removed and added again, a job in hand is found by its id.
+        self._jobs_in_hand: weakref.WeakValueDictionary[str, InHand] = weakref.WeakValueDictionary()
+        self._topology = Topology(tuple(map(self._member, servers)))
         # The monitor's thread must not keep an unused pool alive: it looks at it through a weak reference.
         myself = weakref.ref(self)
 
@@ -249,7 +252,7 @@ class Cluster:
         :raises ValueError: if a server of this name or address is there already.
         """
         (known,), _ = parse_servers([server])
-        member = Member(known, self._settings, self)
+        member = self._member(known)
         refuse_within(self._lock, "adding a server")
         with self._lock:
             topology = self._topology
@@ -258,6 +261,9 @@ class Cluster:
         self._reserver.poke()
         self._monitor.wake()
         self._comebacks.note()
+
+    def _member(self, server: Server) -> Member:
+        return Member(server, self._settings, self, self._jobs_in_hand.setdefault(str(server.address), InHand()))
 
     def remove_server(self, server: AnyServer) -> None:
         """Let a server go while the pool runs: it gets and gives no more jobs; those in hand can still be finished.

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from contextlib import AbstractContextManager
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from beanpool.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
 from beanpool.channel import OF_THE_PARENT, Channel, ChannelState
 from beanpool.checks import check_encoding, check_seconds
 from beanpool.dialing import dial
-from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, NotPicklable, Phase, UnexpectedResponse
+from beanpool.errors import (
+    BeanpoolError,
+    CommandFailed,
+    CommandTimeout,
+    ConnectionFailed,
+    NotPicklable,
+    Phase,
+    UnexpectedResponse,
+)
 from beanpool.job import Job
+from beanpool.locks import within
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
@@ -78,6 +89,8 @@ _AT_FIRST = (DEFAULT_TUBE_NAME,)
 # Without a look into the class for every command of a job.
 _CLOSED = ChannelState.CLOSED
 _CLOSED_BY_CLOSE = "it was closed by close()"
+# A command that began before, and whose time ends with that of who waits for it, says how it ended (seconds).
+_GRACE = 0.1
 
 YamlParsing = bool | Callable[..., Any]
 
@@ -139,7 +152,8 @@ class Connection(NotPicklable):
         """The tube that puts go to, as far as is known here; :meth:`using` asks the server."""
         self.watched: tuple[str, ...] = _AT_FIRST
         """The tubes that reserves take from, as far as is known here; :meth:`watching` asks the server."""
-        self._guard = threading.Lock()
+        self.guard = threading.Lock()
+        """Who has it may use the connection while jobs are reserved on it; see :meth:`turn`."""
         self._reserving = False
         self.era = 0
         """How often it was connected anew: jobs of an earlier era are not this connection's any more."""
@@ -195,7 +209,7 @@ class Connection(NotPicklable):
         channel = self._channel
         if channel is None:
             return
-        if self._guard.locked():
+        if self.guard.locked():
             # The thread in mid-command closes the socket: only then can nobody else get its descriptor meanwhile.
             channel.interrupt(_CLOSED_BY_CLOSE)
         else:
@@ -205,7 +219,7 @@ class Connection(NotPicklable):
         """Close the connection, make a new one, and use and watch the same tubes again."""
         self.close()
         used, watched = self.used, self.watched
-        self._guard = threading.Lock()
+        self.guard = threading.Lock()
         self._reserving = False
         try:
             self.connect()
@@ -241,10 +255,11 @@ class Connection(NotPicklable):
         return self._channel.closed_because if self._channel is not None else "it was never opened"
 
     def look(self) -> None:
-        """Find out, without a round trip, whether the server has closed the connection while nobody used it."""
-        if self._channel is None or self._guard.locked():
-            return
-        with self._guard:
+        """Find out, without a round trip, whether the server has closed the connection while nobody used it.
+
+        For who has the guard.
+        """
+        if self._channel is not None:
             self._channel.check_quiet()
 
     @property
@@ -257,11 +272,15 @@ class Connection(NotPicklable):
     # One command.
 
     def _exchange(self, command: Command, request: bytes, wait: float = 0) -> Reply:
-        if self._guard.locked():
-            raise self._in_use()
-        with self._guard:
+        deadline = time.monotonic() + self.timeout + wait
+        guard = self.guard
+        with guard if not guard.locked() else self._contended(deadline):
             channel = self._channel or self._open_channel()
-            return channel.exchange(command, request, time.monotonic() + self.timeout + wait)
+            return channel.exchange(command, request, deadline)
+
+    def _contended(self, deadline: float) -> AbstractContextManager[Any]:
+        """What to do when another thread has the guard: this connection belongs to one thread at a time."""
+        raise self._in_use()
 
     def _open_channel(self) -> Channel:
         if self._channel is None:
@@ -275,25 +294,78 @@ class Connection(NotPicklable):
             f"{self!r} is in use by another thread; give each thread its own Connection, or share a PoolManager"
         )
 
-    def job_exchange(self, command: Command, request: bytes, deadline: float) -> Reply:
-        """Carry out a command of a job that this connection has reserved, from whichever thread finishes it."""
+    def turn(self, deadline: float) -> AbstractContextManager[Any]:
+        """Have the guard for a block, as soon as those who came before have let go of it.
+
+        :raises CommandTimeout: if they have not before `deadline` (monotonic seconds); nothing was sent.
+        :raises BeanpoolError: if another thread waits in a reserve on this connection.
+        """
+        # Whoever takes it between this look and the block began no later, and ends in time.
+        return self.guard if not self.guard.locked() else self.queue_up(deadline)
+
+    @contextlib.contextmanager
+    def queue_up(self, deadline: float) -> Iterator[None]:
+        """As :meth:`turn`, where the guard is taken.
+
+        :raises ReentrantCall: if a signal handler calls it that has interrupted this thread's own turn.
+        """
         if self._reserving:
             raise self._in_use()
-        with self._guard:
-            channel = self._channel or self._open_channel()
-            return channel.exchange(command, request, deadline)
+        if self._interrupted():
+            raise within(f"a command on {self!r}")
+        guard = self.guard
+        taken: list[bool] = []
+        try:
+            seconds = min(max(0.0, deadline + _GRACE - time.monotonic()), threading.TIMEOUT_MAX)
+            # In one step: an interrupt between taking it and noting that it is taken would leave it so for good.
+            taken.extend(map(guard.acquire, (True,), (seconds,)))
+            if not taken[0]:
+                raise CommandTimeout(
+                    f"{self.server}: the time ran out while commands of other threads on the same connection were "
+                    "under way; nothing was sent",
+                    server=self.server,
+                    phase=Phase.SENDING,
+                )
+            yield
+        finally:
+            if taken == [True]:
+                guard.release()
 
-    def job_priority(self, jid: int, deadline: float) -> int:
-        """The priority of a job that this connection has reserved (``stats-job``).
+    def _interrupted(self) -> bool:
+        """Whether this thread is, further down its stack, in a method of the package that uses this connection.
 
-        :raises NotFound: if the server does not know it.
+        Only who has to wait asks that, so that nobody has to note who he is.
+        """
+        frame: FrameType | None = sys._getframe(1)
+        # The call at hand first, up to whoever made it.
+        while frame is not None and _is_ours(frame):
+            frame = frame.f_back
+        while frame is not None:
+            if _is_ours(frame):
+                known = frame.f_locals
+                if known.get("connection") is self or known.get("self") is self:
+                    return True
+            frame = frame.f_back
+        return False
+
+    def job_exchange(self, command: Command, request: bytes, deadline: float) -> Reply:
+        """Carry out a command of a job that this connection has reserved, for the thread that has the guard."""
+        channel = self._channel or self._open_channel()
+        return channel.exchange(command, request, deadline)
+
+    def job_priority(self, jid: int, deadline: float) -> int | None:
+        """The priority of a job that this connection has reserved (``stats-job``), for the thread that has the guard.
+
+        :returns: None if the server does not know the job.
         """
         reply = self.job_exchange(STATS_JOB, encode_job(STATS_JOB, jid), deadline)
+        if reply.status == "NOT_FOUND":
+            return None
         if reply.status != "OK":
             raise self.refuse(STATS_JOB, reply)
         priority = self._parse(STATS_JOB, reply).get("pri")
         if type(priority) is not int or not 0 <= priority <= MAX_UINT32:
-            raise self.violated(STATS_JOB, "no valid priority", "OK")
+            raise self.violated(STATS_JOB, "no valid priority")
         return priority
 
     def refuse(self, command: Command, reply: Reply) -> CommandFailed:
@@ -375,9 +447,9 @@ class Connection(NotPicklable):
         """
         if timeout is not None:
             check_int("timeout", timeout, 0, MAX_RESERVE_TIMEOUT)
-        if self._guard.locked():
+        if self.guard.locked():
             raise self._in_use()
-        with self._guard:
+        with self.guard:
             self._reserving = True
             try:
                 remaining = timeout
@@ -590,10 +662,16 @@ class Connection(NotPicklable):
     @contextlib.contextmanager
     def exclusive_channel(self) -> Iterator[Channel]:
         """The channel, for this thread alone."""
-        if self._guard.locked():
+        if self.guard.locked():
             raise self._in_use()
-        with self._guard:
+        with self.guard:
             yield self._open_channel()
+
+
+def _is_ours(frame: FrameType) -> bool:
+    name: str = frame.f_globals.get("__name__", "")
+    # Generators of context managers are entered by way of contextlib.
+    return name.startswith("beanpool.") or name == "contextlib"
 
 
 def _apply(parse: Callable[..., Any], text: str, command: Command) -> Any:

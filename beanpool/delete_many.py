@@ -21,7 +21,7 @@ from beanpool.errors import (
     Phase,
     UnexpectedResponse,
 )
-from beanpool.job import Job
+from beanpool.job import Job, JobState
 from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
@@ -128,20 +128,27 @@ class _Lane:
 class _JobLane(_Lane):
     """A connection on which jobs are reserved that are to be deleted."""
 
-    __slots__ = ("jobs", "lease", "pinned")
+    __slots__ = ("granted", "jobs", "lease", "lost", "pinned")
 
     def __init__(self, lease: Lease) -> None:
         super().__init__(lease.connection)
         self.lease = lease
         self.jobs: dict[int, Job] = {}
         self.pinned = False
+        self.granted = False
+        """Whether its turn on the connection came in time."""
+        self.lost: set[int] = set()
+        """The positions of those that were not found where they should be reserved."""
 
 
 class DeleteMany:
     """One call of ``delete_many``.
 
-    :param timeout: the longest that a server may let a reply wait, and the longest that is spent on what was left
-        over at first (seconds).
+    A server that is silent costs it one timeout, once, however many jobs and connections there are, and what was left
+    over at first costs it one more.
+
+    :param timeout: the longest that a server may let a reply wait, and other threads a connection, and the longest that
+        is spent in vain on what was left over at first (seconds).
     """
 
     def __init__(self, locate: Locate, timeout: float) -> None:
@@ -151,6 +158,10 @@ class DeleteMany:
         # What is done one by one in the end, by the rules of a single delete.
         self._left_over: list[tuple[int, Callable[[float], None]]] = []
         self._time_left = timeout
+        # Servers that have been silent for all of their time, by address: nothing else is sent to them.
+        self._silent: dict[str, BeanpoolError] = {}
+        # Servers that no connection was to be had to: why, and for how much longer that is tried (seconds).
+        self._unreachable: dict[Member, tuple[BeanpoolError, float]] = {}
 
     def run(self, items: Iterable[Job | int]) -> list[Exception | None]:
         """Delete all; returns one outcome per item, in order."""
@@ -171,7 +182,7 @@ class DeleteMany:
             else:
                 try:
                     member, instance = self._locate(item)
-                    job = member.pool.job_in_hand(check_id(item), instance)
+                    job = member.pool.in_hand.find(check_id(item), instance)
                 except (ValueError, TypeError) as error:
                     self._outcomes[place] = error.with_traceback(None)
                     continue
@@ -205,10 +216,12 @@ class DeleteMany:
     # Jobs that are reserved here.
 
     def _delete_reserved(self, lanes: list[_JobLane]) -> None:
+        for lane in lanes:
+            lane.error = self._not_again(lane.connection.server)
         try:
             for lane in lanes:
-                lane.pinned = lane.lease.pin()
-            self._with_guards([lane for lane in lanes if lane.pinned], 0)
+                lane.pinned = lane.error is None and lane.lease.pin()
+            self._with_guards([lane for lane in lanes if lane.pinned], 0, time.monotonic() + self._timeout)
         finally:
             for lane in lanes:
                 if lane.pinned:
@@ -216,67 +229,93 @@ class DeleteMany:
         for lane in lanes:
             self._settle(lane)
 
-    def _with_guards(self, lanes: list[_JobLane], number: int) -> None:
+    def _with_guards(self, lanes: list[_JobLane], number: int, deadline: float) -> None:
         if number < len(lanes):
-            with lanes[number].connection.guard:
-                self._with_guards(lanes, number + 1)
+            lane = lanes[number]
+            connection = lane.connection
+            try:
+                with connection.turn(deadline):
+                    lane.granted = True
+                    self._with_guards(lanes, number + 1, deadline)
+            except CommandTimeout as error:
+                if lane.granted:
+                    raise
+                lane.error = self._silent[connection.server] = error.with_traceback(None)
+            else:
+                return
+            self._with_guards(lanes, number + 1, deadline)
             return
+        granted = [lane for lane in lanes if lane.granted]
         # All of it before anybody else may use the connections.
         try:
-            self._exchange(lanes)
+            self._exchange(granted)
         except BaseException:
-            for lane in lanes:
+            for lane in granted:
                 if lane.due:
                     lane.connection.drop("a batch was interrupted")
             raise
         finally:
-            for lane in lanes:
+            for lane in granted:
                 self._note(lane)
 
+    def _not_again(self, server: str) -> CommandTimeout | None:
+        """Why nothing is sent to a server; None if it has not been silent before."""
+        error = self._silent.get(server)
+        if error is None:
+            return None
+        return CommandTimeout(
+            f"{server}: the delete was not sent, the server did not answer others of the batch in time ({error})",
+            server=server,
+            phase=Phase.SENDING,
+        )
+
     def _note(self, lane: _JobLane) -> None:
-        """Tell the jobs that were deleted."""
-        held = lane.connection.jobs
+        """Tell the jobs what has become of them."""
         for position, job in enumerate(itertools.islice(lane.jobs.values(), lane.collected)):
-            if position not in lane.refusals:
-                job.deleted()
-                held.pop(job.number, None)
+            refusal = lane.refusals.get(position)
+            if refusal is None:
+                job.ended(JobState.NOT_RESERVED)
+            elif isinstance(refusal, NotFound) and job.ended(JobState.LOST):
+                lane.lost.add(position)
+        lane.lease.forget(
+            jid
+            for position, jid in enumerate(lane.ids[: lane.collected])
+            if position not in lane.refusals or isinstance(lane.refusals[position], NotFound)
+        )
 
     def _settle(self, lane: _JobLane) -> None:
         """See to those that were not deleted."""
-        if lane.pinned and not lane.refusals and lane.collected == len(lane.ids):
+        if lane.granted and not lane.refusals and lane.collected == len(lane.ids):
             return
         jobs = list(lane.jobs.values())
-        if not lane.pinned:
-            # The last of them was finished meanwhile.
+        if not lane.granted and (lane.error is None or lane.connection.closed):
+            # The last of them was finished meanwhile, or another thread's command has lost the connection.
             for place, job in zip(lane.places, jobs, strict=True):
                 self._leave_over(place, functools.partial(_alone, job))
             return
         for position, refusal in lane.refusals.items():
-            if isinstance(refusal, NotFound):
-                self._leave_over(lane.places[position], functools.partial(_refused, jobs[position]))
-            else:
-                self._outcomes[lane.places[position]] = refusal
+            self._outcomes[lane.places[position]] = jobs[position].ran_out() if position in lane.lost else refusal
         for position in range(lane.collected, len(jobs)):
-            go_on = functools.partial(jobs[position].go_on_deleting, lane.failure(position))
-            self._leave_over(lane.places[position], go_on)
+            if lane.granted:
+                go_on = functools.partial(jobs[position].go_on_deleting, lane.failure(position))
+                self._leave_over(lane.places[position], go_on)
+            else:
+                # Nothing was sent: it is reserved as before.
+                self._outcomes[lane.places[position]] = lane.failure(position)
 
     # Jobs that are known by their ids alone.
 
     def _delete_strangers(self, strangers: list[tuple[int, int, Member, str | None]]) -> None:
         lanes: dict[Member, _Lane] = {}
-        failed: dict[Member, BeanpoolError] = {}
         try:
             for place, jid, member, instance in strangers:
                 lane = lanes.get(member)
                 if lane is None:
-                    if member in failed:
-                        self._outcomes[place] = failed[member]
+                    found = self._stranger_lane(member)
+                    if isinstance(found, BeanpoolError):
+                        self._outcomes[place] = found
                         continue
-                    try:
-                        lane = lanes[member] = _Lane(member.pool.acquire(time.monotonic() + self._timeout))
-                    except BeanpoolError as error:
-                        self._outcomes[place] = failed[member] = error.with_traceback(None)
-                        continue
+                    lane = lanes[member] = found
                 reason = why_another(lane.connection, instance) if instance is not None else None
                 if reason is not None:
                     self._outcomes[place] = JobLost(f"job {jid} of {member.address} is lost: {reason}", reason=reason)
@@ -299,6 +338,21 @@ class DeleteMany:
             for position in range(lane.collected, len(lane.ids)):
                 self._outcomes[lane.places[position]] = lane.failure(position)
 
+    def _stranger_lane(self, member: Member) -> _Lane | BeanpoolError:
+        failed = self._not_again(member.address)
+        if failed is not None:
+            return failed
+        last, left = self._unreachable.get(member, (None, self._timeout))
+        if last is not None and left <= 0:
+            return last
+        started = time.monotonic()
+        try:
+            return _Lane(member.pool.acquire(started + left))
+        except BeanpoolError as error:
+            last = error.with_traceback(None)
+            self._unreachable[member] = last, left - (time.monotonic() - started)
+            return last
+
     # Sending and receiving.
 
     def _exchange(self, lanes: Sequence[_Lane]) -> None:
@@ -313,6 +367,8 @@ class DeleteMany:
             for lane in due:
                 if lane.due and now - lane.progress_at >= self._timeout:
                     lane.fail_late()
+                    if lane.error is not None:
+                        self._silent[lane.connection.server] = lane.error
 
     # One by one.
 
@@ -338,8 +394,4 @@ def _alone(job: Job, deadline: float) -> None:
             server=job.server,
             phase=Phase.SENDING,
         )
-    job.delete()
-
-
-def _refused(job: Job, deadline: float) -> None:
-    job.refused()
+    job.delete_by(deadline)

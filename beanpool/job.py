@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotFound, NotPicklable, UnexpectedResponse
 from beanpool.job_id import JobId
-from beanpool.locks import Lock, is_mine, within
-from beanpool.protocol.commands import BURY, DELETE, RELEASE, TOUCH, Command, encode_bury, encode_job, encode_release
+from beanpool.protocol.commands import (
+    BURY,
+    DELETE,
+    KICK_JOB,
+    RELEASE,
+    STATS_JOB,
+    TOUCH,
+    Command,
+    encode_bury,
+    encode_job,
+    encode_release,
+)
+from beanpool.protocol.replies import Reply
 
 if TYPE_CHECKING:  # connection.py makes jobs; a job calls the connection that it is given.
     from beanpool.connection import Connection
 
+Answer = TypeVar("Answer")
 
 _MADE_ANEW = "its connection was closed and made anew since"
+_RAN_OUT = "its TTR ran out, or it was finished elsewhere"
+_RESERVED_AGAIN = "its TTR ran out, and the server has given it out again"
+# The era of a job that another reservation has taken the place of.
+_SUPERSEDED = -1
 
 
 class JobState(enum.Enum):
@@ -39,7 +54,6 @@ _RESERVED = JobState.RESERVED
 _NOT_RESERVED = JobState.NOT_RESERVED
 _LOST = JobState.LOST
 _new_object = object.__new__
-_new_lock = Lock
 _monotonic = time.monotonic
 
 
@@ -86,7 +100,7 @@ class Job(NotPicklable):
     :ivar tube: the tube's name where it is known without asking (see :meth:`stats`), else None.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_era", "_home", "_lease", "_lock", "_state", "data", "number", "tube")
+    __slots__ = ("__weakref__", "_connection", "_era", "_home", "_lease", "_state", "data", "number", "tube")
 
     def __init__(
         self,
@@ -106,7 +120,6 @@ class Job(NotPicklable):
         self._era = connection.era
         self._home = home
         self._lease = lease
-        self._lock = Lock()
         self._state = _RESERVED if reserved else JobState.NOT_RESERVED
 
     @classmethod
@@ -122,7 +135,6 @@ class Job(NotPicklable):
         job._era = connection.era
         job._home = home
         job._lease = lease
-        job._lock = _new_lock()
         job._state = _RESERVED
         return job
 
@@ -175,18 +187,38 @@ class Job(NotPicklable):
         """Whether the reservation is gone: its connection broke, or the server has said so.
 
         Work on a lost job may be done a second time by another worker, so it is worth stopping early. Asking takes no
-        round trip: it sees that the server has closed the connection, not that the TTR ran out.
+        round trip: it sees that the server has closed the connection, and that this pool was given the job again, not
+        that the TTR ran out.
         """
-        if self._state is not JobState.RESERVED:
-            return self._state is JobState.LOST
-        if not self._cut_off:
-            self._connection.look()
-        return self._cut_off
+        if self._state is _RESERVED and not self._cut_off:
+            connection = self._connection
+            # Whoever has a command under way sees for himself.
+            with contextlib.suppress(BeanpoolError), connection.queue_up(0.0):
+                if self._has(connection):
+                    connection.look()
+        return self._state is _LOST or (self._state is _RESERVED and self._cut_off)
 
     @property
     def _cut_off(self) -> bool:
         """Whether the very connection that it came from is gone; one that was made anew is another."""
         return self._connection.closed or self._connection.era != self._era
+
+    def _has(self, connection: Connection) -> bool:
+        """Whether the job keeps `connection` for itself; asked by who has its guard, it stays so until that is let go.
+
+        All that ends a job has the guard. While nobody has it, another thread may end the last job of the connection,
+        and the pool may give that to another caller.
+        """
+        return self._state is _RESERVED and self._connection is connection
+
+    def superseded(self, connection: Connection) -> None:
+        """The server has given the job out again, to this very pool: this reservation is over.
+
+        :param connection: where it is reserved now. If that is the same one, it is kept by the other reservation.
+        """
+        self._era = _SUPERSEDED
+        if self._connection is connection:
+            self._lease = None
 
     def delete(self) -> None:
         """Delete the job: its work is done (``delete``). A job that is not reserved can be deleted too.
@@ -197,26 +229,36 @@ class Job(NotPicklable):
         :raises JobLost: if the reservation is gone and the job could not be deleted safely.
         :raises NotFound: if the job is not reserved here and is gone, or reserved by somebody else.
         """
-        with self._exclusively():
-            if self._state is _LOST:
-                self._refuse_lost()
-            deadline = _monotonic() + self._connection.timeout
-            if self._state is not _RESERVED:
-                with self._borrow(deadline) as connection:
-                    connection.delete(self.number)
-                return
+        self.delete_by(_monotonic() + self._connection.timeout)
+
+    def delete_by(self, deadline: float) -> None:
+        """As :meth:`delete`, until a time of the caller's (monotonic seconds)."""
+        connection = self._connection
+        if connection.inherited:
+            raise self._of_the_parent()
+        if self._state is _RESERVED:
             try:
-                self._command(DELETE, encode_job(DELETE, self.number), "DELETED", deadline)
+                if self._command(DELETE, encode_job(DELETE, self.number), "DELETED", deadline):
+                    return
             except JobLost as error:
                 self._delete_again(error, deadline)
+                return
+        self._refuse_lost()
+        self._ask(DELETE, encode_job(DELETE, self.number), deadline, _confirm_deleted)
 
     def _delete_again(self, error: JobLost, deadline: float) -> None:
-        if self._home is None or not self._connection.closed:
-            raise error
         cause = error.__cause__
-        sent = isinstance(cause, ConnectionFailed | UnexpectedResponse) and cause.may_have_taken_effect
-        self._home.delete_again(self, sent, deadline)
-        self._state = JobState.NOT_RESERVED
+        if not isinstance(cause, ConnectionFailed | UnexpectedResponse):
+            raise error
+        # It counts as lost only if the work cannot be finished.
+        try:
+            if self._home is None:
+                raise error
+            self._home.delete_again(self, cause.may_have_taken_effect, deadline)
+        except BaseException:
+            self._tell_lost(error.reason)
+            raise
+        self._state = _NOT_RESERVED
 
     # For a batch of deletes, which sends its own commands.
 
@@ -225,27 +267,30 @@ class Job(NotPicklable):
         """The hold that it has on a pooled connection that stands, while it is reserved; else None."""
         return None if self._state is not JobState.RESERVED or self._cut_off else self._lease
 
-    def deleted(self) -> None:
-        """The server has said so, to who carries out commands on the job's connection; its lease is theirs to end."""
-        self._state = JobState.NOT_RESERVED
+    def ended(self, state: JobState) -> bool:
+        """What a batch that has the guard was told; returns whether the job was reserved. Its lease is the batch's to
+        end.
+        """
+        reserved = self._state is _RESERVED
+        if reserved:
+            self._state = state
         self._lease = None
+        return reserved
 
-    def refused(self) -> None:
-        """A batch was told ``NOT_FOUND``; raises what :meth:`delete` raises then."""
-        with self._exclusively():
-            self._not_found(DELETE)
+    def ran_out(self) -> JobLost:
+        """A batch was told ``NOT_FOUND`` while the job was reserved here: tell of the loss, and build the error."""
+        return self._tell_lost(_RAN_OUT)
 
     def go_on_deleting(self, error: ConnectionFailed | UnexpectedResponse, deadline: float) -> None:
         """The connection broke while a batch was to delete the job: go on as :meth:`delete` does.
 
         :param error: tells whether the command may have been carried out.
         """
-        with self._exclusively():
-            if self._state is not JobState.RESERVED:
-                raise NotFound(DELETE.name, "NOT_FOUND", [])
-            lost = self._disconnected(error)
-            lost.__cause__ = error
-            self._delete_again(lost, deadline)
+        if self._state is _NOT_RESERVED:
+            raise NotFound(DELETE.name, "NOT_FOUND", [])
+        lost = self._disconnected(error)
+        lost.__cause__ = error
+        self._delete_again(lost, deadline)
 
     def release(self, priority: int | None = None, delay: float = 0) -> None:
         """Give the job back to its tube (``release``); does nothing if it is not reserved here.
@@ -256,13 +301,7 @@ class Job(NotPicklable):
         :raises Buried: if the server had no memory to queue the job, and has buried it.
         """
         encode_release(self.number, 0 if priority is None else priority, delay)
-        self._give_up(
-            lambda deadline: (
-                RELEASE,
-                encode_release(self.number, self._priority(priority, deadline), delay),
-                "RELEASED",
-            )
-        )
+        self._give_up(RELEASE, lambda known: encode_release(self.number, known, delay), "RELEASED", priority)
 
     def bury(self, priority: int | None = None) -> None:
         """Put the job aside until it is kicked (``bury``); does nothing if it is not reserved here.
@@ -271,17 +310,21 @@ class Job(NotPicklable):
         :raises JobLost: if the reservation is gone.
         """
         encode_bury(self.number, 0 if priority is None else priority)
-        self._give_up(lambda deadline: (BURY, encode_bury(self.number, self._priority(priority, deadline)), "BURIED"))
+        self._give_up(BURY, lambda known: encode_bury(self.number, known), "BURIED", priority)
 
     def touch(self) -> None:
         """Start the job's TTR anew (``touch``); does nothing if it is not reserved here.
 
         :raises JobLost: if the reservation is gone.
         """
-        with self._exclusively():
+        connection = self._connection
+        if connection.inherited:
+            raise self._of_the_parent()
+        deadline = _monotonic() + connection.timeout
+        if self._state is not _RESERVED or not self._command(
+            TOUCH, encode_job(TOUCH, self.number), "TOUCHED", deadline
+        ):
             self._refuse_lost()
-            if self._state is JobState.RESERVED:
-                self._command(TOUCH, encode_job(TOUCH, self.number), "TOUCHED", self._deadline())
 
     def reacquire(self) -> None:
         """Reserve a job whose connection was lost again, to go on working on it; does nothing if it is reserved.
@@ -290,31 +333,29 @@ class Job(NotPicklable):
 
         :raises JobLost: if it cannot be had again.
         """
-        with self._exclusively():
-            if self.reserved:
-                return
-            if self._home is None or not (self._state is JobState.LOST or self.lost):
-                raise self._lost("it cannot be reserved again here")
-            connection, lease = self._home.reacquire(self, self._deadline())
-            self._connection, self._era, self._lease = connection, connection.era, lease
-            self._state = JobState.RESERVED
-            lease.hold(self)
+        deadline = self._deadline()
+        if self.reserved:
+            return
+        if self._home is None or not self.lost:
+            raise self._lost("it cannot be reserved again here")
+        connection, lease = self._home.reacquire(self, deadline)
+        self._connection, self._era, self._lease = connection, connection.era, lease
+        self._state = _RESERVED
+        lease.hold(self)
 
     def kick(self) -> None:
         """Make a buried or delayed job ready (``kick-job``).
 
         :raises NotFound: if it is neither.
         """
-        with self._exclusively(), self._borrow(self._deadline()) as connection:
-            connection.kick_job(self.number)
+        self._ask(KICK_JOB, encode_job(KICK_JOB, self.number), self._deadline(), _confirm_kicked)
 
     def stats(self) -> Any:
         """The server's statistics of the job (``stats-job``), parsed as the connection's `parse_yaml` says.
 
         :raises NotFound: if the job is gone.
         """
-        with self._exclusively(), self._borrow(self._deadline()) as connection:
-            return connection.stats_job(self.number)
+        return self._ask(STATS_JOB, encode_job(STATS_JOB, self.number), self._deadline(), _document)
 
     def __enter__(self) -> Job:
         return self
@@ -331,87 +372,130 @@ class Job(NotPicklable):
         with contextlib.suppress(BeanpoolError):
             self.release()
 
-    def _exclusively(self) -> threading.RLock:
-        # Before the lock: in a forked child a thread of the parent may hold it for ever.
-        if self._connection.inherited:
-            raise self._lost("it was reserved by the parent process, which still has it")
-        if is_mine(self._lock):
-            raise within(f"a command to job {self.id}")
-        return self._lock
-
     def _deadline(self) -> float:
-        return time.monotonic() + self._connection.timeout
+        """When a command that begins now must end."""
+        connection = self._connection
+        # Before anything is waited for: in a forked child a thread of the parent may have the guard for ever.
+        if connection.inherited:
+            raise self._of_the_parent()
+        return _monotonic() + connection.timeout
 
-    def _borrow(self, deadline: float) -> AbstractContextManager[Connection]:
-        if self._home is not None and not self.reserved:
-            return self._home.borrow(self, deadline)
-        if self._connection.era != self._era:
-            # Who knows what process answers now, and whose job has the id there?
-            raise self._lost(_MADE_ANEW)
-        return contextlib.nullcontext(self._connection)
+    def _of_the_parent(self) -> JobLost:
+        return self._lost("it was reserved by the parent process, which still has it")
 
     def _refuse_lost(self) -> None:
-        if self._state is JobState.LOST:
+        if self._state is _LOST:
             raise self._lost("its reservation was lost before")
 
-    def _give_up(self, build: Callable[[float], tuple[Command, bytes, str]]) -> None:
-        with self._exclusively():
-            self._refuse_lost()
-            if self._state is JobState.RESERVED:
-                deadline = self._deadline()
-                self._command(*build(deadline), deadline)
-
-    def _priority(self, priority: int | None, deadline: float) -> int:
-        if priority is not None or self._connection.era != self._era:
-            return priority or 0
-        try:
-            return self._connection.job_priority(self.number, deadline)
-        except NotFound as error:
-            if self._state is not JobState.RESERVED:
-                return 0
-            raise self._lose("the server does not know the job any more") from error
-        except (ConnectionFailed, UnexpectedResponse) as error:
-            raise self._disconnected(error) from error
-
-    def _command(self, command: Command, request: bytes, success: str, deadline: float) -> None:
+    def _ask(
+        self, command: Command, request: bytes, deadline: float, answer: Callable[[Connection, Command, Reply], Answer]
+    ) -> Answer:
+        """Carry out a command that takes no reservation: over the job's own connection while it has that, or has no
+        pool; else over another one to the same process.
+        """
         connection = self._connection
-        if connection.era != self._era:
-            raise self._lose(_MADE_ANEW)
+        if self._home is None or self.reserved:
+            with connection.turn(deadline):
+                if self._home is None or self._has(connection):
+                    if connection.era != self._era:
+                        # Who knows what process answers now, and whose job has the id there?
+                        raise self._lost(self._why_cut_off())
+                    return answer(connection, command, connection.job_exchange(command, request, deadline))
+        with self._home.borrow(self, deadline) as borrowed:
+            return answer(borrowed, command, borrowed.job_exchange(command, request, deadline))
+
+    def _give_up(self, command: Command, encode: Callable[[int], bytes], success: str, priority: int | None) -> None:
+        deadline = self._deadline()
+        if self._state is _RESERVED:
+            known = priority if priority is not None else self._priority(deadline)
+            if known is not None and self._command(command, encode(known), success, deadline):
+                return
+        self._refuse_lost()
+
+    def _priority(self, deadline: float) -> int | None:
+        """The priority that the job has; None if it is no longer reserved here."""
+        connection = self._connection
         try:
-            reply = connection.job_exchange(command, request, deadline)
+            with connection.turn(deadline):
+                if not self._has(connection):
+                    return None
+                if connection.era != self._era:
+                    return 0
+                priority = connection.job_priority(self.number, deadline)
+                if priority is not None:
+                    return priority
+                self._state = _LOST
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            if not connection.closed:
+                raise
+            raise self._lose(error) from error
+        self._end_lease()
+        raise self._tell_lost("the server does not know the job any more")
+
+    def _command(self, command: Command, request: bytes, success: str, deadline: float) -> bool:
+        """Carry out a command on the reserved job; false if it is not reserved any more when its turn comes."""
+        connection = self._connection
+        guard = connection.guard
+        try:
+            # As turn(), which every command would have to call.
+            with guard if not guard.locked() else connection.queue_up(deadline):
+                # As _has(), which every command would have to call.
+                if self._state is not _RESERVED or self._connection is not connection:
+                    return False
+                if connection.era != self._era:
+                    status, lost = "", self._why_cut_off()
+                    self._state = _LOST
+                else:
+                    try:
+                        reply = connection.job_exchange(command, request, deadline)
+                    except (ConnectionFailed, UnexpectedResponse):
+                        if connection.closed:
+                            self._state = _LOST
+                        raise
+                    status, lost = reply.status, _RAN_OUT
+                    if status == success:
+                        if command is TOUCH:
+                            return True
+                        self._state = _NOT_RESERVED
+                    elif status == "NOT_FOUND":
+                        self._state = _LOST
+                    else:
+                        refused = connection.refuse(command, reply)
+                        if status != "BURIED":
+                            raise refused
+                        self._state = _NOT_RESERVED
         except (ConnectionFailed, UnexpectedResponse) as error:
             if not connection.closed:
                 # It has waited for others on the same connection, and nothing was sent: it is reserved as before.
                 raise
-            raise self._disconnected(error) from error
-        if reply.status == success:
-            if command is not TOUCH:
-                self._let_go(_NOT_RESERVED)
-        elif reply.status == "NOT_FOUND":
-            self._not_found(command)
-        else:
-            if reply.status == "BURIED":
-                self._let_go(JobState.NOT_RESERVED)
-            raise connection.refuse(command, reply)
+            if command is DELETE:
+                # Whether it is lost is not settled yet.
+                raise self._disconnected(error) from error
+            raise self._lose(error) from error
+        self._end_lease()
+        if status == success:
+            return True
+        if self._state is _LOST:
+            raise self._tell_lost(lost)
+        raise refused
 
-    def _not_found(self, command: Command) -> None:
-        if self._state is JobState.RESERVED:
-            raise self._lose("its TTR ran out, or it was finished elsewhere")
-        # Another thread has deleted it, in a batch, while this one waited for its turn on the connection.
-        if command is DELETE:
-            raise NotFound(command.name, "NOT_FOUND", [])
+    def _why_cut_off(self) -> str:
+        return _RESERVED_AGAIN if self._era == _SUPERSEDED else _MADE_ANEW
 
     def _disconnected(self, error: BeanpoolError) -> JobLost:
-        return self._lose(f"its connection is gone ({error})")
+        self._state = _LOST
+        self._end_lease()
+        return self._lost(f"its connection is gone ({error})")
 
-    def _lose(self, reason: str) -> JobLost:
-        self._let_go(JobState.LOST)
+    def _lose(self, error: BeanpoolError) -> JobLost:
+        return self._tell_lost(self._disconnected(error).reason)
+
+    def _tell_lost(self, reason: str) -> JobLost:
         if self._home is not None:
             self._home.lost(self, reason)
         return self._lost(reason)
 
-    def _let_go(self, state: JobState) -> None:
-        self._state = state
+    def _end_lease(self) -> None:
         lease = self._lease
         if lease is not None:
             lease.end(self.number)
@@ -419,3 +503,17 @@ class Job(NotPicklable):
 
     def _lost(self, reason: str) -> JobLost:
         return JobLost(f"job {self.number} of {self.server} is lost: {reason}", reason=reason)
+
+
+def _confirm_deleted(connection: Connection, command: Command, reply: Reply) -> None:
+    if reply.status != "DELETED":
+        raise connection.refuse(command, reply)
+
+
+def _confirm_kicked(connection: Connection, command: Command, reply: Reply) -> None:
+    if reply.status != "KICKED":
+        raise connection.refuse(command, reply)
+
+
+def _document(connection: Connection, command: Command, reply: Reply) -> Any:
+    return connection.document_result(command, reply)

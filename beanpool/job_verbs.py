@@ -143,8 +143,14 @@ class JobVerbs(Cluster):
         return ask_one(member, time.monotonic() + self._timeout, ask_the_same, None)
 
     def _job_in_hand(self, jid: int, server: str | None) -> Job | None:
+        if isinstance(jid, JobId) and server is None:
+            # Its server may have been removed since.
+            jobs = self._jobs_in_hand.get(jid.server)
+            job = jobs.find(jid, jid.instance) if jobs is not None else None
+            if job is not None:
+                return job
         member, instance = self._locate(jid, server)
-        return member.pool.job_in_hand(check_id(jid), instance)
+        return member.pool.in_hand.find(check_id(jid), instance)
 
     def _in_hand(self, jid: int, server: str | None, command: str) -> Job:
         job = self._job_in_hand(jid, server)

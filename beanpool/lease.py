@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from beanpool.in_hand import forget
 from beanpool.job import Job
 
 if TYPE_CHECKING:  # server_pool.py and pooled_connection.py know leases by what they leave behind.
@@ -43,22 +44,38 @@ class Lease:
 
     def hold(self, job: Job) -> None:
         """Keep the connection for this job."""
+        jid, connection = job.number, self.connection
         ref = JobRef(job, self.pool.abandoned.append)
         ref.lease = self
-        self.connection.jobs[job.number] = ref
+        in_hand = connection.in_hand
+        if jid in in_hand:
+            self._supersede(in_hand[jid], job)
+        connection.jobs[jid] = in_hand[jid] = ref
 
     def hold_all(self, jobs: Iterable[Job]) -> None:
         """Keep the connection for all of these."""
-        leave_note, held = self.pool.abandoned.append, self.connection.jobs
         for job in jobs:
-            ref = held[job.number] = JobRef(job, leave_note)
-            ref.lease = self
+            self.hold(job)
+
+    def _supersede(self, ref: JobRef, job: Job) -> None:
+        before = ref()
+        if before is not None and before is not job:
+            before.superseded(self.connection)
 
     def end(self, jid: int) -> None:
         """This job is no longer reserved: with the last one, let others use the connection. Idempotent."""
         if not self._ended:
-            self.connection.jobs.pop(jid, None)
+            # As forget() does it, which every job would have to call.
+            connection = self.connection
+            other = connection.in_hand.pop(jid, None)
+            ref = connection.jobs.pop(jid, None)
+            if other is not ref and other is not None:
+                connection.in_hand.setdefault(jid, other)
             self._settle()
+
+    def forget(self, jids: Iterable[int]) -> None:
+        """These are no longer reserved, to who has pinned the lease."""
+        forget(self.connection.in_hand, self.connection.jobs, jids)
 
     def _settle(self) -> None:
         connection = self.connection
@@ -108,4 +125,4 @@ class Lease:
         return all(ref() is None for _, ref in self._refs())
 
     def _refs(self) -> list[tuple[int, JobRef]]:
-        return [(jid, ref) for jid, ref in list(self.connection.jobs.items()) if ref.lease is self]
+        return [(jid, ref) for jid, ref in self.connection.jobs.copy().items() if ref.lease is self]

@@ -11,6 +11,7 @@ from typing import Protocol
 from beanpool.config import Server, Settings
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase
 from beanpool.health import Failure, Health, ServerState, answered, failed, refused_to_store, rested, worked
+from beanpool.in_hand import InHand
 from beanpool.job import Job
 from beanpool.job_home import JobHome
 from beanpool.locks import Lock
@@ -59,9 +60,10 @@ class Member:
     """A server of a cluster.
 
     :param owner: is told, outside of all locks, of what changes.
+    :param in_hand: the jobs of its address that the cluster has in hand.
     """
 
-    def __init__(self, server: Server, settings: Settings, owner: MemberOwner) -> None:
+    def __init__(self, server: Server, settings: Settings, owner: MemberOwner, in_hand: InHand | None = None) -> None:
         self.server = server
         self.name = server.name or str(server.address)
         self.address = str(server.address)
@@ -83,6 +85,7 @@ class Member:
             timeout=settings.timeout,
             encoding=settings.encoding,
             owner=self,
+            in_hand=in_hand,
         )
         self.home = JobHome(self.pool, owner.job_lost)
         """Where its jobs go when they need more than their own connection."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import collections
 import functools
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 
 from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
 from beanpool.connection import Connection
 from beanpool.dialing import Dialing, connect_timeout, dial
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
+from beanpool.in_hand import forget
 from beanpool.lease import JobRef
 from beanpool.locks import Lock
 from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, MAX_JOB_SIZE
@@ -87,6 +88,8 @@ class PooledConnection(Connection):
         self._allowed_seconds = 0.0
         self.jobs: dict[int, JobRef] = {}
         """The unfinished jobs that were reserved on this connection, by id."""
+        self.in_hand: dict[int, JobRef] = {}
+        """Those of all connections to the same server process; its pool's to set, once that is known."""
         self.give_up_at = 0.0
         """When whatever is in flight is late (monotonic seconds)."""
 
@@ -101,14 +104,9 @@ class PooledConnection(Connection):
         return self._channel.state if self._channel is not None else None
 
     @property
-    def guard(self) -> threading.Lock:
-        """Who has it may use the connection while jobs are reserved on it."""
-        return self._guard
-
-    @property
     def holds_jobs(self) -> bool:
         """Whether somebody works on a job that was reserved on it."""
-        return not self.closed and any(ref() is not None for ref in list(self.jobs.values()))
+        return not self.closed and any(ref() is not None for ref in self.jobs.copy().values())
 
     def interrupt(self) -> None:
         """Make whoever uses the connection in another thread return at once."""
@@ -117,6 +115,11 @@ class PooledConnection(Connection):
             channel.interrupt()
 
     # Blocking use.
+
+    def _contended(self, deadline: float) -> AbstractContextManager[None]:
+        # It is lent to one caller at a time. But a job's command that comes too late, when the last job is finished and
+        # the next caller has the connection, takes the guard for a moment all the same, to see that.
+        return self.queue_up(deadline)
 
     def open(self, deadline: float) -> None:
         """Connect, and learn who the server is (``stats``).
@@ -411,7 +414,8 @@ class PooledConnection(Connection):
             self._dialing = None
         self._checks.clear()
         # They are lost now. What they leave here would keep this object, and its place in the pool, alive.
-        self.jobs.clear()
+        if self.jobs:
+            forget(self.in_hand, self.jobs, self.jobs.copy())
         if self._channel is not None:
             self._channel.close(because)
 

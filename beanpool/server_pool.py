@@ -13,7 +13,7 @@ from typing import Protocol
 from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolTimeout, UnexpectedResponse
-from beanpool.job import Job
+from beanpool.in_hand import InHand
 from beanpool.lease import JobRef, Lease
 from beanpool.locks import Lock, refuse_within
 from beanpool.pooled_connection import PooledConnection
@@ -81,6 +81,7 @@ class ServerPool:
     is lost to an interrupt at whatever line frees its place when it is collected.
 
     :param owner: is told of what the pool sees of the server.
+    :param in_hand: the jobs in hand of this address, where others know of them too.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class ServerPool:
         timeout: float,
         encoding: str | None,
         owner: PoolOwner,
+        in_hand: InHand | None = None,
     ) -> None:
         self.address = address
         self.server = str(address)
@@ -100,6 +102,8 @@ class ServerPool:
         """Jobs that were dropped unfinished; appended to by finalizers, without the lock."""
         self.bereaved: collections.deque[Lease] = collections.deque()
         """Leases of which some jobs were dropped unfinished, and others were not."""
+        self.in_hand = in_hand if in_hand is not None else InHand()
+        """Its jobs in hand, by id."""
         self.returns = 0
         """How often a connection came back in good order."""
         self._connect_timeout = connect_timeout
@@ -155,6 +159,7 @@ class ServerPool:
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
+        connection.in_hand = self.in_hand.of(connection.instance)
         with self._lock:
             self._counts["connections_num"] += 1
         self._owner.opened(connection)
@@ -430,17 +435,6 @@ class ServerPool:
         """Call `notify`, once, as soon as a connection may be free."""
         with self._lock:
             self._wanted = notify
-
-    def job_in_hand(self, jid: int, instance: str | None) -> Job | None:
-        """The unfinished job with this id, if it was reserved through this pool (from the process `instance`)."""
-        with self._lock:
-            connections = list(self._connections)
-        for connection in connections:
-            ref = connection.jobs.get(jid)
-            job = ref() if ref is not None and instance in (None, connection.instance) else None
-            if job is not None and job.reserved:
-                return job
-        return None
 
     # Upkeep.
 

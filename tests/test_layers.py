@@ -48,7 +48,7 @@ LAYERS: list[set[str]] = [
     {"connection", "pipeline"},
     {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "retry", "retry_budget"},
     {"config"},
-    {"server_pool", "pooled_connection", "lease", "giving_back", "recovery", "job_home", "member"},
+    {"server_pool", "pooled_connection", "lease", "in_hand", "giving_back", "recovery", "job_home", "member"},
     {
         *(
             "monitor",

@@ -17,7 +17,7 @@ from support.threads import background
 from support.waiting import wait_until
 
 from beanpool import Connection, Job, PoolManager
-from beanpool.errors import BeanpoolError, JobLost, PoolTimeout
+from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, PoolTimeout
 
 # Loaded by the first need: an import that is interrupted leaves a module that nobody can load again.
 importlib.import_module("tenacity")
@@ -179,6 +179,27 @@ def test_commands_of_a_job(stage: Stage, command: str) -> None:
         return getattr(job, command)  # type: ignore[no-any-return]  # One of the Job's methods.
 
     assert at_every_place(prepare, stage.check, KeyboardInterrupt) > 20
+
+
+@pytest.mark.parametrize("command", ["delete", "touch", "stats"])
+def test_commands_of_a_job_that_wait_for_their_turn_in_vain(beanstalkd: BeanstalkdServer, command: str) -> None:
+    with PoolManager(beanstalkd.url, max_connections=1, timeout=0.001, connect_timeout=10, health_interval=60) as pool:
+        beanstalkd.control.put(b"in hand")
+        job = pool.reserve(2)
+        assert job is not None
+        connection = job.connection
+
+        def in_vain() -> None:
+            with connection.guard, contextlib.suppress(CommandTimeout):
+                getattr(job, command)()
+
+        def check(where: str) -> None:
+            assert not connection.guard.locked(), where
+            assert job.reserved, where
+
+        assert at_every_place(lambda: in_vain, check, KeyboardInterrupt) > 10
+        connection.timeout = 5
+        job.delete()
 
 
 @pytest.mark.parametrize("kind", KINDS)

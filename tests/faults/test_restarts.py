@@ -177,7 +177,7 @@ def test_the_monitor_tells_workers_of_a_restart_before_they_ask(beanstalkd_facto
         # Its server kept it, for others.
         again = pool.reserve(1)
         assert again is not None
-        assert again.id == job.id
+        assert again.number == job.number
         again.delete()
 
 

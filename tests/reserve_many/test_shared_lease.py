@@ -199,7 +199,7 @@ class TestSharedLease:
                 job.delete()
             assert ready(beanstalkd) == 3
             assert (leased(pool), reserved(beanstalkd)) == (0, 0)
-            assert pool.get_stats()["jobs_lost"] == 5
+            assert pool.get_stats()["jobs_lost"] == 3, "a delete that was finished all the same is no loss"
 
     def test_one_whose_time_ran_out_leaves_the_others(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd) as pool:

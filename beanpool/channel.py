@@ -173,6 +173,16 @@ class Channel:
             self.state = _IN_STEP
         return reply
 
+    def exchange_until(self, command: Command, request: bytes, until: float, grace: float) -> Reply | None:
+        """As :meth:`exchange`, but None if no reply has come until then (monotonic seconds): it is still due.
+
+        :param grace: how long the rest of one may take that has begun to come (seconds).
+        """
+        self._check_usable(command)
+        self.begin(request, (command,))
+        reply = self.pick_up(until)
+        return self.pick_up(until + grace) if reply is None and self._parser.unread else reply
+
     def _read_on(self, command: Command, data: bytes, deadline: float) -> Reply:
         if not data:
             raise self._broken_in_reply(command, "the server closed the connection")

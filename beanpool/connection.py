@@ -33,7 +33,7 @@ from beanpool.protocol.arguments import (
     MAX_RESERVE_TIMEOUT,
     MAX_UINT32,
     Body,
-    check_int,
+    check_reserve_timeout,
     encode_body,
 )
 from beanpool.protocol.commands import (
@@ -74,6 +74,7 @@ from beanpool.protocol.commands import (
 )
 from beanpool.protocol.documents import decode, parse_list, parse_mapping
 from beanpool.protocol.replies import Reply
+from beanpool.readiness import wait_for
 
 if TYPE_CHECKING:  # pipeline.py is loaded by the first pipeline.
     from beanpool.pipeline import Pipeline
@@ -155,6 +156,10 @@ class Connection(NotPicklable):
         self.guard = threading.Lock()
         """Who has it may use the connection while jobs are reserved on it; see :meth:`turn`."""
         self._reserving = False
+        self._wanted = False
+        """Whether it was opened, and not closed by :meth:`close`: its next use opens it if it has no channel then."""
+        self.held: set[int] = set()
+        """The jobs that are reserved here, as far as is known: it may be more than are left, but never fewer."""
         self.era = 0
         """How often it was connected anew: jobs of an earlier era are not this connection's any more."""
 
@@ -196,16 +201,24 @@ class Connection(NotPicklable):
         :raises ConnectionFailed: if nobody accepts it.
         """
         if self.closed:
-            sock = dial(self.address, time.monotonic() + self.connect_timeout)
-            self.era += 1
-            self._channel = Channel(sock, self.server)
+            self._dial()
             self.used, self.watched = DEFAULT_TUBE_NAME, _AT_FIRST
+
+    def _dial(self) -> Channel:
+        sock = dial(self.address, time.monotonic() + self.connect_timeout)
+        self.era += 1
+        self.held = set()
+        channel = self._channel = Channel(sock, self.server)
+        self._wanted = True
+        return channel
 
     def close(self) -> None:
         """Close the connection; the server gives the jobs reserved on it to others at once. Idempotent.
 
         It may be called while another thread waits in a command: that fails with :class:`ConnectionFailed` at once.
         """
+        # First: whoever is about to give up the channel, to open it anew later, must not.
+        self._wanted = False
         channel = self._channel
         if channel is None:
             return
@@ -221,20 +234,40 @@ class Connection(NotPicklable):
         used, watched = self.used, self.watched
         self.guard = threading.Lock()
         self._reserving = False
+        with self.guard:
+            self._open_anew(used, watched)
+
+    def _open_anew(self, used: str, watched: tuple[str, ...]) -> Channel:
+        """Open it, and use and watch these tubes. For who has the guard."""
         try:
-            self.connect()
-            if used != DEFAULT_TUBE_NAME:
-                self.use(used)
-            for tube in watched:
-                if tube != DEFAULT_TUBE_NAME:
-                    self.watch(tube)
-            if DEFAULT_TUBE_NAME not in watched:
-                self.ignore(DEFAULT_TUBE_NAME)
-        except BaseException:
+            channel = self._dial()
+            self._take_on(channel, used, watched)
+        except BaseException as error:
             # With only a part of its tubes it would put into, or reserve from, the wrong ones.
-            self.close()
-            self.used, self.watched = used, watched
+            if self._channel is not None:
+                self._channel.close(str(error) if isinstance(error, BeanpoolError) else _CLOSED_BY_CLOSE)
             raise
+        finally:
+            self.used, self.watched = used, watched
+        return channel
+
+    def _take_on(self, channel: Channel, used: str, watched: tuple[str, ...]) -> None:
+        changes = [(USE, used)] if used != DEFAULT_TUBE_NAME else []
+        changes += [(WATCH, tube) for tube in watched if tube != DEFAULT_TUBE_NAME]
+        if DEFAULT_TUBE_NAME not in watched:
+            # Last: it must watch something at all times.
+            changes.append((IGNORE, DEFAULT_TUBE_NAME))
+        requests = ((command, encode_tube(command, tube)) for command, tube in changes)
+        count = 1
+        for reply, (command, tube) in zip(channel.exchange_many(requests, self.timeout), changes, strict=False):
+            if command is USE:
+                self.use_result(tube, reply)
+                continue
+            count += 1 if command is WATCH else -1
+            if reply.status != "WATCHING":
+                raise self.refuse(command, reply)
+            if reply.number != count:
+                raise self.violated(command, f"{reply.number} watched tubes where {count} are due", reply.status)
 
     def __enter__(self) -> Connection:
         return self
@@ -247,12 +280,16 @@ class Connection(NotPicklable):
     @property
     def closed(self) -> bool:
         """Whether the connection is closed or broken."""
-        return self._channel is None or self._channel.closed
+        return self._channel.closed if self._channel is not None else not self._wanted
 
     @property
     def closed_because(self) -> str:
         """Why it is closed, in words; empty while it is open."""
-        return self._channel.closed_because if self._channel is not None else "it was never opened"
+        if self._channel is not None:
+            return self._channel.closed_because
+        if self._wanted:
+            return ""
+        return _CLOSED_BY_CLOSE if self.era else "it was never opened"
 
     def look(self) -> None:
         """Find out, without a round trip, whether the server has closed the connection while nobody used it.
@@ -283,11 +320,13 @@ class Connection(NotPicklable):
         raise self._in_use()
 
     def _open_channel(self) -> Channel:
-        if self._channel is None:
-            raise ConnectionFailed(
-                f"{self.server}: the connection was never opened", server=self.server, phase=Phase.CLOSED
-            )
-        return self._channel
+        if self._channel is not None:
+            return self._channel
+        if self._wanted:
+            return self._open_anew(self.used, self.watched)
+        raise ConnectionFailed(
+            f"{self.server}: the connection is closed: {self.closed_because}", server=self.server, phase=Phase.CLOSED
+        )
 
     def _in_use(self) -> BeanpoolError:
         return BeanpoolError(
@@ -383,7 +422,18 @@ class Connection(NotPicklable):
         return error
 
     def _plain(self, command: Command, request: bytes, success: str) -> None:
-        reply = self._exchange(command, request)
+        self.plain_result(command, success, None, self._exchange(command, request))
+
+    def _finish(self, command: Command, jid: int, request: bytes, success: str) -> None:
+        self.plain_result(command, success, jid, self._exchange(command, request))
+
+    def plain_result(self, command: Command, success: str, finished: int | None, reply: Reply) -> None:
+        """Check the reply to a command that returns nothing.
+
+        :param finished: the job that is not reserved here any more, if that is what the reply says.
+        """
+        if finished is not None and reply.status in (success, "NOT_FOUND", "BURIED"):
+            self.held.discard(finished)
         if reply.status != success:
             raise self.refuse(command, reply)
 
@@ -438,21 +488,26 @@ class Connection(NotPicklable):
 
     # Reserving jobs.
 
-    def reserve(self, timeout: int | None = None) -> Job | None:
+    def reserve(self, timeout: float | None = None) -> Job | None:
         """Reserve the next job of the watched tubes; None if none came in time (``reserve-with-timeout``).
 
-        :param timeout: how long to wait (whole seconds, 0 to 2**31 - 1); None waits for ever, in bounded
-            slices, so that a dead or frozen server is noticed.
+        :param timeout: how long to wait (seconds, 0 to 2**31 - 1); None waits for ever, in bounded
+            slices, so that a dead or frozen server is noticed. A server knows whole seconds only. So if such a wait
+            ends within a second, the connection is given up, and opened anew by its next use, with the same tubes; or,
+            if jobs are reserved on it, the last part of that second is waited out without asking the server.
         :raises DeadlineSoon: if a job that is reserved here is in its last second, and no other is ready.
         """
-        if timeout is not None:
-            check_int("timeout", timeout, 0, MAX_RESERVE_TIMEOUT)
+        seconds = timeout
+        if type(seconds) is not int or not 0 <= seconds <= MAX_RESERVE_TIMEOUT:
+            seconds = None if timeout is None else check_reserve_timeout(timeout)
         if self.guard.locked():
             raise self._in_use()
         with self.guard:
             self._reserving = True
             try:
-                remaining = timeout
+                if isinstance(seconds, float):
+                    return self.reserve_result(RESERVE_WITH_TIMEOUT, self._reserve_to_the_point(seconds))
+                remaining = seconds
                 while True:
                     wait = RESERVE_SLICE if remaining is None or remaining > RESERVE_SLICE else remaining
                     request = _NO_WAIT if not wait else encode_reserve_with_timeout(wait)
@@ -465,9 +520,39 @@ class Connection(NotPicklable):
             finally:
                 self._reserving = False
 
+    def _reserve_to_the_point(self, seconds: float) -> Reply:
+        until = time.monotonic() + seconds
+        channel = self._channel or self._open_channel()
+
+        def ask(wait: int) -> Reply:
+            request = encode_reserve_with_timeout(wait)
+            return channel.exchange(RESERVE_WITH_TIMEOUT, request, time.monotonic() + wait + self.timeout)
+
+        # What is ready comes first, however far the server is, and however short the wait.
+        reply = ask(0)
+        while reply.status == "TIMED_OUT" and (remaining := until - time.monotonic()) > 0:
+            whole = min(int(remaining), RESERVE_SLICE)
+            if whole == RESERVE_SLICE or (whole and self.held):
+                reply = ask(whole)
+            elif self.held:
+                # To give the connection up would give them up.
+                wait_for(channel, write=False, seconds=remaining)
+                return ask(0)
+            else:
+                request = encode_reserve_with_timeout(whole + 1)
+                in_time = channel.exchange_until(RESERVE_WITH_TIMEOUT, request, until, self.timeout)
+                if in_time is None:
+                    # The server takes back what it may have sent meanwhile.
+                    self._channel = None
+                    channel.close("its reserve was over in the middle of a second")
+                    break
+                reply = in_time
+        return reply
+
     def reserve_result(self, command: Command, reply: Reply) -> Job | None:
         """The job in the reply to a reserve."""
         if reply.status == "RESERVED":
+            self.held.add(reply.number)
             tube = self.watched[0] if len(self.watched) == 1 else None
             return Job.of(self, reply.number, reply.body, tube, None, None)
         if reply.status == "TIMED_OUT":
@@ -487,6 +572,7 @@ class Connection(NotPicklable):
             raise self.refuse(RESERVE_JOB, reply)
         if reply.number != jid:
             raise self.violated(RESERVE_JOB, "another job", reply.status)
+        self.held.add(reply.number)
         return Job(self, reply.number, reply.body)
 
     def watch(self, tube: str) -> int:
@@ -525,7 +611,7 @@ class Connection(NotPicklable):
 
         :raises NotFound: if there is none, or it is reserved by another connection.
         """
-        self._plain(DELETE, encode_job(DELETE, jid), "DELETED")
+        self._finish(DELETE, jid, encode_job(DELETE, jid), "DELETED")
 
     def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> None:
         """Give a job that is reserved here back to its tube (``release``).
@@ -535,14 +621,14 @@ class Connection(NotPicklable):
         :raises NotFound: if it is not reserved here.
         :raises Buried: if the server had no memory to queue it, and has buried it.
         """
-        self._plain(RELEASE, encode_release(jid, priority, delay), "RELEASED")
+        self._finish(RELEASE, jid, encode_release(jid, priority, delay), "RELEASED")
 
     def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> None:
         """Put a job that is reserved here aside (``bury``).
 
         :raises NotFound: if it is not reserved here.
         """
-        self._plain(BURY, encode_bury(jid, priority), "BURIED")
+        self._finish(BURY, jid, encode_bury(jid, priority), "BURIED")
 
     def touch(self, jid: int) -> None:
         """Start the TTR of a job that is reserved here anew (``touch``).

@@ -500,6 +500,8 @@ class Job(NotPicklable):
         if lease is not None:
             lease.end(self.number)
             self._lease = None
+        elif self._home is None and self._connection.era == self._era:
+            self._connection.held.discard(self.number)
 
     def _lost(self, reason: str) -> JobLost:
         return JobLost(f"job {self.number} of {self.server} is lost: {reason}", reason=reason)

@@ -60,7 +60,7 @@ class Pipeline:
         self._connection = connection
         self._commands: list[tuple[Command, bytes]] = []
         self._converters: list[Result] = []
-        self._longest_wait = 0
+        self._longest_wait = 0.0
         self.results: list[Any] = []
 
     def __repr__(self) -> str:
@@ -88,7 +88,7 @@ class Pipeline:
             commands, self._commands = self._commands, []
             converters, self._converters = self._converters, []
             timeout = self._connection.timeout + self._longest_wait
-            self._longest_wait = 0
+            self._longest_wait = 0.0
             try:
                 replies = channel.exchange_many(commands, timeout)
                 for convert, reply in zip(converters, replies, strict=False):
@@ -127,8 +127,8 @@ class Pipeline:
             IGNORE, encode_tube(IGNORE, tube), functools.partial(self._connection.watch_result, IGNORE, tube)
         )
 
-    def reserve(self, timeout: int = 0) -> Pipeline:
-        """As :meth:`Connection.reserve`; what follows in the pipeline waits for it."""
+    def reserve(self, timeout: float = 0) -> Pipeline:
+        """As :meth:`Connection.reserve`, for whole seconds; what follows in the pipeline waits for it."""
         request = encode_reserve_with_timeout(timeout)
         self._longest_wait = max(self._longest_wait, timeout)
         command = RESERVE_WITH_TIMEOUT
@@ -142,15 +142,15 @@ class Pipeline:
 
     def delete(self, jid: int) -> Pipeline:
         """As :meth:`Connection.delete`."""
-        return self._add_plain(DELETE, encode_job(DELETE, jid), "DELETED")
+        return self._add_plain(DELETE, encode_job(DELETE, jid), "DELETED", jid)
 
     def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> Pipeline:
         """As :meth:`Connection.release`."""
-        return self._add_plain(RELEASE, encode_release(jid, priority, delay), "RELEASED")
+        return self._add_plain(RELEASE, encode_release(jid, priority, delay), "RELEASED", jid)
 
     def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> Pipeline:
         """As :meth:`Connection.bury`."""
-        return self._add_plain(BURY, encode_bury(jid, priority), "BURIED")
+        return self._add_plain(BURY, encode_bury(jid, priority), "BURIED", jid)
 
     def touch(self, jid: int) -> Pipeline:
         """As :meth:`Connection.touch`."""
@@ -194,11 +194,8 @@ class Pipeline:
     def _add_document(self, command: Command, request: bytes) -> Pipeline:
         return self._add(command, request, functools.partial(self._connection.document_result, command))
 
-    def _add_plain(self, command: Command, request: bytes, success: str) -> Pipeline:
-        def convert(reply: Reply) -> None:
-            if reply.status != success:
-                raise self._connection.refuse(command, reply)
-
+    def _add_plain(self, command: Command, request: bytes, success: str, finished: int | None = None) -> Pipeline:
+        convert = functools.partial(self._connection.plain_result, command, success, finished)
         return self._add(command, request, convert)
 
 

@@ -80,6 +80,16 @@ def check_tube(value: Any, name: str = "tube") -> bytes:
     return encoded
 
 
+def check_reserve_timeout(value: Any) -> int | float:
+    """Return `value` as a plain ``int`` if it is a whole number of seconds from 0 to 2**31 - 1, else as a ``float``."""
+    if not isinstance(value, float):
+        return check_int("timeout", value, 0, MAX_RESERVE_TIMEOUT)
+    seconds = float.__pos__(value)
+    if not 0 <= seconds <= MAX_RESERVE_TIMEOUT:
+        raise ValueError(f"timeout must be from 0 to {MAX_RESERVE_TIMEOUT}, not {seconds}")
+    return int(seconds) if seconds.is_integer() else seconds
+
+
 def check_put(priority: Any, delay: Any, ttr: Any) -> tuple[int, int, int]:
     """Return the three numbers of a put, each from 0 to 2**32 - 1, as plain ints."""
     return (

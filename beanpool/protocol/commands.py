@@ -136,6 +136,8 @@ def encode_peek(jid: Any) -> bytes:
 
 def encode_reserve_with_timeout(seconds: Any) -> bytes:
     """``reserve-with-timeout <seconds>``; whole seconds, for beanstalkd reads 0.5 as 0."""
+    if isinstance(seconds, float) and float.is_integer(seconds):
+        seconds = float.__trunc__(seconds)
     return b"reserve-with-timeout %d\r\n" % check_int("timeout", seconds, 0, MAX_RESERVE_TIMEOUT)
 
 

@@ -97,11 +97,14 @@ class TestPickling:
         connection.put("x")
         with PoolManager([beanstalkd.address]) as pool, pool.producer() as producer:
             pool.put("y")
-            refusing = [connection, reserved(connection), pool, pool.reserve(0), pool.tube("a"), producer]
+            job = pool.reserve(0)
+            assert job is not None
+            refusing = [connection, reserved(connection), pool, job, pool.tube("a"), producer]
             for thing in refusing:
                 for way in (pickle.dumps, copy.copy, copy.deepcopy):
                     with pytest.raises(TypeError, match=rf"^a {type(thing).__name__} .*make a pool in each process"):
                         way(thing)
+            job.delete()
 
 
 class TestTheirKinds:

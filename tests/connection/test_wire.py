@@ -89,7 +89,11 @@ class TestNothingUnasked:
             (lambda: connection.stats_tube("-"), "tube must be"),
             (lambda: connection.pause_tube("a", -1), "seconds must be from 0"),
             (lambda: connection.reserve(-1), "timeout must be from 0 to 2147483647"),
-            (lambda: connection.reserve(0.5), "timeout must be an int"),  # type: ignore[arg-type]  # Meant.
+            (lambda: connection.reserve(-0.5), "timeout must be from 0 to 2147483647"),
+            (lambda: connection.reserve(float("nan")), "timeout must be from 0 to 2147483647"),
+            (lambda: connection.reserve(float("inf")), "timeout must be from 0 to 2147483647"),
+            (lambda: connection.reserve(True), "timeout must be an int"),
+            (lambda: connection.reserve("1"), "timeout must be an int"),  # type: ignore[arg-type]  # Meant.
             (lambda: connection.reserve(2**31), "timeout must be from 0 to 2147483647"),
             (lambda: connection.reserve_job(0), "job id must be from 1"),
             (lambda: connection.delete("7"), "job id must be an int"),  # type: ignore[arg-type]  # Meant.
@@ -105,6 +109,7 @@ class TestNothingUnasked:
             (lambda: pipeline.use("a b"), "tube must be"),
             (lambda: pipeline.delete(0), "job id must be from 1"),
             (lambda: pipeline.reserve(-1), "timeout must be from 0"),
+            (lambda: pipeline.reserve(0.5), "timeout must be an int"),
             (lambda: job.release(-1), "priority must be from 0"),
             (lambda: job.release(delay=-1), "delay must be from 0"),
             (lambda: job.bury(2**32), "priority must be from 0"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import os
 import re
+import sys
 import urllib.parse
 
 DEFAULT_HOST = "localhost"
@@ -13,6 +15,9 @@ DEFAULT_PORT = 11300
 SCHEMES = ("beanstalk", "beanstalkd")
 _UNIX_SCHEMES = ("beanstalk+unix", "beanstalkd+unix")
 NO_CREDENTIALS = "an address of beanstalkd has no user and no password: leave out all up to the '@'"
+
+# What the system's address of a Unix socket has room for, its terminating zero left out (bytes).
+MAX_PATH = 107 if sys.platform == "linux" else 103
 
 _NOT_IN_A_HOST = frozenset(" /@,?#[]")
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^]]*:[^]]*)]|(?P<host>[^:]*))(?::(?P<port>.*))?", re.DOTALL)
@@ -33,6 +38,12 @@ class Address:
                 raise TypeError(f"path must be a str, not {type(self.path).__name__}")
             if not self.path or "\0" in self.path:
                 raise ValueError("path must be a non-empty path of a Unix socket")
+            size = len(os.fsencode(self.path))
+            if size > MAX_PATH:
+                raise ValueError(
+                    f"path must be at most {MAX_PATH} bytes, which is what this system takes for a Unix socket, "
+                    f"and has {size}: {self.path!r}"
+                )
             return
         if not isinstance(self.host, str):
             raise TypeError(f"host must be a str, not {type(self.host).__name__}")

@@ -26,6 +26,7 @@ from beanpool.errors import (
 )
 from beanpool.job import Job
 from beanpool.locks import within
+from beanpool.patching import check_unpatched
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
@@ -138,6 +139,7 @@ class Connection(NotPicklable):
         timeout: float,
         encoding: str | None,
     ) -> None:
+        check_unpatched()
         if not (isinstance(parse_yaml, bool) or callable(parse_yaml)):
             raise TypeError(f"parse_yaml must be True, False or a callable, not {type(parse_yaml).__name__}")
         self.address = address

@@ -1,7 +1,7 @@
 """Opening a socket to a server without ever blocking in it.
 
 :class:`Dialing` tries each resolved address in turn and is driven by readiness, so one thread can open
-many connections at once; :func:`dial` drives one to its end under a deadline.
+many connections at once; :func:`dial` drives one to its end.
 """
 
 from __future__ import annotations
@@ -10,36 +10,40 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from beanpool.address import Address
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+from beanpool.own_limits import is_own_limit, of_a_connect
 from beanpool.readiness import wait_for
 from beanpool.resolving import Lookup, Target, describe, lookup_timeout
+from beanpool.sockets import Socket, new_socket, tune
 
-
-class _Socket(socket.socket):
-    """Closes itself without a warning when nobody holds it any more: that is how a dropped job is given back."""
-
-    __slots__ = ()
-
-    # The one in C, which needs nothing that an interrupted constructor may not have set; bound here, for when the
-    # interpreter ends there may be no module left to find it in.
-    def __del__(self, close: Callable[[socket.SocketType], None] = socket.SocketType.close) -> None:
-        close(self)
+# EAGAIN is none: a Unix socket's queue is full then, and nothing will tell when it is no longer.
+_UNDER_WAY = {errno.EINPROGRESS, errno.EINTR} | ({errno.EWOULDBLOCK} if sys.platform == "win32" else set())
+_SILENT = errno.ETIMEDOUT
 
 
 class Dialing:
-    """One attempt to connect to a server: its addresses in turn, the first that accepts wins."""
+    """One attempt to connect to a server: its addresses in turn, the first that accepts wins.
 
-    def __init__(self, address: Address) -> None:
+    The addresses share the time, so a black hole among them does not take all of it.
+
+    :param deadline: when to give up (monotonic seconds).
+    """
+
+    def __init__(self, address: Address, deadline: float) -> None:
+        self.late_at = deadline
+        """When the name server, or the address that is being tried, has had its time: call :meth:`skip` then."""
         self._address = address
+        self._deadline = deadline
         self._lookup: Lookup | None = Lookup(address)
         self._targets: list[Target] = []
-        self._last_error: OSError | None = None
-        self.socket: socket.socket | None = None
+        self._where: Any = None
+        self._failures: list[tuple[str, OSError]] = []
+        self.socket: Socket | None = None
         """The socket that is being connected."""
 
     def fileno(self) -> int:
@@ -56,7 +60,7 @@ class Dialing:
     def step(self) -> socket.socket | None:
         """Go as far as is possible without waiting; return the socket once it is connected.
 
-        :raises ConnectionFailed: when every address has refused.
+        :raises ConnectionFailed: when no address is left to be tried.
         """
         if self._lookup is not None:
             if not self._lookup.done:
@@ -67,107 +71,100 @@ class Dialing:
             sock = self.socket
             if sock is None:
                 if not self._targets:
-                    raise self._refused()
-                family, where = self._targets.pop()
-                sock = self.socket = self._open(family)
-                if sock is None:
-                    continue
-                code = self._connect(sock, where)
+                    raise self._failure()
+                error = self._begin()
+                sock = self.socket
             else:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if code == 0 and not _is_writable(sock):
+                if code == 0 and not wait_for(sock, write=True, read=False, seconds=0):
                     return None
-            if code == 0:
+                error = of_a_connect(code, sock.family, self._where) if code else None
+            if error is None and sock is not None:
                 self.socket = None
-                if sock.family != socket.AF_UNIX:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                tune(sock)
                 return sock
-            if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+            if error is not None and error.errno in _UNDER_WAY:
                 return None
-            self._last_error = OSError(code, os.strerror(code))
-            self.close()
+            self._give_up(error)
 
-    def _open(self, family: int) -> socket.socket | None:
+    def _begin(self) -> OSError | None:
+        """Start with the next address; None once it has accepted."""
+        now = time.monotonic()
+        self.late_at = now + (self._deadline - now) / len(self._targets)
+        family, self._where = self._targets.pop()
         try:
-            sock = _Socket(family, socket.SOCK_STREAM)
+            sock = self.socket = new_socket(family)
+            code = sock.connect_ex(self._where)
         except OSError as error:
-            self._last_error = error
-            return None
-        sock.setblocking(False)
-        return sock
+            return error
+        return of_a_connect(code, family, self._where) if code else None
 
-    def _connect(self, sock: socket.socket, where: Any) -> int:
-        try:
-            return sock.connect_ex(where)
-        except OSError as error:
-            return error.errno or errno.EINVAL
-
-    def _refused(self) -> ConnectionFailed:
-        reason = self._last_error
-        error = ConnectionFailed(
-            f"{self._address}: cannot connect ({describe(reason) if reason else 'no address to try'})",
-            server=str(self._address),
-            phase=Phase.CONNECTING,
-            errno=reason.errno if reason else None,
-        )
-        error.__cause__ = reason
-        return error
+    def _give_up(self, error: OSError | None) -> None:
+        where = self._where[0] if isinstance(self._where, tuple) else str(self._where)
+        self._failures.append((where, error or OSError(_SILENT, os.strerror(_SILENT))))
+        self._close_socket()
 
     def skip(self) -> None:
-        """Give up the address that is being tried: it has had its share of the time."""
-        self._last_error = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        self.close()
+        """Give up the address that is being tried, and go on with the next at the next :meth:`step`.
 
-    @property
-    def targets_left(self) -> int:
-        """How many addresses are still to be tried, the current one included."""
+        :raises CommandTimeout: if there is none, or it is the name server that has not answered.
+        :raises ConnectionFailed: if this says nothing of the server.
+        """
         if self._lookup is not None:
-            return 1
-        return len(self._targets) + (self.socket is not None)
+            raise lookup_timeout(self._address)
+        self._give_up(None)
+        if not self._targets or time.monotonic() >= self._deadline:
+            raise self._failure()
+
+    def _failure(self) -> ConnectionFailed:
+        """The verdict from all addresses: what kept us from trying one leaves it open, and so does silence."""
+        errors = [error for _, error in self._failures]
+        limits = [error for error in errors if is_own_limit(error)]
+        silences = [error for error in errors if error.errno == _SILENT]
+        if errors and len(silences) == len(errors):
+            return CommandTimeout(
+                f"{self._address}: no answer to the attempt to connect in the time allowed",
+                server=str(self._address),
+                phase=Phase.CONNECTING,
+            )
+        if len(errors) > 1:
+            reasons = "; ".join(f"{where}: {describe(error)}" for where, error in self._failures)
+        else:
+            reasons = "".join(map(describe, errors)) or "no address to try"
+        cause = next(iter(limits or silences or errors), None)
+        failure = (CommandTimeout if silences and not limits else ConnectionFailed)(
+            f"{self._address}: cannot connect ({reasons})",
+            server=str(self._address),
+            phase=Phase.CONNECTING,
+            errno=cause.errno if cause is not None else None,
+        )
+        failure.__cause__ = cause
+        return failure
 
     def close(self) -> None:
         """Give up what is under way."""
         if self._lookup is not None:
             self._lookup.close()
+        self._close_socket()
+
+    def _close_socket(self) -> None:
         sock, self.socket = self.socket, None
         if sock is not None:
             sock.close()
 
 
-def _is_writable(sock: socket.socket) -> bool:
-    return wait_for(sock, write=True, read=False, seconds=0)
-
-
 def dial(address: Address, deadline: float) -> socket.socket:
     """Connect to `address` before `deadline` (monotonic seconds); the socket that returns does not block.
-
-    Several addresses of one name share the time, so a black hole among them does not take all of it.
 
     :raises ConnectionFailed: when nobody accepts.
     :raises CommandTimeout: when nobody answers in time.
     """
-    dialing = Dialing(address)
+    dialing = Dialing(address, deadline)
     with contextlib.closing(dialing):
         while True:
             sock = dialing.step()
             if sock is not None:
                 return sock
-            remaining = deadline - time.monotonic()
-            share = remaining / dialing.targets_left
-            if remaining > 0 and wait_for(dialing, write=dialing.wants_write, seconds=share):
-                continue
-            if not dialing.wants_write:
-                raise lookup_timeout(address)
-            dialing.skip()
-            if remaining <= 0 or not dialing.targets_left:
-                raise connect_timeout(address)
-
-
-def connect_timeout(address: Address) -> CommandTimeout:
-    """The error of a server that did not accept in time."""
-    return CommandTimeout(
-        f"{address}: no answer to the attempt to connect in the time allowed",
-        server=str(address),
-        phase=Phase.CONNECTING,
-    )
+            remaining = dialing.late_at - time.monotonic()
+            if remaining <= 0 or not wait_for(dialing, write=dialing.wants_write, seconds=remaining):
+                dialing.skip()

@@ -15,6 +15,7 @@ from beanpool.errors import BeanpoolError, NotPicklable
 from beanpool.job import Job
 from beanpool.job_id import JobId
 from beanpool.job_verbs import JobVerbs
+from beanpool.patching import check_unpatched
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
@@ -85,6 +86,7 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         encoding: str | Unset | None = UNSET,
         name: str | Unset | None = UNSET,
     ) -> None:
+        check_unpatched()
         known, url_options = parse_servers(servers)
         given_options = {
             "tube": tube,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import random
 import time
 from collections.abc import Callable
@@ -15,13 +14,13 @@ from beanpool.in_hand import InHand
 from beanpool.job import Job
 from beanpool.job_home import JobHome
 from beanpool.locks import Lock
+from beanpool.own_limits import is_own_limit
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 from beanpool.resolving import describe
 from beanpool.server_pool import ServerPool
 from beanpool.status import ServerStatus
 
-_OUR_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _REST_AFTER_OUT_OF_MEMORY = 1.0
 
 
@@ -30,8 +29,7 @@ def classify(error: BaseException) -> Failure | None:
     if isinstance(error, CommandTimeout):
         return Failure.SILENT
     if isinstance(error, ConnectionFailed):
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in _OUR_OWN_LIMITS:
+        if is_own_limit(error) or is_own_limit(error.__cause__):
             return None
         return Failure.REFUSED if error.phase in (Phase.RESOLVING, Phase.CONNECTING) else Failure.BROKEN
     return Failure.VIOLATED

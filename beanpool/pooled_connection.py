@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
 from beanpool.connection import Connection
-from beanpool.dialing import Dialing, connect_timeout, dial
+from beanpool.dialing import Dialing, dial
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
 from beanpool.in_hand import forget
 from beanpool.lease import JobRef
@@ -91,7 +91,8 @@ class PooledConnection(Connection):
         self.in_hand: dict[int, JobRef] = {}
         """Those of all connections to the same server process; its pool's to set, once that is known."""
         self.give_up_at = 0.0
-        """When whatever is in flight is late (monotonic seconds)."""
+        """When whatever is in flight is late (monotonic seconds): then call :meth:`step` if it is :attr:`dialing`, else
+        :meth:`late`."""
 
     @property
     def instance(self) -> str:
@@ -193,7 +194,7 @@ class PooledConnection(Connection):
 
     def begin_dialing(self) -> None:
         """Start to connect; :meth:`step` goes on with it when :meth:`fileno` is ready."""
-        self._dialing = Dialing(self.address)
+        self._dialing = Dialing(self.address, time.monotonic() + self.connect_timeout)
 
     @property
     def dialing(self) -> bool:
@@ -271,7 +272,7 @@ class PooledConnection(Connection):
         self._allowed_seconds = allowed_seconds
         if self._dialing is not None:
             self._plan = plan
-            self.give_up_at = now + self.connect_timeout
+            self.give_up_at = self._dialing.late_at
         else:
             self.give_up_at = now + allowed_seconds
             self._send_script(*plan())
@@ -341,9 +342,11 @@ class PooledConnection(Connection):
             reply = self.step()
             if reply is not None or self._dialing is None:
                 break
-            remaining = until - time.monotonic()
-            if remaining <= 0 or not wait_for(self, write=self.wants_write, seconds=remaining):
+            now = time.monotonic()
+            if now >= until:
                 return None
+            # If neither comes, the next step goes on with another address, or says that there is none.
+            wait_for(self, write=self.wants_write, seconds=min(until, self.give_up_at) - now)
         else:
             reply = None
         if reply is not None:
@@ -358,7 +361,11 @@ class PooledConnection(Connection):
 
     def _finish_dialing(self, dialing: Dialing) -> bool:
         sock = dialing.step()
+        if sock is None and time.monotonic() >= dialing.late_at:
+            dialing.skip()
+            sock = dialing.step()
         if sock is None:
+            self.give_up_at = dialing.late_at
             return False
         self._dialing = None
         self._install(Channel(sock, self.server))
@@ -392,18 +399,18 @@ class PooledConnection(Connection):
         return reply
 
     def late(self) -> ConnectionFailed:
-        """Close the connection because what is in flight is late, and build the error."""
-        if self._dialing is not None:
-            error: ConnectionFailed = connect_timeout(self.address)
-        else:
-            greeting = bool(self._checks)
-            asked = "the connection was accepted, but the server does not answer" if greeting else "no reply"
-            error = CommandTimeout(
-                f"{self.server}: {asked} in the time allowed",
-                server=self.server,
-                phase=Phase.HANDSHAKE if greeting else Phase.WAITING,
-                may_have_taken_effect=not greeting,
-            )
+        """Close the connection because what is in flight is late, and build the error.
+
+        Not while it is :attr:`dialing`: then :meth:`step` goes on with another address, or raises.
+        """
+        greeting = bool(self._checks)
+        asked = "the connection was accepted, but the server does not answer" if greeting else "no reply"
+        error = CommandTimeout(
+            f"{self.server}: {asked} in the time allowed",
+            server=self.server,
+            phase=Phase.HANDSHAKE if greeting else Phase.WAITING,
+            may_have_taken_effect=not greeting,
+        )
         self.drop(str(error))
         return error
 

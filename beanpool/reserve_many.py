@@ -189,7 +189,10 @@ class Take:
         now = time.monotonic()
         for lane in lanes:
             if lane.lot.asked and now + _CLOSE_ENOUGH >= self._late_at(lane, patience):
-                self._lose(lane, lane.connection.late())
+                if lane.connection.dialing:
+                    self._receive(lane)
+                else:
+                    self._lose(lane, lane.connection.late())
         left = [lane for lane in lanes if lane.lot.asked]
         return now < until and (not left or now < self._leave_at(left, thorough))
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from beanpool.address import Address
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
-from beanpool.locks import Lock
+from beanpool.own_limits import OwnLimit, out_of_descriptors
 
 Target = tuple[int, Any]
 """The family of an address and what ``connect`` takes for it."""
+
+# So many names are remembered for when no thread can be started.
+_MOST_REMEMBERED = 1000
 
 
 def describe(error: BaseException) -> str:
@@ -24,39 +27,91 @@ def describe(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
+class _Bell:
+    """A pipe that becomes readable when it is rung; each of its ends is closed once, whichever threads do it."""
+
+    def __init__(self) -> None:
+        self._reader: list[int] = []
+        self._writer: list[int] = []
+        reader, writer = os.pipe()
+        self._reader.append(reader)
+        self._writer.append(writer)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on; -1 once it is closed."""
+        try:
+            return self._reader[0]
+        except IndexError:
+            return -1
+
+    def ring(self) -> None:
+        """Make it readable."""
+        _close(self._writer)
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        _close(self._writer)
+        _close(self._reader)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _close(descriptor: list[int]) -> None:
+    # Popping is one step, so no two threads close the same number, which may be somebody else's by then.
+    with contextlib.suppress(IndexError):
+        os.close(descriptor.pop())
+
+
 class _Query:
     """A question to the name server that is under way; all who ask the same share it."""
 
     def __init__(self, address: Address) -> None:
-        self.address = address
-        self.done = threading.Event()
+        self.done = False
         self.targets: list[Target] = []
         self.error: BaseException | None = None
-        self._heirs: list[Callable[[], None]] = []
+        self._address = address
+        self._bells: collections.deque[_Bell] = collections.deque()
+        self._thread = threading.Thread(target=self._run, name=f"beanpool-lookup-{address.host}", daemon=True)
 
-    def run(self) -> None:
-        """Ask. In a thread of its own."""
+    def start(self) -> None:
+        """Ask, in a thread of its own.
+
+        :raises RuntimeError: if no thread can be started.
+        """
+        self._thread.start()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an answer is still to be expected: not if its thread has ended in the middle, or has not begun."""
+        return not self.done and self._thread.is_alive()
+
+    def _run(self) -> None:
         try:
-            self.targets = _ask(self.address)
-        except (OSError, UnicodeError) as error:
+            self.targets = _ask(self._address)
+            _remember(self._address, self.targets)
+        except OSError as error:
+            self.error = out_of_descriptors() or error
+        except BaseException as error:
+            # Whatever it is, those who ask get it as the reason.
             self.error = error
-        with _lock:
-            _under_way.pop(self.address, None)
-            self.done.set()
-            heirs = list(self._heirs)
-        for notify in heirs:
-            notify()
+        finally:
+            self.done = True
+            if _under_way.get(self._address) is self:
+                _under_way.pop(self._address, None)
+            while self._bells:
+                self._bells.popleft().ring()
 
-    def when_done(self, notify: Callable[[], None]) -> bool:
-        """Call `notify` at the end; false if that is over already. Hold the module's lock."""
-        if self.done.is_set():
-            return False
-        self._heirs.append(notify)
-        return True
+    def ring_when_done(self, bell: _Bell) -> None:
+        """Ring `bell` at the end, or now, if that is over."""
+        self._bells.append(bell)
+        if not self.under_way:
+            bell.ring()
 
 
-_lock = Lock()
+# Without a lock, which an interrupt or a fork could leave locked: at worst the same question is asked twice.
 _under_way: dict[Address, _Query] = {}
+_remembered: dict[Address, list[Target]] = {}
 
 
 def _ask(address: Address, flags: int = 0) -> list[Target]:
@@ -64,43 +119,51 @@ def _ask(address: Address, flags: int = 0) -> list[Target]:
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
+def _remember(address: Address, targets: list[Target]) -> None:
+    if len(_remembered) >= _MOST_REMEMBERED:
+        _remembered.clear()
+    _remembered[address] = targets
+
+
 class Lookup:
     """Where an address is now. Numbers and Unix sockets are known at once; names are asked for in another thread.
 
-    Nothing is cached: a server that moved is found at the next connect.
+    A server that moved is found at the next connect: an earlier answer is used only where no thread can be started, as
+    in a process that ends.
     """
-
-    # Here too: the finalizer also runs when an interrupt came before the first line of __init__.
-    _reader = _writer = -1
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._query: _Query | None = None
+        self._bell: _Bell | None = None
         self._targets: list[Target] = []
+        self._error: BaseException | None = None
         if address.path is not None:
             self._targets = [(socket.AF_UNIX, address.path)]
             return
-        if address.host != "localhost":
+        try:
+            self._targets = _ask(address, 0 if address.host == "localhost" else socket.AI_NUMERICHOST)
+        except (OSError, UnicodeError):
+            self._share_query()
+
+    def _share_query(self) -> None:
+        query = _under_way.get(self._address)
+        if query is None or not query.under_way:
+            query = _Query(self._address)
             try:
-                self._targets = _ask(address, socket.AI_NUMERICHOST)
+                query.start()
+            except RuntimeError as error:
+                self._targets = _remembered.get(self._address, [])
+                self._error = None if self._targets else OwnLimit(f"no thread for the look-up can be started: {error}")
                 return
-            except (OSError, UnicodeError):
-                pass
-        else:
-            with contextlib.suppress(OSError):
-                self._targets = _ask(address)
-                return
-        with _lock:
-            query = _under_way.get(address)
-            if query is None:
-                query = _under_way[address] = _Query(address)
-                threading.Thread(target=query.run, name=f"beanpool-lookup-{address.host}", daemon=True).start()
-            self._query = query
+            # Only now: a question that was never asked would never be answered to anybody.
+            _under_way[self._address] = query
+        self._query = query
 
     @property
     def done(self) -> bool:
         """Whether :meth:`result` answers without waiting."""
-        return self._query is None or self._query.done.is_set()
+        return self._query is None or not self._query.under_way
 
     def result(self) -> list[Target]:
         """The addresses, once :attr:`done`.
@@ -108,45 +171,39 @@ class Lookup:
         :raises ConnectionFailed: if the name has none.
         """
         self.close()
-        if self._query is None:
-            return self._targets
-        error = self._query.error
-        if error is not None:
-            raise ConnectionFailed(
-                f"{self._address}: no address for the host name ({describe(error)})",
-                server=str(self._address),
-                phase=Phase.RESOLVING,
-            ) from error
-        return self._query.targets
+        error, targets = self._error, self._targets
+        if self._query is not None:
+            error, targets = self._query.error, self._query.targets
+        if error is None and targets:
+            return targets
+        raise ConnectionFailed(
+            f"{self._address}: no address for the host name ({describe(error) if error else 'the look-up has ended'})",
+            server=str(self._address),
+            phase=Phase.RESOLVING,
+        ) from error
 
     def fileno(self) -> int:
-        """A descriptor that is readable once the look-up is done."""
-        if self._reader < 0 and self._query is not None:
-            self._reader, self._writer = os.pipe()
-            with _lock:
-                pending = self._query.when_done(self._notify)
-            if not pending:
-                self._notify()
-        return self._reader
+        """A descriptor that is readable once the look-up is done.
 
-    def _notify(self) -> None:
-        with _lock:
-            if self._writer >= 0:
-                with contextlib.suppress(OSError):
-                    os.write(self._writer, b"d")
+        :raises ConnectionFailed: if the system gives none.
+        """
+        if self._bell is None and self._query is not None:
+            try:
+                self._bell = _Bell()
+            except OSError as error:
+                raise ConnectionFailed(
+                    f"{self._address}: nothing to wait with for the name server ({describe(error)})",
+                    server=str(self._address),
+                    phase=Phase.RESOLVING,
+                    errno=error.errno,
+                ) from error
+            self._query.ring_when_done(self._bell)
+        return self._bell.fileno() if self._bell is not None else -1
 
     def close(self) -> None:
         """Let go of the descriptors."""
-        with _lock:
-            descriptors, self._reader, self._writer = (self._reader, self._writer), -1, -1
-        for descriptor in descriptors:
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def __del__(self) -> None:
-        for descriptor in (self._reader, self._writer):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self._bell is not None:
+            self._bell.close()
 
 
 def lookup_timeout(address: Address) -> CommandTimeout:
@@ -158,11 +215,6 @@ def lookup_timeout(address: Address) -> CommandTimeout:
     )
 
 
-def _forget_in_child() -> None:
-    global _lock
-    _lock = Lock()
-    _under_way.clear()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    # The threads that ask are the parent's.
+    os.register_at_fork(after_in_child=_under_way.clear)

@@ -159,6 +159,9 @@ class Upkeep:
         elif late.give_up_at > now:
             # It has got on meanwhile.
             self._limits.plan(late, late.give_up_at)
+        elif isinstance(late, Probe) and late.connection.dialing:
+            # There may be another address.
+            self.ready(late)
         elif isinstance(late, Probe):
             with self._caring_for(late.member):
                 self._finish(late, late.connection.late())
@@ -234,7 +237,6 @@ class Upkeep:
             if connection.channel_state is None:
                 connection.begin_dialing()
             connection.begin_probe()
-            self._limits.plan(probe, probe.give_up_at)
             self._step(probe)
         except BeanpoolError as error:
             self._finish(probe, error)
@@ -259,6 +261,7 @@ class Upkeep:
         reply = probe.connection.step()
         if reply is None:
             self._register(probe)
+            self._limits.plan(probe, probe.give_up_at)
             return
         self._unregister(probe)
         probe.connection.greet(reply)

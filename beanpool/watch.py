@@ -187,7 +187,10 @@ class Watch:
         now = time.monotonic()
         for station in list(self.stations.values()):
             if station.connection.waiting and station.connection.give_up_at <= now:
-                self._lose(station, station.connection.late())
+                if station.connection.dialing:
+                    self._step(station)
+                else:
+                    self._lose(station, station.connection.late())
 
     def glance(self) -> None:
         """As :meth:`look`, without waiting."""

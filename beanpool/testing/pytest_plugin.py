@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{_MARKER}(servers=3, max_job_size=None, embedded=None): how many servers beanstalkd_cluster has, the bytes "
         "that a job may have, and whether they are embedded ones (None: where there is no beanstalkd)",
     )
+
+
+def pytest_runtest_setup() -> None:
+    """Let freezegun, if it is loaded by now, leave beanpool its clock: no deadline comes while that stands still."""
+    freezegun = sys.modules.get("freezegun")
+    if freezegun is not None:
+        freezegun.configure(extend_ignore_list=["beanpool"])
 
 
 def pytest_report_header() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.servers import BeanstalkdServer, ServerFactory, have_ipv6
 
 from beanpool import CommandTimeout, Connection, ConnectionFailed, PoolManager
+from beanpool.address import MAX_PATH
 from beanpool.errors import Phase
 
 if TYPE_CHECKING:
@@ -23,6 +25,16 @@ class TestAddresses:
             assert (connection.timeout, connection.encoding, connection.parse_yaml) == (3, None, False)
             assert connection.server == server.address == f"unix:{server.path}"
             assert reserved(connection).server == server.address
+
+    def test_the_path_of_a_unix_socket_that_is_too_long_says_so(self) -> None:
+        longest = "/" + "s" * (MAX_PATH - 1)
+        with pytest.raises(ConnectionFailed, match="No such file"):
+            Connection.from_url(f"beanstalk+unix://{longest}")
+        # It counts as the system writes it, not as it was written.
+        for path in (longest + "s", "/" + "\u00e9" * (MAX_PATH // 2 + 1)):
+            for make in (Connection.from_url, PoolManager):
+                with pytest.raises(ValueError, match=rf"path must be at most {MAX_PATH} bytes.*and has 1[0-9]+"):
+                    make(f"beanstalk+unix://{urllib.parse.quote(path)}")
 
     def test_ipv6(self, beanstalkd_factory: ServerFactory) -> None:
         if not have_ipv6():

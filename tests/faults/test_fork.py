@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -17,7 +18,7 @@ from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until
 
-from beanpool import Connection, Job, PoolManager
+from beanpool import Connection, Job, PoolManager, sockets
 from beanpool.errors import BeanpoolError, JobLost
 
 pytestmark = [
@@ -260,3 +261,74 @@ def test_thirty_forks_under_load(beanstalkd: BeanstalkdServer, pool: PoolManager
             thread.result()
     assert min(done) > 0
     wait_until(lambda: not beanstalkd.control.counter("current-jobs-reserved"), "nothing to be reserved", 1)
+
+
+def test_a_socket_that_is_being_connected_by_another_thread() -> None:
+    """The child would keep the connection open, and the parent's job reserved, for as long as it lives."""
+    # A queue that is full: the connect of the other thread is under way until the queue is emptied.
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        where = listening.getsockname()
+        stack.enter_context(socket.create_connection(where))
+        before = len(sockets._made)
+        connecting = background(lambda: Connection(where[0], where[1], connect_timeout=8))
+        wait_until(lambda: len(sockets._made) > before, "a socket that is being connected")
+
+        hold_reader, hold_writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(hold_writer)
+            # Lives until its parent is done.
+            os.read(hold_reader, 1)
+            os._exit(0)
+        try:
+            os.close(hold_reader)
+            listening.settimeout(5)
+            accepted: dict[tuple[str, int], socket.socket] = {}
+
+            def emptied() -> bool:
+                with contextlib.suppress(TimeoutError):
+                    listening.settimeout(0.05)
+                    sock, peer = listening.accept()
+                    accepted[peer] = stack.enter_context(sock)
+                return connecting.done
+
+            wait_until(emptied, "the connect to come through", 8)
+            connection = connecting.result()
+            mine = connection._open_channel()._socket.getsockname()
+            wait_until(lambda: emptied() and mine in accepted, "the connection to be accepted", 8)
+            connection.close()
+            accepted[mine].settimeout(3)
+            assert accepted[mine].recv(1) == b""
+        finally:
+            os.close(hold_writer)
+            os.waitpid(pid, 0)
+
+
+def test_a_socket_that_is_just_being_made_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, go_on = threading.Event(), threading.Event()
+    numbers: list[int] = []
+
+    class Slow(sockets.Socket):
+        __slots__ = ()
+
+        def __init__(self, *args: int) -> None:
+            super().__init__(*args)
+            # The system has made it, and nobody knows of it yet.
+            numbers.append(self.fileno())
+            made.set()
+            go_on.wait(5)
+
+    monkeypatch.setattr(sockets, "Socket", Slow)
+    making = background(lambda: sockets.new_socket(socket.AF_INET))
+    assert made.wait(5)
+    threading.Timer(0.1, go_on.set).start()
+
+    def look() -> None:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(numbers[0])
+        # And the child can make its own.
+        sockets.new_socket(socket.AF_INET).close()
+
+    in_child(look)
+    making.result().close()

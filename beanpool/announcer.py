@@ -72,6 +72,20 @@ class Announcer:
             twin.name,
         )
 
+    def several_found(self, member: Member, health: Health) -> None:
+        """An address leads to several server processes in turn."""
+        processes = [*health.former, health.identity.instance] if health.identity is not None else health.former
+        say(
+            _log,
+            logging.WARNING,
+            "pool %s: the address of server %s leads to several server processes (%s): a load balancer, or a name with "
+            "several addresses? List each server by an address of its own. Until then every call makes a connection of "
+            "its own, and a job waits until one of them happens to reach its process",
+            self.name,
+            member.name,
+            ", ".join(processes),
+        )
+
     def connection_opened(self, member: Member, instance: str) -> None:
         """A connection stands."""
         if self.listeners:

@@ -150,6 +150,8 @@ class Cluster:
 
     def member_changed(self, member: Member, before: Health, after: Health) -> None:
         """What is believed about a server has changed."""
+        if after.alternates and not before.alternates:
+            self._announcer.several_found(member, after)
         restarted = after.generation > before.generation and after.state is not ServerState.DOWN
         identified = before.identity is None or restarted
         if not identified and (before.state, before.draining, before.rests_until) == (
@@ -193,6 +195,10 @@ class Cluster:
             member.set_twin(known.get(member))
         found = [(member, member.twin) for member in changed if member.twin is not None]
         return found, len(found) < len(changed)
+
+    def member_doubted(self, member: Member) -> None:
+        """A caller had no answer from a member, in a time that says nothing."""
+        self._monitor.doubt(member)
 
     def member_starved(self, member: Member) -> None:
         """A caller waits for a connection: one that only waits for jobs can be spared."""

@@ -186,6 +186,9 @@ class CommandTimeout(ConnectionFailed, TimeoutError):
     A kind of :class:`ConnectionFailed`, and a :class:`TimeoutError`.
     """
 
+    waited: float | None = None
+    """How long it was silent (seconds), where that is known. Of a short silence a pool concludes nothing."""
+
 
 class PutAmbiguous(BeanpoolError):
     """The put may or may not be stored: all of it was sent and no complete reply came.

@@ -22,6 +22,11 @@ FIRST_BACKOFF = 0.25
 _SHORTEST_BACKOFF = 0.05
 # A server that stayed up for this long has its record wiped; one that flaps is retried ever more rarely.
 _FORGIVEN_AFTER = 10.0
+_FORMER_KEPT = 8
+_RETURNS_OF_SEVERAL = 2
+# How many usual round trips a server may take without a word, and the shortest time that is worth a thought (seconds).
+_SEVERAL = 3
+_LEAST_PATIENCE = 0.25
 
 
 class ServerState(enum.Enum):
@@ -62,21 +67,69 @@ class Health:
     """When it is worth the next probe (monotonic seconds)."""
     rests_until: float = 0.0
     """Until when it gets no puts because it was out of memory (monotonic seconds)."""
+    usual: float = 0.0
+    """How long a round trip usually takes (seconds): recent ones weigh more; 0 as long as there was none."""
+    deviation: float = 0.0
+    """How far round trips usually are from that (seconds)."""
+    former: tuple[str, ...] = ()
+    """The processes that answered before this one, the latest last."""
+    returns: int = 0
+    """How often a process that had answered before did so again, after another one."""
+
+    @property
+    def alternates(self) -> bool:
+        """Whether its address leads to several server processes, now to one and now to another.
+
+        A restart makes a new process; an old one does not come back. Once it may seem to: its last reply may be seen
+        after the first one of its successor.
+        """
+        return self.returns >= _RETURNS_OF_SEVERAL
 
 
 def answered(health: Health, identity: Identity, round_trip: float, now: float) -> Health:
     """A handshake or a probe was answered in full."""
     known = health.identity
-    restarted = bool(known and known.instance and identity.instance and known.instance != identity.instance)
+    another = bool(known and known.instance and identity.instance and known.instance != identity.instance)
+    former, returns = health.former, health.returns
+    if another and known is not None:
+        returns += identity.instance in former
+        former = (*(name for name in former if name not in (known.instance, identity.instance)), known.instance)
+    usual, deviation = _smoothed(health, round_trip)
     fresh = dataclasses.replace(
         health,
         identity=identity,
         round_trip=round_trip,
+        usual=usual,
+        deviation=deviation,
+        former=former[-_FORMER_KEPT:],
+        returns=returns,
         # Drain mode has no end within a process.
-        draining=identity.draining or (health.draining and not restarted),
-        generation=health.generation + restarted,
+        draining=identity.draining or (health.draining and not another),
+        # Where several answer in turn none of them is gone.
+        generation=health.generation + (another and returns < _RETURNS_OF_SEVERAL),
     )
     return worked(fresh, now)
+
+
+def _smoothed(health: Health, round_trip: float) -> tuple[float, float]:
+    # As TCP does it, for the same purpose.
+    if not health.usual:
+        return round_trip, round_trip / 2
+    deviation = health.deviation + (abs(round_trip - health.usual) - health.deviation) / 4
+    return health.usual + (round_trip - health.usual) / 8, deviation
+
+
+def patience(health: Health, timeout: float) -> float:
+    """How long a server must be silent for that to say something of it (seconds).
+
+    A caller who waits for less has learned nothing: that time may be shorter than a round trip takes on its network. It
+    is several of the usual ones; but no more than a caller waits who leaves time for other servers, and in any case
+    longer than a usual one.
+
+    :param timeout: what the pool allows a call (seconds).
+    """
+    several = max(_LEAST_PATIENCE, _SEVERAL * health.usual, health.usual + 4 * health.deviation)
+    return max(min(several, timeout / 3), 1.5 * health.usual)
 
 
 def worked(health: Health, now: float) -> Health:

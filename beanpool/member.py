@@ -9,7 +9,7 @@ from typing import Protocol
 
 from beanpool.config import Server, Settings
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase
-from beanpool.health import Failure, Health, ServerState, answered, failed, refused_to_store, rested, worked
+from beanpool.health import Failure, Health, ServerState, answered, failed, patience, refused_to_store, rested, worked
 from beanpool.in_hand import InHand
 from beanpool.job import Job
 from beanpool.job_home import JobHome
@@ -40,6 +40,9 @@ class MemberOwner(Protocol):
 
     def member_changed(self, member: Member, before: Health, after: Health) -> None:
         """What is believed about a member has changed."""
+
+    def member_doubted(self, member: Member) -> None:
+        """A caller had no answer from a member, in a time that says nothing."""
 
     def member_starved(self, member: Member) -> None:
         """A caller waits for a connection to it."""
@@ -112,6 +115,10 @@ class Member:
         failure = classify(error)
         if failure is None:
             return
+        if isinstance(error, CommandTimeout) and error.waited is not None and error.waited < self.patience:
+            # Its caller had no time for a round trip. Whether there is more to it is found out by who has.
+            self._owner.member_doubted(self)
+            return
         self._update(
             lambda health, now: failed(
                 health,
@@ -123,6 +130,11 @@ class Member:
                 jitter=random.random(),
             )
         )
+
+    @property
+    def patience(self) -> float:
+        """How long it must be silent for that to say something of it (seconds)."""
+        return patience(self.health, self._settings.timeout)
 
     def starved(self) -> None:
         """A caller waits for a connection."""
@@ -180,6 +192,8 @@ class Member:
                     break
             self.up = self.health.state is ServerState.UP
             self.accepting = self._accepts()
+        if after.alternates and not before.alternates:
+            self.pool.keep_nothing()
         if after.generation != before.generation:
             self.pool.start_generation(after.generation)
         if after.state is not ServerState.UP and before.state is ServerState.UP:

@@ -245,7 +245,7 @@ class Monitor:
         while self._changed:
             upkeep.look_at(self._changed.popleft())
         while self._doubted:
-            upkeep.want((self._doubted.popleft(),))
+            upkeep.doubt(self._doubted.popleft())
         if self._hurried:
             # Not otherwise: it may have been set just now.
             self._hurried = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -259,9 +260,12 @@ class PooledConnection(Connection):
         self.begin_reserve(tubes, 0)
         return self.await_reply(until)
 
-    def begin_probe(self) -> None:
-        """Ask the server who it is (``stats``): a round trip proves that it lives; :meth:`step` returns the reply."""
-        self._begin(lambda: ([], STATS, _STATS_REQUEST), self.connect_timeout)
+    def begin_probe(self, patience: float = math.inf) -> None:
+        """Ask the server who it is (``stats``): a round trip proves that it lives; :meth:`step` returns the reply.
+
+        :param patience: how long it may take (seconds), if that is shorter than the time allowed to connect.
+        """
+        self._begin(lambda: ([], STATS, _STATS_REQUEST), min(patience, self.connect_timeout))
 
     def greet(self, reply: Reply) -> None:
         """Take in the reply to a probe."""
@@ -403,6 +407,7 @@ class PooledConnection(Connection):
 
         Not while it is :attr:`dialing`: then :meth:`step` goes on with another address, or raises.
         """
+        now = time.monotonic()
         greeting = bool(self._checks)
         asked = "the connection was accepted, but the server does not answer" if greeting else "no reply"
         error = CommandTimeout(
@@ -411,6 +416,9 @@ class PooledConnection(Connection):
             phase=Phase.HANDSHAKE if greeting else Phase.WAITING,
             may_have_taken_effect=not greeting,
         )
+        # Less than all of it, if its caller has no patience.
+        allowed = self._allowed_seconds if self.instance else self.connect_timeout
+        error.waited = max(0.0, now - (self.give_up_at - allowed))
         self.drop(str(error))
         return error
 

@@ -245,12 +245,14 @@ class PutMany(Generic[Place]):
             lane.progress_at = time.monotonic()
 
     def _silent(self, lane: _Lane[Place]) -> CommandTimeout:
-        return CommandTimeout(
+        error = CommandTimeout(
             f"{lane.member.address}: no reply to a put in the time allowed",
             server=lane.member.address,
             phase=Phase.WAITING,
             may_have_taken_effect=True,
         )
+        error.waited = time.monotonic() - lane.progress_at
+        return error
 
     # What goes wrong.
 

@@ -114,6 +114,8 @@ class ServerPool:
         # Of _counts, but counted with every call.
         self._requests = 0
         self._generation = 0
+        # Which of them are kept when they come back.
+        self._kept_generation = 0
         self._closed = False
         self._wanted: Callable[[], None] | None = None
         self._idle: list[PooledConnection] = []
@@ -311,6 +313,9 @@ class ServerPool:
             started = time.monotonic()
             try:
                 connection.open(deadline)
+            except CommandTimeout as error:
+                error.waited = time.monotonic() - started
+                raise
             finally:
                 with self._lock:
                     self._counts["connections_ms"] += round((time.monotonic() - started) * 1000)
@@ -337,7 +342,7 @@ class ServerPool:
             return
         with self._lock:
             self.returns += 1
-            keep = connection.counted and connection.generation == self._generation and not self._closed
+            keep = connection.counted and connection.generation == self._kept_generation and not self._closed
             if keep:
                 if self._queue:
                     self._serve(connection)
@@ -398,6 +403,8 @@ class ServerPool:
             self._counts["returns_bad"] += stood
             self._counts["connections_lost" if stood else "connections_errors"] += 1
         self.discard(connection, str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
+        if isinstance(error, CommandTimeout) and error.waited is None and connection.opened_channel is not None:
+            error.waited = time.monotonic() - connection.opened_channel.used_at
         if isinstance(error, ConnectionFailed | UnexpectedResponse):
             self._owner.report(error, connection.generation)
 
@@ -467,9 +474,24 @@ class ServerPool:
             if generation <= self._generation:
                 return
             self._generation = generation
+            if self._kept_generation >= 0:
+                self._kept_generation = generation
             idle, self._idle = self._idle, []
         for connection in idle:
             self.discard(connection, "the server was down, or restarted, since it was made")
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether every check-out gets a new connection."""
+        return self._kept_generation < 0
+
+    def keep_nothing(self) -> None:
+        """From now on give every check-out a new connection: each may lead to another server process."""
+        with self._lock:
+            self._kept_generation = -1
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            self.discard(connection, "its address leads to several server processes")
 
     def turn_away(self, build_error: Callable[[], BeanpoolError]) -> None:
         """Let those who wait for a connection fail now: the server is not worth waiting for."""

@@ -8,6 +8,7 @@ notes that finalizers have left, which know no way to wake anybody.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import selectors
 import time
@@ -31,6 +32,8 @@ _IDLE_FOR = 60.0
 _GRID = 0.25
 # What a caller waits for is checked sooner than its back-off says, but not more often than this (seconds).
 _LEAST_BETWEEN_CHECKS = 0.25
+# How many times as long as says something a check waits that was made because of such a silence.
+_DOUBTS = 2
 
 
 class Probe:
@@ -66,6 +69,8 @@ class Upkeep:
         self._started: weakref.WeakKeyDictionary[Member, float] = weakref.WeakKeyDictionary()
         # Those whose next check is not to be put off.
         self._wanted: weakref.WeakSet[Member] = weakref.WeakSet()
+        # Those of them that were silent, but only for a time that says nothing.
+        self._doubted: weakref.WeakSet[Member] = weakref.WeakSet()
         # Each process has moments of its own, lest they all check at once.
         self._grid = min(_GRID, interval / 20)
         self._phase = random.uniform(0.0, self._grid)
@@ -106,6 +111,11 @@ class Upkeep:
             self._wanted.add(member)
             if member not in self._probes:
                 self._checks.hasten(member, max(now, self._started.get(member, 0.0) + _LEAST_BETWEEN_CHECKS))
+
+    def doubt(self, member: Member) -> None:
+        """Check it soon: a caller had no answer, in a time that says nothing."""
+        self._doubted.add(member)
+        self.want((member,))
 
     @property
     def checking(self) -> bool:
@@ -225,7 +235,9 @@ class Upkeep:
         return moment + (self._phase - moment) % self._grid
 
     def _start(self, member: Member, now: float) -> None:
+        doubted = member in self._doubted
         self._wanted.discard(member)
+        self._doubted.discard(member)
         self._started[member] = now
         try:
             connection = member.pool.acquire_now(()) or member.pool.extra()
@@ -236,7 +248,8 @@ class Upkeep:
         try:
             if connection.channel_state is None:
                 connection.begin_dialing()
-            connection.begin_probe()
+            # A caller is waiting, or will be: it need not be as long as usual until others are preferred.
+            connection.begin_probe(_DOUBTS * member.patience if doubted else math.inf)
             self._step(probe)
         except BeanpoolError as error:
             self._finish(probe, error)

@@ -23,6 +23,8 @@ from beanpool.protocol.replies import Reply
 LAST_MOMENT = 0.05
 # How soon to try again to wait on a server that could not be joined (seconds).
 _REJOIN_AFTER = 0.2
+# How long a connection waits whose server's address leads to several processes (seconds).
+_SHARED_SLICE = 1
 
 Catch = tuple[Member, PooledConnection, Reply]
 """A job that has come in: from whom, on which connection, and the reply that holds it."""
@@ -129,7 +131,18 @@ class Watch:
             connection = station.connection
             # What was closed by somebody else is asked, too, and lost: the poller may say nothing of it.
             if not connection.waiting or connection.channel_state is ChannelState.CLOSED:
-                self._ask(station, now, longest_wait)
+                if station.member.pool.keeps_nothing and not connection.closed:
+                    # The process that it leads to has no job; another connection may lead to another process.
+                    self._renew(station.member, now, longest_wait)
+                else:
+                    self._ask(station, now, longest_wait)
+            elif connection.instance and connection.generation < station.member.health.generation:
+                # It should be dead, for another process answers there. If it is not, there are two.
+                self._renew(station.member, now, longest_wait)
+
+    def _renew(self, member: Member, now: float, longest_wait: float) -> None:
+        self._vacate(member, now)
+        self._join(member, now, longest_wait)
 
     def _settle_in(self, member: Member, connection: PooledConnection) -> None:
         if member in self.stations:
@@ -163,7 +176,8 @@ class Watch:
                 member.pool.broke(connection, error)
 
     def _ask(self, station: Station, now: float, longest_wait: float) -> None:
-        seconds = max(1, min(RESERVE_SLICE, math.ceil(min(longest_wait, RESERVE_SLICE))))
+        longest = _SHARED_SLICE if station.member.pool.keeps_nothing else RESERVE_SLICE
+        seconds = max(1, min(longest, math.ceil(min(longest_wait, longest))))
         station.ends_at = now + seconds
         try:
             station.connection.begin_reserve(self._tubes, seconds)

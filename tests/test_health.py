@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beanpool.health import Failure, Health, ServerState, answered, failed, refused_to_store, rested, worked
+from beanpool.health import Failure, Health, ServerState, answered, failed, patience, refused_to_store, rested, worked
 from beanpool.protocol.identity import Identity
 
 LONGEST = 10.0
@@ -266,3 +266,72 @@ def test_the_back_off_only_grows_until_its_longest(history: list[tuple[float, Ev
         pauses.append(round(health.retry_at - now, 6))
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(max(0.05, LONGEST * jitter), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("round_trips", "timeout", "shortest", "longest"),
+    [
+        # Nothing is known: a quarter of a second, or as long as the pool's callers wait.
+        ([], 5.0, 0.25, 0.25),
+        ([], 0.3, 0.1, 0.1),
+        # On a loopback several round trips are nothing: no hiccup makes a suspect.
+        ([0.0002] * 9, 5.0, 0.25, 0.25),
+        # Far away: several round trips, however little the pool has time for more than one.
+        ([0.3] * 20, 5.0, 0.9, 1.7),
+        ([0.3] * 20, 1.0, 0.45, 0.45),
+        ([2.0] * 20, 5.0, 3.0, 3.0),
+        # One that is sometimes late is given that time too, and is not held to its best day.
+        ([0.1, 0.6] * 20, 60.0, 1.0, 2.0),
+        ([0.0002] * 20 + [0.3], 5.0, 0.25, 0.5),
+    ],
+)
+def test_how_long_a_silence_must_be_to_say_something(
+    round_trips: list[float], timeout: float, shortest: float, longest: float
+) -> None:
+    health = Health()
+    for round_trip in round_trips:
+        health = answered(health, process("first"), round_trip, 0.0)
+    assert shortest - 1e-9 <= patience(health, timeout) <= longest + 1e-9
+
+
+@given(st.lists(st.floats(1e-5, 10), min_size=30, max_size=60), st.floats(0.01, 100))
+def test_no_silence_shorter_than_a_usual_round_trip_says_anything(round_trips: list[float], timeout: float) -> None:
+    health = Health()
+    for round_trip in round_trips:
+        health = answered(health, process("first"), round_trip, 0.0)
+    assert min(round_trips) <= health.usual + 1e-9
+    assert health.usual <= max(round_trips) + 1e-9
+    assert patience(health, timeout) > health.usual
+
+
+@pytest.mark.parametrize(
+    ("answers_of", "alternates"),
+    [
+        ("aaaa", False),
+        ("abcdef", False),
+        # The last word of a process may be heard after the first one of its successor.
+        ("abab"[:3], False),
+        ("aabbab", True),
+        ("abab", True),
+        ("abcabc", True),
+        ("abcdaed", True),
+        ("abacaadaeaf", True),
+        # Without an id nobody can tell.
+        ("a.a.a", False),
+    ],
+)
+def test_processes_that_answer_in_turn_are_told_from_restarts(answers_of: str, alternates: bool) -> None:
+    health = Health()
+    for name in answers_of:
+        health = answered(health, process(name.replace(".", "")), 0.001, 0.0)
+    assert health.alternates is alternates
+
+
+def test_once_several_processes_are_known_none_of_them_is_taken_for_gone() -> None:
+    health = Health()
+    for name in "abab":
+        health = answered(health, process(name), 0.001, 0.0)
+    generation = health.generation
+    for name in "abbaba":
+        health = answered(health, process(name), 0.001, 0.0)
+    assert health.generation == generation

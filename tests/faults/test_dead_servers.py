@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.delay_line import DelayLine
 from support.processes import thread_names
 from support.scripted import ScriptedServer, answering, stats_reply, with_data
 from support.servers import BeanstalkdServer
@@ -19,7 +20,7 @@ from support.threads import run_together
 from support.waiting import wait_until, within
 
 from beanpool import PoolManager
-from beanpool.errors import JobLost, JobTooBig, NoServerAvailable, NotFound, PoolTimeout, PutAmbiguous
+from beanpool.errors import BeanpoolError, JobLost, JobTooBig, NoServerAvailable, NotFound, PoolTimeout, PutAmbiguous
 from beanpool.events import Event, ServerStateChanged
 
 
@@ -305,3 +306,34 @@ def test_a_black_hole_among_the_addresses_of_a_name_does_not_take_all_the_time(
         names.places["two.test"] = (beanstalkd.host, beanstalkd.port)
         with PoolManager(["two.test:11300"], timeout=2, connect_timeout=1, health_interval=30) as pool, within(2.0):
             assert pool.put("x")
+
+
+class TestImpatientCallers:
+    """A timeout that is shorter than a round trip says nothing of the server."""
+
+    def test_one_over_a_slow_network_makes_nobody_suspect(self, beanstalkd: BeanstalkdServer) -> None:
+        with DelayLine(beanstalkd.host, beanstalkd.port, 0.03) as line, PoolManager(line.address, timeout=5) as pool:
+            pool.wait(1)
+            events: list[ServerStateChanged] = []
+            pool.add_listener(lambda event: events.append(event) if isinstance(event, ServerStateChanged) else None)
+            for seconds in (0.001, 0.01, 0.04):
+                for _ in range(5):
+                    with contextlib.suppress(BeanpoolError):
+                        pool.put("x", timeout=seconds)
+                    pool.put_many(["x"], timeout=seconds)
+            assert pool.put("y")
+            assert not events
+
+    def test_callers_who_all_have_no_patience_are_told_by_the_monitor(self, beanstalkd: BeanstalkdServer) -> None:
+        with PoolManager(beanstalkd.url, timeout=5, connect_timeout=0.5, health_interval=60) as pool:
+            pool.put("x")
+            beanstalkd.freeze()
+
+            def suspected() -> bool:
+                with contextlib.suppress(BeanpoolError):
+                    pool.put("x", timeout=0.02)
+                return pool.servers[0].state != "up"
+
+            wait_until(suspected, "the silence to be noticed")
+            beanstalkd.thaw()
+            wait_until(lambda: pool.servers[0].state == "up", "its return to be noticed")

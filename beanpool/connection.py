@@ -26,6 +26,7 @@ from beanpool.errors import (
 )
 from beanpool.job import Job
 from beanpool.locks import within
+from beanpool.own_limits import no_descriptor
 from beanpool.patching import check_unpatched
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,
@@ -743,7 +744,10 @@ class Connection(NotPicklable):
 
     def pipeline(self) -> Pipeline:
         """Collect commands and send them in as few round trips as possible; see :class:`Pipeline`."""
-        from beanpool.pipeline import Pipeline
+        try:
+            from beanpool.pipeline import Pipeline
+        except OSError as error:
+            raise no_descriptor("loading the pipeline", error) from error
 
         return Pipeline(self)
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from beanpool.locks import Lock, is_mine
+from beanpool.own_limits import no_descriptor
 
 _lock = Lock()
 _begun: set[str] = set()
@@ -21,10 +22,18 @@ def load(name: str) -> Any:
     whole modules, or trips over. So what an attempt has left that did not come to its end is dropped first.
 
     :raises ImportError: if it is not installed.
+    :raises BeanpoolError: if its files cannot be read at the moment.
     """
     package = _whole.get(name)
     if package is not None:
         return package
+    try:
+        return _load(name)
+    except OSError as error:
+        raise no_descriptor(f"loading {name}", error) from error
+
+
+def _load(name: str) -> Any:
     if is_mine(_lock):
         # A signal handler that has interrupted the import itself: it must not drop what that is about to use.
         return importlib.import_module(name)

@@ -15,6 +15,7 @@ from beanpool.errors import BeanpoolError, NotPicklable
 from beanpool.job import Job
 from beanpool.job_id import JobId
 from beanpool.job_verbs import JobVerbs
+from beanpool.own_limits import no_descriptor
 from beanpool.patching import check_unpatched
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,
@@ -219,7 +220,10 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         :param max_batch: how many jobs go out together at most.
         """
         # Here, not at the top: concurrent.futures costs 10 ms, and most programs never ask for it.
-        from beanpool.producer import Producer
+        try:
+            from beanpool.producer import Producer
+        except OSError as error:
+            raise no_descriptor("loading the producer", error) from error
 
         check_wait("linger", linger)
         check_int("max_batch", max_batch, 1, MAX_UINT32)

@@ -7,7 +7,17 @@ import os
 import socket
 from typing import Any
 
+from beanpool.errors import BeanpoolError
+
 _NUMBERS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def no_descriptor(what: str, error: OSError) -> BeanpoolError:
+    """The error of `what` (a subject) that cannot be had because the system has no descriptor for it."""
+    return BeanpoolError(
+        f"{what} is not possible now: {type(error).__name__}: {error}. If there are too many open files, let this "
+        "process have more (ulimit -n), or fewer connections (max_connections)"
+    )
 
 
 class OwnLimit(OSError):

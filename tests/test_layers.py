@@ -25,6 +25,7 @@ PACKAGE = "beanpool"
 LAYERS: list[set[str]] = [
     {"errors", "address", "checks", "log", "events"},
     {"locks"},
+    {"own_limits", "patching"},
     {"loading"},
     {"protocol.*"},
     # The embedded server shares nothing with the client but the protocol's limits.
@@ -42,7 +43,6 @@ LAYERS: list[set[str]] = [
     {"testing.embedded.link"},
     {"testing.embedded.loop"},
     {"testing.embedded", "testing.embedded.server"},
-    {"own_limits", "patching"},
     {"resolving", "readiness", "sockets"},
     {"channel", "dialing", "job", "job_id", "poller", "promise", "status", "put_item", "counters", "listeners"},
     {"complaints"},

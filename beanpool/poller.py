@@ -7,10 +7,14 @@ about it here. With epoll the kernel sees to that, and a wait costs the same how
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import selectors
 import sys
+from collections.abc import Callable
 from typing import Protocol
+
+from beanpool.locks import Lock
 
 
 class Poller(Protocol):
@@ -90,6 +94,46 @@ if sys.platform == "linux":
         def close(self) -> None:
             """See :class:`Poller`."""
             self._epoll.close()
+
+
+class Bell:
+    """A pipe by which other threads wake the one that waits with a poller."""
+
+    # Until there are others: an interrupt may come before.
+    descriptor = _writer = -1
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.descriptor, self._writer = os.pipe()
+        """The descriptor that is readable once it has rung."""
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._writer, False)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        for descriptor in (self.descriptor, self._writer):
+            if descriptor >= 0:
+                close(descriptor)
+
+    def ring(self) -> None:
+        """Wake who waits; nothing if it is closed."""
+        with self._lock:
+            if self._writer >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._writer, b"p")
+
+    def hush(self) -> None:
+        """Take note: it has not rung."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.descriptor, 4096)
+
+    def close(self) -> None:
+        """Let go of the pipe."""
+        with self._lock:
+            # Forgotten before they are closed: closed twice, after an interrupt, they might be somebody else's.
+            descriptors, self.descriptor, self._writer = (self.descriptor, self._writer), -1, -1
+            for descriptor in descriptors:
+                if descriptor >= 0:
+                    os.close(descriptor)
 
 
 def new_poller() -> Poller:

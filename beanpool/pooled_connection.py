@@ -6,6 +6,7 @@ import collections
 import functools
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 
@@ -242,7 +243,10 @@ class PooledConnection(Connection):
         before the job is accepted.
         """
         request = encode_reserve_with_timeout(seconds) if seconds else _SWEEP_REQUEST
-        self._begin(lambda: (list(self._retune(tubes)), RESERVE_WITH_TIMEOUT, request), seconds + self.timeout)
+        # What is kept for later knows this connection weakly: one that is dropped in between must go at once, place and
+        # all, and not when the garbage collector comes to it.
+        this = weakref.proxy(self)
+        self._begin(lambda: (list(this._retune(tubes)), RESERVE_WITH_TIMEOUT, request), seconds + self.timeout)
 
     def sweep(self, tubes: tuple[str, ...], until: float) -> Reply | None:
         """Ask for a job of `tubes` that is ready, and wait for the reply until then (monotonic seconds).
@@ -288,6 +292,7 @@ class PooledConnection(Connection):
 
     def _retune(self, tubes: tuple[str, ...]) -> Iterator[Step]:
         # There may be thousands of tubes: nothing here looks at all of them for each of them.
+        this = weakref.proxy(self)
         watched, wanted = dict.fromkeys(self.watched), dict.fromkeys(tubes)
         changes = [(WATCH, tube) for tube in tubes if tube not in watched]
         # Ignored last: a connection must watch something at all times.
@@ -296,7 +301,8 @@ class PooledConnection(Connection):
         for number, (command, tube) in enumerate(changes, 1):
             count += 1 if command is WATCH else -1
             after = tubes if number == len(changes) else None
-            yield command, encode_tube(command, tube), functools.partial(self._confirm, command, count, after)
+            check = functools.partial(PooledConnection._confirm, this, command, count, after)
+            yield command, encode_tube(command, tube), check
 
     def _confirm(self, command: Command, count: int, after: tuple[str, ...] | None, reply: Reply) -> None:
         """Check the reply to a ``watch`` or ``ignore``.
@@ -378,7 +384,8 @@ class PooledConnection(Connection):
         plan, self._plan = self._plan, None
         steps, last, request = plan() if plan is not None else ([], STATS, _STATS_REQUEST)
         if last is not STATS:
-            steps.insert(0, (STATS, _STATS_REQUEST, functools.partial(self._greeted, started)))
+            greeted = functools.partial(PooledConnection._greeted, weakref.proxy(self), started)
+            steps.insert(0, (STATS, _STATS_REQUEST, greeted))
         self._send_script(steps, last, request)
         return True
 

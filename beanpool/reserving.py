@@ -17,7 +17,7 @@ from beanpool.member import Member
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.recovery import why_another
 from beanpool.reserve_many import Take
-from beanpool.shared_wait import Janitor, SharedWait
+from beanpool.shared_wait import Janitor, Retired, SharedWait
 from beanpool.topology import Topology
 from beanpool.watch import Begun, Catch
 
@@ -62,8 +62,12 @@ class Reserver:
         errors: dict[str, BaseException] = {}
         try:
             catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors)
-            if catch is None and timeout != 0:
-                catch = shared.wait(deadline, begun)
+            while catch is None and timeout != 0:
+                try:
+                    catch = shared.wait(deadline, begun)
+                    break
+                except Retired:
+                    shared = self._shared_wait(tubes)
         except BaseException:
             self._dismiss(begun)
             raise
@@ -89,7 +93,7 @@ class Reserver:
             take.hand_over(begun)
             take.sort_out()
             while take.empty and not thorough:
-                catches = shared.wait_many(deadline, begun, limit)
+                catches = self._wait_many(shared, deadline, begun, limit)
                 if not catches:
                     break
                 take.add(catches)
@@ -102,20 +106,25 @@ class Reserver:
             self._dismiss(begun)
             raise
         if not jobs:
-            if self._closed:
-                raise PoolClosed("the pool is closed")
             self._refuse_silence(take.errors)
         return jobs
+
+    def _wait_many(self, shared: SharedWait, deadline: float, begun: Begun, limit: int) -> list[Catch]:
+        while True:
+            try:
+                return shared.wait_many(deadline, begun, limit)
+            except Retired:
+                shared = self._shared_wait(shared.tubes)
 
     def _begin(self, tubes: tuple[str, ...], timeout: float | None) -> tuple[SharedWait, float, float]:
         """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
         shared = self._waits.get(tubes) or self._shared_wait(tubes)
         # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
-        if timeout == 0 and shared.watch is not None:
+        if timeout == 0 and shared.watch_ref is not None:
             shared.end()
         if len(self._waits) > 1:
             for other in list(self._waits.values()):
-                if other is not shared and other.watch is not None:
+                if other is not shared and other.watch_ref is not None:
                     other.end()
         now = _monotonic()
         deadline = math.inf if timeout is None else now + timeout
@@ -124,6 +133,8 @@ class Reserver:
 
     def _refuse_silence(self, errors: dict[str, BaseException]) -> None:
         """Raise, instead of telling the caller that there is no job, when nobody could say so."""
+        if self._closed:
+            raise PoolClosed("the pool is closed")
         members = self._topology().distinct
         usable = [member for member in members if member.up]
         if not usable:
@@ -146,7 +157,8 @@ class Reserver:
         members = self._topology().rotation(next(self._starts))
         catch: Catch | None = None
         for member in members:
-            watch = shared.watch
+            ref = shared.watch_ref
+            watch = None if ref is None else ref()
             # Where a connection waits there is known to be no job.
             if (watch is not None and member in watch.stations) or not (member.up or thorough):
                 continue
@@ -163,7 +175,12 @@ class Reserver:
         self, member: Member, tubes: tuple[str, ...], until: float, begun: Begun, errors: dict[str, BaseException]
     ) -> Catch | None:
         pool = member.pool
-        connection = pool.acquire_now(tubes)
+        try:
+            connection = pool.acquire_now(tubes)
+        except BeanpoolError as error:
+            # It was removed a moment ago: that is no end of the pool.
+            errors[member.address] = error
+            return None
         if connection is None:
             return None
         try:
@@ -259,18 +276,22 @@ class Reserver:
         return Job(job.connection, job.number, job.data, reserved=False, tube=job.tube, home=member.home)
 
     def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
-        shared = self._waits.get(tubes)
-        if shared is not None:
-            return shared
+        retired: list[SharedWait] = []
         with self._lock:
             if self._closed:
                 raise PoolClosed("the pool is closed")
-            if len(self._waits) >= _KEPT_WAITS:
-                self._waits = {key: wait for key, wait in self._waits.items() if wait.waiting}
-            shared = SharedWait(
-                tubes, members=lambda: self._topology().distinct, janitor=self._janitor, errands=self._errands
-            )
-            return self._waits.setdefault(tubes, shared)
+            shared = self._waits.get(tubes)
+            if shared is None:
+                if len(self._waits) >= _KEPT_WAITS:
+                    # Who has one of these in hand and comes to it later is sent back here.
+                    retired = [wait for wait in self._waits.values() if wait.retire()]
+                    self._waits = {wait.tubes: wait for wait in self._waits.values() if wait not in retired}
+                shared = self._waits[tubes] = SharedWait(
+                    tubes, members=lambda: self._topology().distinct, janitor=self._janitor, errands=self._errands
+                )
+        for wait in retired:
+            wait.end()
+        return shared
 
     # What concerns those who wait.
 

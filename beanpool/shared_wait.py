@@ -14,37 +14,53 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import math
-import operator
+import functools
+import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from beanpool.channel import Channel
 from beanpool.errands import Errands
-from beanpool.errors import BeanpoolError, PoolClosed
+from beanpool.errors import BeanpoolError, PoolClosed, no_server
 from beanpool.locks import Lock, refuse_within, within
 from beanpool.member import Member
 from beanpool.watch import LAST_MOMENT, Begun, Catch, Watch
+
+# How long a sleeping thread takes it that the leader lives: who would lead next, and the others (seconds).
+_PATIENCE_OF_THE_NEXT = 1.0
+_PATIENCE_OF_OTHERS = 10.0
+
+
+class Retired(Exception):
+    """The wait takes no more threads: another one was made for the same tubes."""
 
 
 class _Seat:
     """A thread that waits."""
 
-    __slots__ = ("catch", "deadline", "error", "extra", "leads", "most", "signal", "thread")
+    __slots__ = ("catch", "deadline", "error", "extra", "most", "presence", "signal", "thread")
 
     def __init__(self, deadline: float, most: int) -> None:
         self.deadline = deadline
         self.most = most
         self.extra: list[Catch] = []
         """What came in at the same time, and nobody else waits for."""
+        self.presence = threading.Lock()
+        """Held by its thread while that is here. However many interrupts end its wait, and at whatever lines, a lock's
+        own ``__exit__`` is not written in Python, and lets go."""
         self.signal = threading.Lock()
         self.signal.acquire()
         self.catch: Catch | None = None
         self.error: BeanpoolError | None = None
-        self.leads = False
         self.thread = threading.get_ident()
+
+    @property
+    def present(self) -> bool:
+        """Whether its thread is here; what one has left behind that was interrupted is anybody's to tidy up."""
+        return self.presence.locked()
 
     @property
     def open(self) -> bool:
@@ -56,19 +72,16 @@ class _Seat:
         """Whether it would have another one."""
         return self.catch is not None and len(self.extra) + 1 < self.most
 
+    @property
+    def catches(self) -> list[Catch]:
+        """All that came in for it."""
+        return [] if self.catch is None else [self.catch, *self.extra]
+
     def wake(self) -> None:
         """Let its thread look at what was done to it. Once more does no harm."""
-        with contextlib.suppress(RuntimeError):
-            self.signal.release()
-
-    def sleep(self) -> None:
-        """Wait, at most until the deadline, until it has its job, or an error, or leads."""
-        while self.open and not self.leads:
-            if not self.signal.acquire(timeout=_lock_timeout(self.deadline)):
-                return
-
-
-_thread_of = operator.attrgetter("thread")
+        if self.signal.locked():
+            with contextlib.suppress(RuntimeError):
+                self.signal.release()
 
 
 class Janitor(Protocol):
@@ -105,10 +118,18 @@ class SharedWait:
         self._seats: collections.deque[_Seat] = collections.deque()
         self._leader: _Seat | None = None
         self._closed = False
-        self.watch: Watch | None = None
-        """The connections that wait; None while none does, and nobody."""
+        self._retired = False
+        self.watch_ref: weakref.ref[Watch] | None = None
+        """Returns :attr:`watch`. A weak reference: the watch belongs to the threads that wait, and to the errand that
+        ends it, so whatever interrupts have left behind goes, connections and all, with the last of them."""
         # Whether the janitor has been told of it already; it is not worth telling it a thousand times.
         self._end_is_due = False
+
+    @property
+    def watch(self) -> Watch | None:
+        """The connections that wait; None while none does, and nobody."""
+        ref = self.watch_ref
+        return None if ref is None else ref()
 
     def waits_on(self, member: Member) -> bool:
         """Whether a connection waits on this server already: then it is known to have no job."""
@@ -126,53 +147,94 @@ class SharedWait:
         :param begun: connections on which this caller has a reserve under way; they are taken over: who
             takes an entry out of the list has it.
         :raises PoolClosed: if the pool is closed meanwhile.
+        :raises Retired: if another wait was made for these tubes; nothing was taken over.
         """
         return self._wait(_Seat(deadline, 1), begun).catch
 
     def wait_many(self, deadline: float, begun: Begun, most: int) -> list[Catch]:
         """As :meth:`wait`, and with what came in on other servers at the same time and nobody else waits for."""
-        seat = self._wait(_Seat(deadline, most), begun)
-        return [] if seat.catch is None else [seat.catch, *seat.extra]
+        return self._wait(_Seat(deadline, most), begun).catches
 
     def _wait(self, seat: _Seat, begun: Begun) -> _Seat:
         refuse_within(self._lock, "a reserve")
         try:
-            with self._lock:
-                if self._closed:
-                    raise PoolClosed("the pool is closed")
-                # Else it might wait for a job that only the wait that it has interrupted can take in.
-                if seat.thread in map(_thread_of, self._seats):
-                    raise within("a reserve of the same tubes")
-                self._seats.append(seat)
-                if self._leader is None:
-                    self._leader = seat
-                    seat.leads = True
-                watch = self._watch_now()
-                watch.adopt(begun)
-            if not seat.leads:
-                watch.poke()
-                seat.sleep()
-            if seat.leads and seat.open:
-                self._lead(seat, watch)
-            self._leave(seat)
+            with seat.presence:
+                self._take_part(seat, begun)
         except BaseException:
-            self._abort(seat)
+            # It must not end the wait of others. If there is another interrupt here, who comes next does the same.
+            self.mend()
+            leader = self._leader
+            if leader is not None:
+                # This thread may have made it that, and not told it.
+                leader.wake()
+            self.end()
+            self._give_back(seat)
             raise
         if seat.catch is None and seat.error is not None:
             raise seat.error
         return seat
 
+    def _take_part(self, seat: _Seat, begun: Begun) -> None:
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            if self._retired:
+                raise Retired
+            # Else it might wait for a job that only the wait that it has interrupted can take in.
+            if any(other.thread == seat.thread and other.present for other in self._seats):
+                raise within("a reserve of the same tubes")
+            self._seats.append(seat)
+            if self._leader is None:
+                self._leader = seat
+            leader = self._leader
+            watch = self._watch_now()
+            watch.adopt(begun)
+        if leader is not seat:
+            if leader.present:
+                leader.wake()
+            else:
+                self.mend()
+            watch.poke()
+            self._sleep(seat)
+        if self._leader is seat and seat.open:
+            self._lead(seat)
+        self._leave(seat)
+
     def _watch_now(self) -> Watch:
-        if self.watch is None:
-            self.watch = Watch(self.tubes)
-            if len(self._members()) > 1:
+        watch = self.watch
+        if watch is None:
+            members = self._members()
+            try:
+                watch = Watch(self.tubes)
+            except OSError as error:
+                # This process has no descriptor left to wait with.
+                raise no_server(dict.fromkeys([m.address for m in members], error), "can be waited for") from error
+            self.watch_ref = weakref.ref(watch)
+            if len(members) > 1:
                 # Now, not when a job has come.
                 self._errands.start()
-        return self.watch
+        return watch
+
+    def _sleep(self, seat: _Seat) -> None:
+        """Wait, at most until the deadline, until there is a job, or an error, or this thread leads."""
+        while seat.open and self._leader is not seat:
+            now = time.monotonic()
+            if now >= seat.deadline:
+                return
+            seat.signal.acquire(timeout=min(seat.deadline - now, self._patience(seat)))
+            self.mend()
+
+    def _patience(self, seat: _Seat) -> float:
+        """How long this thread sleeps before it sees whether the leader was interrupted and could not say so."""
+        with self._lock:
+            is_next = seat in itertools.islice(self._seats, 2)
+        return _PATIENCE_OF_THE_NEXT if is_next else _PATIENCE_OF_OTHERS
 
     # The leader.
 
-    def _lead(self, seat: _Seat, watch: Watch) -> None:
+    def _lead(self, seat: _Seat) -> None:
+        with self._lock:
+            watch = self._watch_now()
         caught = watch.caught
         while seat.catch is None and seat.error is None:
             now = time.monotonic()
@@ -206,7 +268,7 @@ class SharedWait:
                 taker.catch = caught[0]
                 caught.popleft()
             else:
-                collector = next((seat for seat in self._seats if seat.takes_more), None)
+                collector = next((seat for seat in self._seats if seat.takes_more and seat.present), None)
                 if collector is not None:
                     collector.extra.append(caught[0])
                     caught.popleft()
@@ -217,7 +279,7 @@ class SharedWait:
             member.pool.discard(connection, "nobody waits any more")
 
     def _first_open(self) -> _Seat | None:
-        return next((seat for seat in self._seats if seat.open), None)
+        return next((seat for seat in self._seats if seat.open and seat.present), None)
 
     def _leave(self, seat: _Seat) -> None:
         heir = None
@@ -230,8 +292,6 @@ class SharedWait:
                 return
             if self._seats:
                 heir = self._first_open()
-                if heir is not None:
-                    heir.leads = True
             # Last: until then an interrupt finds this thread responsible for what waits.
             self._leader = heir
         if heir is not None:
@@ -239,25 +299,49 @@ class SharedWait:
             return
         watch = self.watch
         if watch is not None and (watch.stations or watch.adopted):
-            self._errands.soon(self.end)
+            self._errands.soon(functools.partial(self.end, watch))
         elif not self._end_is_due:
             # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
             self._end_is_due = True
-            self._janitor.later(self.end)
+            self._janitor.later(functools.partial(self.end, watch))
 
-    def _abort(self, seat: _Seat) -> None:
-        """An exception ends this thread's wait, maybe an interrupt at whatever line; it must not end that of others."""
-        watch = self.watch
-        if watch is not None and self._leader is seat:
-            watch.scrap()
-        self._leave(seat)
-        self.end()
+    # After an interrupt.
+
+    def mend(self) -> None:
+        """Tidy up after threads that were interrupted, if there are any.
+
+        Done by them, and by whoever comes by: an interrupt may come while another one is dealt with, and then the
+        thread has gone without a word. Each step leaves what the next one to try can go on from.
+        """
+        leader = self._leader
+        if (leader is None or leader.present) and all(seat.present for seat in _snapshot(self._seats)):
+            return
+        broken = None
         with self._lock:
-            settled = [other for other in self._seats if other.leads or not other.open]
-        for other in settled:
-            other.wake()
-        for member, connection, _ in [*([seat.catch] if seat.catch is not None else []), *seat.extra]:
-            # Nobody will ever see this job: the server takes it back.
+            gone = [seat for seat in self._seats if not seat.present]
+            for seat in gone:
+                # A signal handler may have done so in between.
+                with contextlib.suppress(ValueError):
+                    self._seats.remove(seat)
+            if self._leader is not None and not self._leader.present:
+                # Nobody knows what its connections wait for, or whether they hold a job.
+                broken, self.watch_ref = self.watch, None
+                self._leader = self._first_open()
+            heir = self._leader
+            served = [seat for seat in self._seats if not seat.open]
+        for seat in served:
+            # Its job may have been on the way.
+            seat.wake()
+        if heir is not None:
+            heir.wake()
+        if broken is not None:
+            broken.scrap(spared={connection for seat in served for _, connection, _ in seat.catches})
+        for seat in gone:
+            self._give_back(seat)
+
+    def _give_back(self, seat: _Seat) -> None:
+        # Nobody will ever see these jobs: the server takes them back.
+        for member, connection, _ in seat.catches:
             member.pool.discard(connection, "the caller was interrupted")
 
     # From other threads.
@@ -270,22 +354,35 @@ class SharedWait:
 
     def give_up(self, member: Member) -> None:
         """Free the connection that waits on this server: a caller needs it more."""
+        self.mend()
         if self.waits_on(member):
             self.end()
             self.poke()
 
-    def end(self) -> None:
-        """Cancel what waits on the servers, if nobody waits here any more."""
+    def end(self, watch: Watch | None = None) -> None:
+        """Cancel what waits on the servers, if nobody waits here any more.
+
+        :param watch: what shall be there until this is called.
+        """
         self._end_is_due = False
-        if self._leader is not None or self.watch is None:
+        if self.watch is None:
+            return
+        self.mend()
+        if self._leader is not None:
             return
         with self._lock:
             if self._leader is not None:
                 return
-            ended, self.watch = self.watch, None
+            ended, self.watch_ref = self.watch, None
         cancelled = ended.end() if ended is not None else None
         if cancelled:
             self._janitor.linger(cancelled)
+
+    def retire(self) -> bool:
+        """Take no more threads, unless some wait here; returns whether that is so. What it holds goes with it."""
+        with self._lock:
+            self._retired = not self._seats
+            return self._retired
 
     def close(self) -> None:
         """Wake every waiting thread with :class:`PoolClosed`."""
@@ -300,7 +397,10 @@ class SharedWait:
         self.poke()
 
 
-def _lock_timeout(deadline: float) -> float:
-    if deadline == math.inf:
-        return -1
-    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+def _snapshot(seats: collections.deque[_Seat]) -> list[_Seat]:
+    while True:
+        try:
+            return list(seats)
+        except RuntimeError:
+            # Another thread came or went meanwhile, on a Python without a global lock.
+            continue

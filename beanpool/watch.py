@@ -5,16 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import math
-import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Set
 
 from beanpool.channel import Channel, ChannelState
 from beanpool.connection import RESERVE_SLICE
 from beanpool.errors import BeanpoolError, CommandFailed
-from beanpool.locks import Lock
 from beanpool.member import Member
-from beanpool.poller import new_poller
+from beanpool.poller import Bell, new_poller
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT
 from beanpool.protocol.replies import Reply
@@ -53,10 +51,10 @@ class Watch:
 
     A connection that is ready is not watched any more until it is armed again. So nothing needs to be done about one
     that has brought a job before its caller has it, and what is done with it afterwards never wakes anybody here.
-    """
 
-    # Until there are others: an interrupt may come before.
-    _reader = _writer = -1
+    It is known by weak references, so it has no finalizer of its own: another thread could get hold of it while that
+    runs. In a forked child nobody ends the wait of a thread that is the parent's; then its parts let go by themselves.
+    """
 
     def __init__(self, tubes: tuple[str, ...]) -> None:
         self._tubes = tubes
@@ -67,32 +65,17 @@ class Watch:
         self.adopted: collections.deque[Begun] = collections.deque()
         """Connections that wait, or can, beside those of the stations."""
         self._not_before: dict[Member, float] = {}
-        self._pipe_lock = Lock()
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        self._bell = Bell()
         self._poller = new_poller()
-        self._poller.arm(self._reader, write=False)
+        self._poller.arm(self._bell.descriptor, write=False)
         self._by_descriptor: dict[int, Station] = {}
         self._wake_at = 0.0
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # In a forked child nobody ends the wait of a thread that is the parent's.
-        for descriptor in (self._reader, self._writer):
-            if descriptor >= 0:
-                close(descriptor)
-        poller = getattr(self, "_poller", None)
-        if poller is not None:
-            poller.close()
 
     # From any thread.
 
     def poke(self) -> None:
         """Wake the leader."""
-        with self._pipe_lock:
-            if self._writer >= 0:
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self._writer, b"p")
+        self._bell.ring()
 
     def adopt(self, begun: Begun) -> None:
         """Take over connections with a reserve under way."""
@@ -107,10 +90,11 @@ class Watch:
     def attend(self, members: Iterable[Member], now: float, longest_wait: float) -> None:
         """See to it that a connection waits on every server that can be asked."""
         self._wake_at = math.inf
-        for begun in list(self.adopted):
-            while begun:
-                self._settle_in(*begun.pop())
-            self.adopted.remove(begun)
+        # Others append to it at any moment, and take what is in the lists.
+        while self.adopted:
+            for member, connection in _taken(self.adopted[0]):
+                self._settle_in(member, connection)
+            self.adopted.popleft()
         for member in [member for member in self.stations if member.pool.contended]:
             self._vacate(member, now)
         if longest_wait <= 0:
@@ -216,9 +200,8 @@ class Watch:
             station = by_descriptor.get(descriptor)
             if station is not None:
                 self._step(station)
-            elif descriptor == self._reader:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(descriptor, 4096)
+            elif descriptor == self._bell.descriptor:
+                self._bell.hush()
                 self._poller.arm(descriptor, write=False)
 
     def _step(self, station: Station) -> None:
@@ -281,33 +264,46 @@ class Watch:
             self._poller.disarm(station.descriptor)
         station.descriptor = -1
 
-    def scrap(self) -> None:
-        """Close everything: after an interrupt nobody knows what a connection waits for, or whether it holds a job."""
-        connections = [(station.member, station.connection) for station in self.stations.values()]
+    def scrap(self, spared: Set[PooledConnection]) -> None:
+        """Close everything: after an interrupt nobody knows what a connection waits for, or whether it holds a job.
+
+        :param spared: connections that have brought a job to somebody who has it.
+        """
+        connections = [(station.member, station.connection) for station in list(self.stations.values())]
         connections += [(member, connection) for member, connection, _ in self.caught]
-        for station in self.stations.values():
-            self._disarm(station)
+        for member, connection in connections:
+            if connection not in spared:
+                member.pool.discard(connection, "the thread that watched it was interrupted")
         self.stations.clear()
         self.caught.clear()
-        for member, connection in connections:
+        for member, connection in self._let_go():
             member.pool.discard(connection, "the thread that watched it was interrupted")
 
     def end(self) -> list[Channel]:
         """Nobody waits any more: cancel what still waits; returns the channels to be read to their end."""
         cancelled: list[Channel] = []
-        with self._pipe_lock:
-            # Forgotten before they are closed: closed twice, after an interrupt, they might be somebody else's.
-            descriptors, self._reader, self._writer = (self._reader, self._writer), -1, -1
-            for descriptor in descriptors:
-                os.close(descriptor)
-        self._poller.close()
-        connections = [(station.member, station.connection) for station in self.stations.values()]
-        for begun in self.adopted:
-            while begun:
-                connections.append(begun.pop())
-        for member, connection in connections:
+        for member, connection in self._let_go():
             channel = member.pool.cancel(connection)
             if channel is not None:
                 cancelled.append(channel)
-        self.stations.clear()
         return cancelled
+
+    def _let_go(self) -> list[tuple[Member, PooledConnection]]:
+        """Close the poller, and hand over the connections that wait."""
+        self._bell.close()
+        self._poller.close()
+        connections = [(station.member, station.connection) for station in list(self.stations.values())]
+        self.stations.clear()
+        while self.adopted:
+            connections += _taken(self.adopted[0])
+            self.adopted.popleft()
+        return connections
+
+
+def _taken(begun: Begun) -> Begun:
+    """Take everything out of a list from which another thread may be taking, too."""
+    taken: Begun = []
+    with contextlib.suppress(IndexError):
+        while True:
+            taken.append(begun.pop())
+    return taken

@@ -20,7 +20,7 @@ import contextlib
 import dis
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -115,20 +115,46 @@ class Detour:
             return self._on_line
         act, self._act = self._act, None
         self.happened = True
-        self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} ({frame.f_code.co_name}, {event})"
+        self.where += f" {Path(frame.f_code.co_filename).name}:{frame.f_lineno} ({frame.f_code.co_name}, {event})"
         act()
         return self._on_line
 
 
 class Interrupt(Detour):
-    """Calls a function, and raises within it at one place.
+    """Calls a function, and raises within it at one place, or at several.
 
     :param place: the number of the place, counted from 0.
+    :param again: how many places after that the next interrupt comes, and so on: they come while the one before is
+        dealt with.
     """
 
-    def __init__(self, place: int, error: BaseException) -> None:
+    def __init__(self, place: int, error: BaseException, again: Sequence[int] = ()) -> None:
         super().__init__(place, self._raise)
+        self._kind = type(error)
         self._error: BaseException | None = error
+        self._again = list(again)
+
+    def run(self, call: Callable[[], object]) -> object:
+        """See :class:`Detour`."""
+        if self._again:
+            sys.setprofile(self._go_on)
+        try:
+            return super().run(call)
+        finally:
+            sys.setprofile(None)
+
+    def _go_on(self, frame: FrameType, event: str, argument: Any) -> None:
+        """Trace again after an interrupt: CPython lets go of a trace function that raises."""
+        if self._act is None and self._again and event == "call":
+            self._left = self._again.pop(0)
+            self._error = self._kind("once more")
+            self._act = self._raise
+            caller: FrameType | None = frame
+            while caller is not None:
+                if caller.f_code.co_filename.startswith(_TRACED):
+                    caller.f_trace = self._on_line
+                caller = caller.f_back
+            sys.settrace(self._on_call)
 
     def _raise(self) -> None:
         error, self._error = self._error, None

@@ -6,11 +6,12 @@ import contextlib
 import gc
 import importlib
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from faults.interrupting import at_every_place
+from faults.interrupting import Interrupt, at_every_place
 from support.processes import assert_baseline, run_python
 from support.servers import BeanstalkdServer
 from support.threads import background
@@ -151,6 +152,38 @@ def test_reserve_that_waits_for_a_job(stage: Stage) -> None:
 
     assert at_every_place(prepare, stage.check, KeyboardInterrupt, tidy=tidy) > 100
     tidy()
+
+
+def test_interrupts_while_others_are_dealt_with(stage: Stage, rng: random.Random) -> None:
+    """Whoever presses Control-C twice, or twelve times: the next reserve of the same tubes delivers, and so does one
+    that waited all the while."""
+    control = stage.control
+    with PoolManager(stage.server.url, max_connections=4, timeout=10, connect_timeout=10, health_interval=60) as pool:
+        deepest = 0
+        for turn in range(200):
+            # Sometimes somebody waits already, and is led or leads.
+            beside = background(lambda: pool.reserve(20, tubes="awaited"), "beside") if turn % 3 == 0 else None
+            if beside is not None:
+                wait_until(lambda: control.counter("current-waiting") == 1, "the other one to wait")
+            again = [rng.randrange(1 + turn % 40) for _ in range(rng.choice((1, 1, 2, 11)))]
+            interrupt = Interrupt(rng.randrange(250), KeyboardInterrupt("at some line"), again)
+            try:
+                interrupt.run(lambda: pool.reserve(0.002, tubes="awaited"))
+            except KeyboardInterrupt:
+                deepest = max(deepest, len(interrupt.where.split(")")) - 1)
+            where = f"in turn {turn}: interrupted at {interrupt.where}"
+            for _ in range(1 if beside is None else 2):
+                control.put(b"canary", "awaited")
+            job = pool.reserve(5, tubes="awaited")
+            assert job is not None, where
+            job.delete()
+            if beside is not None:
+                job = beside.result(5)
+                assert job is not None, where
+                job.delete()
+            del job
+            wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease {where}")
+        assert deepest > 3
 
 
 def test_a_follower_that_is_interrupted_ends_nobody_elses_wait(stage: Stage) -> None:

@@ -27,8 +27,10 @@ from beanpool.protocol.arguments import (
     encode_body,
 )
 from beanpool.protocol.commands import encode_put
+from beanpool.put_all import put_all
 from beanpool.put_item import EncodedPut, Put, Usual, check_key, encode, encoded
-from beanpool.put_many import Outcome, Place, PutMany, Settle, put_all
+from beanpool.put_lane import Place
+from beanpool.put_many import Outcome, PutMany, Settle
 from beanpool.putting import PutRequest, put_once
 from beanpool.reserve_many import MOST_JOBS
 from beanpool.retry import RetryPolicy
@@ -201,7 +203,8 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
             raise bad
         encoding = self._encoding
         return put_all(
-            (encoded(item, usual, encoding) for item in items),
+            items,
+            lambda item: encoded(item, usual, encoding),
             lambda settle: self._batch(settle, timeout, on_ambiguous),
         )
 

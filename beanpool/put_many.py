@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic
 
-from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, NoServerAvailable, Phase
+from beanpool.errors import BeanpoolError, ConnectionFailed, PoolTimeout
 from beanpool.job_id import JobId
 from beanpool.member import Member
-from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import PUT
 from beanpool.protocol.replies import Reply
 from beanpool.put_item import EncodedPut
-from beanpool.putting import PutRequest, Putter, put_connection, too_big
+from beanpool.put_lane import Item, Lane, Place, Retry
+from beanpool.put_outcome import is_duplicate
+from beanpool.putting import (
+    AnotherRound,
+    NotStored,
+    Putter,
+    has_tried,
+    named,
+    put_connection,
+    refused_for_size,
+    too_big,
+)
 from beanpool.readiness import wait_for_any
+from beanpool.stall_budget import StallBudget
 from beanpool.topology import Topology
 
 Outcome = JobId | Exception
@@ -29,62 +41,22 @@ _CHUNK = 16 * 1024
 # How long replies may gather before the first of them is enough (seconds).
 _GATHERING = 0.002
 _SHORTEST_REPLY = len(b"BURIED 1\r\n")
-# How many items may wait for their second chance before they get it.
+# How many items may wait for a server to come back before the batch waits with them.
 _MOST_LEFT_OVER = 256
 _MOST_LANES = 64
 
-
-Place = TypeVar("Place")
 Settle = Callable[[Sequence[tuple[Place, Outcome]]], None]
 """Is given outcomes, each with the place that was given with its put."""
-
-
-class _Lane(Generic[Place]):
-    """One connection that puts into one tube of one server."""
-
-    __slots__ = ("connection", "due", "in_flight", "member", "progress_at", "unsent", "unsent_bytes")
-
-    def __init__(self, member: Member, connection: PooledConnection) -> None:
-        self.member = member
-        self.connection = connection
-        self.unsent: list[tuple[Place, EncodedPut]] = []
-        self.unsent_bytes = 0
-        self.due: collections.deque[tuple[Place, EncodedPut]] = collections.deque()
-        self.in_flight = 0
-        self.progress_at = 0.0
-
-    def send(self) -> None:
-        """Send what was collected, as far as it goes at once; the channel sends on when replies are picked up.
-
-        :raises ConnectionFailed: if the connection is or gets broken.
-        """
-        items, data = self.unsent, b"".join([put.request for _, put in self.unsent])
-        if not self.due:
-            self.progress_at = time.monotonic()
-        self.due.extend(items)
-        self.in_flight += self.unsent_bytes
-        self.unsent = []
-        self.unsent_bytes = 0
-        self.connection.channel.post(PUT, data, len(items))
-
-    def take_back(self) -> list[tuple[Place, EncodedPut]]:
-        """Once the connection is broken: what was certainly not executed; what may have been is left in `due`."""
-        unsent = self.connection.channel.unsent
-        not_executed = self.unsent[::-1]
-        while unsent > 0 and self.due:
-            item = self.due.pop()
-            unsent -= len(item[1].request)
-            not_executed.append(item)
-        self.unsent = []
-        return not_executed[::-1]
 
 
 class PutMany(Generic[Place]):
     """Puts that go out together, and one outcome for each: feed it, then let it finish.
 
-    In a ``with`` block, an exception leaves no connection of it in use.
+    A put that a server does not take goes to the next one of its order within the batch, each at most once; only what
+    no server takes waits, with pauses, for one that comes back. In a ``with`` block, an exception leaves no connection
+    of it in use, and every put that it was fed has its outcome.
 
-    :param timeout: the longest that a server may let a reply wait (seconds).
+    :param timeout: the longest that the batch may wait without a put being stored (seconds).
     :param resend: whether an item that may or may not be stored is put again.
     :param settle: is given the outcomes as they come.
     """
@@ -99,12 +71,24 @@ class PutMany(Generic[Place]):
     ) -> None:
         self._topology = topology
         self._putter = putter
-        self._timeout = timeout
         self._resend = resend
         self._settle = settle
-        self._lanes: dict[tuple[Member, str], _Lane[Place]] = {}
-        self._left_over: list[tuple[tuple[Place, EncodedPut], Member | None, BeanpoolError | None]] = []
-        self._gave_up = False
+        self._stall = StallBudget(timeout)
+        self._lanes: dict[tuple[Member, str], Lane[Place]] = {}
+        # Not sent, and on its way to another server.
+        self._again: collections.deque[Item[Place]] = collections.deque()
+        # No server is there that could be asked.
+        self._left_over: list[Retry[Place]] = []
+        # Servers that have failed since a put was last stored, and how many comebacks there had been by then.
+        self._failed: dict[Member, int] = {}
+        # Servers that had no connection free when it was waited for.
+        self._full: set[Member] = set()
+        # Servers that may be asked once more by those whom they have failed, in this round.
+        self._permitted: dict[Member, bool] = {}
+        # How often replies have come, and since when nobody has been asked.
+        self._replies = 0
+        self._pausing_since = 0.0
+        self._ended = False
 
     def __enter__(self) -> PutMany[Place]:
         return self
@@ -112,8 +96,16 @@ class PutMany(Generic[Place]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for lane in self._lanes.values():
+        self._ended = True
+        lanes, self._lanes = list(self._lanes.values()), {}
+        for lane in lanes:
             lane.member.pool.discard(lane.connection, "a batch was interrupted")
+        for lane in lanes:
+            self._abandon(lane)
+        waiting, self._again = [*self._again, *self._left_over], collections.deque()
+        self._left_over = []
+        for item in waiting:
+            self._give_up(_as_retry(item))
 
     def feed(self, items: Iterable[tuple[Place, EncodedPut]]) -> bool:
         """Send these, each with its place, without waiting for the last outcomes.
@@ -122,88 +114,217 @@ class PutMany(Generic[Place]):
         """
         for item in items:
             self._route(item)
-        for lane in list(self._lanes.values()):
-            self._send(lane)
+            if self._again:
+                self._route_again()
+            if len(self._left_over) >= _MOST_LEFT_OVER:
+                self.finish()
+        self._send_all()
         # What is left over must not wait, nor other callers for the connections of many tubes.
         return not self._left_over and len(self._lanes) <= len(self._topology().members)
 
     def finish(self) -> None:
         """Wait for all outcomes."""
-        self._finish_all()
-        self._give_second_chances()
+        self._work_off()
+        if self._left_over:
+            self._give_second_chances()
 
-    def _route(self, item: tuple[Place, EncodedPut]) -> None:
+    def meanwhile(self) -> bool:
+        """Do what is to be done while the next item lets itself be waited for: send, pick up, give connections back.
+
+        :returns: whether anything is still under way.
+        """
+        if self._ended:
+            return False
+        now = time.monotonic()
+        for lane in list(self._lanes.values()):
+            if lane.due:
+                self._receive(lane)
+                self._check_silence(lane, now)
+        self._send_all(wait=False)
+        for key, lane in list(self._lanes.items()):
+            if not lane.due and not lane.unsent:
+                del self._lanes[key]
+                lane.member.pool.release(lane.connection)
+        return bool(self._lanes)
+
+    def rested(self, seconds: float) -> None:
+        """The next item has let itself be waited for so long (seconds)."""
+        self._stall.rest(seconds)
+
+    # Which server.
+
+    def _route(self, item: Item[Place]) -> None:
         request, size, tube, key = item[1]
         topology = self._topology()
         member = topology.single or (topology.next_taker() if key is None else topology.owner(key))
-        if member is None or not member.accepting or not member.up:
-            self._leave_over(item, None, None)
-            return
+        retried = len(item) > 2
+        if retried or member is None or not member.accepting:
+            member = self._next_member(item)
+            if member is None:
+                self._leave_over(item)
+                return
         lane = self._lanes.get((member, tube)) or self._open_lane(member, tube, item)
         if lane is None:
             return
         if size > lane.connection.largest_body:
-            self._settle([(item[0], too_big())])
+            self._fail(item, member, too_big())
             return
+        if retried:
+            lane.has_retries = True
         lane.unsent.append(item)
         lane.unsent_bytes += len(request)
         if lane.unsent_bytes >= _CHUNK:
             self._send(lane)
 
-    def _open_lane(self, member: Member, tube: str, item: tuple[Place, EncodedPut]) -> _Lane[Place] | None:
-        if len(self._lanes) >= _MOST_LANES:
-            for lane in list(self._lanes.values()):
-                self._send(lane)
-            self._finish_all()
-        try:
-            connection = put_connection(member, tube, time.monotonic() + self._patience())
-        except BeanpoolError as error:
-            self._leave_over(item, member, error)
+    def _next_member(self, item: Item[Place]) -> Member | None:
+        """The first of its order that takes puts and need not be passed over."""
+        for member in self._topology().order(item[1].key):
+            if member.accepting and (not isinstance(item, Retry) or self._may_ask(item, member)):
+                return member
+        return None
+
+    def _may_ask(self, item: Retry[Place], member: Member) -> bool:
+        if member in item.asked:
+            return False
+        if not has_tried(item.attempts, member):
+            return True
+        if member in refused_for_size(item.attempts):
+            return False
+        if member not in self._permitted:
+            self._permitted[member] = self._putter.may_repeat(time.monotonic() + self._stall.left)
+        return self._permitted[member]
+
+    def _route_again(self) -> None:
+        while self._again:
+            self._route(self._again.popleft())
+
+    def _leave_over(self, item: Item[Place]) -> None:
+        retry = _as_retry(item)
+        if self._putter.is_too_big_for_all(retry.attempts, retry.put.size):
+            self._give_up(retry)
+        else:
+            self._left_over.append(retry)
+
+    # Connections.
+
+    def _open_lane(self, member: Member, tube: str, item: Item[Place]) -> Lane[Place] | None:
+        if member in self._full:
+            if _is_full(member):
+                # The batch has waited for it before.
+                self._fail(item, member, member.pool.exhausted())
+                return None
+            self._full.discard(member)
+            self._failed.pop(member, None)
+        if len(self._lanes) >= _MOST_LANES or (self._uses(member) and _is_full(member)):
+            # It may be the batch itself that has them all.
+            self._finish_lanes()
+        patience = self._patience(member, to_connect=True)
+        if not patience:
+            self._leave_over(item)
             return None
-        opened: _Lane[Place] = _Lane(member, connection)
+        started = time.monotonic()
+        try:
+            connection = put_connection(member, tube, started + patience)
+        except BeanpoolError as error:
+            self._stall.spend(time.monotonic() - started)
+            self._failed[member] = self._putter.comebacks
+            if isinstance(error, PoolTimeout):
+                self._full.add(member)
+            self._fail(item, member, error)
+            return None
+        unproven = not member.up or (isinstance(item, Retry) and has_tried(item.attempts, member))
+        opened: Lane[Place] = Lane(member, connection, unproven)
         self._lanes[member, tube] = opened
         return opened
 
+    def _patience(self, member: Member, *, to_connect: bool = False) -> float:
+        # A server that is silent must leave time for another one; but where nothing may be put twice, one that has been
+        # sent a put has all of it.
+        alone = self._topology().single is not None or (not to_connect and not self._resend)
+        share = 1.0 if alone else 1 / 2 if member.up else 1 / 3
+        return self._stall.patience(share, self._failed.get(member) != self._putter.comebacks)
+
+    def _uses(self, member: Member) -> bool:
+        return any(lane.member is member for lane in self._lanes.values())
+
     # Sending and receiving.
 
-    def _send(self, lane: _Lane[Place]) -> None:
-        while lane.unsent and lane.due and lane.in_flight + lane.unsent_bytes > _WINDOW:
-            if not self._wait([lane]):
+    def _send_all(self, *, wait: bool = True) -> None:
+        """Send what was collected, and what failed on the way; where it goes no further, wait for replies."""
+        while True:
+            for lane in list(self._lanes.values()):
+                self._send(lane, wait=wait)
+            if not self._again:
+                break
+            self._route_again()
+
+    def _send(self, lane: Lane[Place], *, wait: bool = True) -> None:
+        while lane.unsent:
+            if not lane.member.accepting:
+                # It has refused, or failed, since these were collected.
+                self._again.extend(lane.take_unsent())
                 return
-        if not lane.unsent:
-            return
-        try:
-            lane.send()
-        except BeanpoolError as error:
-            self._lose(lane, error)
-            return
-        if lane.in_flight > _WINDOW // 2:
-            self._receive(lane)
+            if lane.due and (lane.unproven or lane.in_flight + lane.unsent_bytes > _WINDOW):
+                if not wait:
+                    return
+                self._wait()
+                continue
+            if not lane.due:
+                patience = self._patience(lane.member)
+                if not patience:
+                    for item in lane.take_unsent():
+                        self._leave_over(item)
+                    return
+                lane.silent_at = time.monotonic() + patience
+            try:
+                lane.send()
+            except BeanpoolError as error:
+                self._lose(lane, error)
+                return
+            if lane.in_flight > _WINDOW // 2:
+                self._receive(lane)
 
-    def _finish_all(self) -> None:
+    def _work_off(self) -> None:
+        """Wait until nothing is under way; what is then left over waits for a server."""
+        while True:
+            self._finish_lanes()
+            if not self._again:
+                return
+            self._route_again()
+
+    def _finish_lanes(self) -> None:
         """Wait for all replies, and give the connections back."""
-        while waiting := [lane for lane in self._lanes.values() if lane.due]:
-            self._wait(waiting)
-        for lane in self._lanes.values():
+        while True:
+            for lane in list(self._lanes.values()):
+                self._send(lane)
+            if not any(lane.due for lane in self._lanes.values()):
+                break
+            self._wait()
+        while self._lanes:
+            # First out of the batch: an interrupt in between must not close what another caller has by then.
+            _, lane = self._lanes.popitem()
             lane.member.pool.release(lane.connection)
-        self._lanes.clear()
 
-    def _wait(self, lanes: list[_Lane[Place]]) -> bool:
-        """Wait for replies on any of these; false if a lane was lost."""
-        known = len(self._lanes)
-        patience = self._patience()
-        for lane in self._ready(lanes, min(lane.progress_at for lane in lanes) + patience):
+    def _wait(self) -> None:
+        """Wait for replies, until some have come or a server has been silent for too long."""
+        lanes = [lane for lane in self._lanes.values() if lane.due]
+        started, replies = time.monotonic(), self._replies
+        for lane in self._ready(lanes, min(lane.silent_at for lane in lanes)):
             self._receive(lane)
         now = time.monotonic()
         for lane in lanes:
-            if lane.due and now - lane.progress_at >= patience:
-                # It may have sent what nobody looked at: too little to be woken for.
-                self._receive(lane)
-                if lane.due and now - lane.progress_at >= patience:
-                    self._lose(lane, self._silent(lane))
-        return len(self._lanes) == known
+            self._check_silence(lane, now)
+        if self._replies == replies:
+            self._stall.spend(now - started)
 
-    def _ready(self, lanes: list[_Lane[Place]], until: float) -> list[_Lane[Place]]:
+    def _check_silence(self, lane: Lane[Place], now: float) -> None:
+        if lane.due and now >= lane.silent_at:
+            # It may have sent what nobody looked at: too little to be woken for.
+            self._receive(lane)
+            if lane.due and now >= lane.silent_at:
+                self._lose(lane, lane.silence())
+
+    def _ready(self, lanes: list[Lane[Place]], until: float) -> list[Lane[Place]]:
         """Those whose replies have come; it may be few of them if many take their time."""
         for lane in lanes:
             lane.connection.channel.gather(len(lane.due) * _SHORTEST_REPLY)
@@ -216,97 +337,115 @@ class PutMany(Generic[Place]):
             ready = wait_for_any(waiters, max(0.0, until - time.monotonic()))
         return ready
 
-    def _patience(self) -> float:
-        # A server that is silent must leave time for another one.
-        return self._timeout / 2 if self._resend and self._topology().single is None else self._timeout
-
-    def _receive(self, lane: _Lane[Place]) -> None:
-        origin = (lane.member.address, lane.connection.instance)
+    def _receive(self, lane: Lane[Place]) -> None:
+        origin = lane.connection.origin
         due, name = lane.due, JobId.of
         waiting = len(due)
         try:
             for reply in lane.connection.channel.collect_inserted():
                 if not isinstance(reply, Reply):
                     run = [due.popleft() for _ in reply]
-                    lane.in_flight -= sum([len(put[0]) for _, put in run])
-                    self._settle([(item[0], name(number, origin)) for item, number in zip(run, reply, strict=True)])
+                    lane.in_flight -= sum([len(item[1][0]) for item in run])
+                    stored = [(item[0], name(number, origin)) for item, number in zip(run, reply, strict=True)]
+                    if lane.has_retries:
+                        self._declare(lane.member, run, stored)
+                    self._settle(stored)
+                    self._proved(lane)
                     continue
                 item = due.popleft()
                 lane.in_flight -= len(item[1].request)
                 if reply.status == "BURIED":
-                    self._settle([(item[0], JobId(reply.number, *origin, buried=True))])
+                    buried = [(item[0], JobId(reply.number, *origin, buried=True))]
+                    self._declare(lane.member, [item], buried)
+                    self._settle(buried)
+                    self._proved(lane)
                 else:
-                    self._leave_over(item, lane.member, lane.connection.refuse(PUT, reply))
+                    self._fail(item, lane.member, lane.connection.refuse(PUT, reply))
         except BeanpoolError as error:
             self._lose(lane, error)
             return
-        # A look at a silent server is no progress.
+        # Neither a look at a silent server nor a part of a reply is progress.
         if len(due) != waiting:
-            lane.progress_at = time.monotonic()
+            self._replies += 1
+            lane.silent_at = time.monotonic() + self._patience(lane.member)
 
-    def _silent(self, lane: _Lane[Place]) -> CommandTimeout:
-        error = CommandTimeout(
-            f"{lane.member.address}: no reply to a put in the time allowed",
-            server=lane.member.address,
-            phase=Phase.WAITING,
-            may_have_taken_effect=True,
-        )
-        error.waited = time.monotonic() - lane.progress_at
-        return error
+    def _declare(self, member: Member, items: Sequence[Item[Place]], stored: Sequence[tuple[Place, JobId]]) -> None:
+        """Say of those that were tried before what their attempts have left behind."""
+        for item, (_, jid) in zip(items, stored, strict=True):
+            if isinstance(item, Retry) and item.attempts:
+                jid.maybe_duplicate = is_duplicate(named(item.attempts))
+                self._putter.observer.put_rerouted(member, *item.attempts[-1])
+
+    def _proved(self, lane: Lane[Place]) -> None:
+        """The server has stored a put."""
+        self._stall.renew()
+        self._failed.clear()
+        if lane.unproven:
+            lane.unproven = False
+            lane.member.works()
+            if self._permitted.get(lane.member):
+                self._putter.budget.repay()
 
     # What goes wrong.
 
-    def _lose(self, lane: _Lane[Place], error: BeanpoolError) -> None:
+    def _fail(self, item: Item[Place], member: Member, error: BeanpoolError) -> None:
+        """An attempt has failed: the put goes to another server, or that was the end of it."""
+        retry = _as_retry(item)
+        retry.asked.add(member)
+        if self._putter.note(retry.attempts, member, error, retry.put.key, self._resend):
+            self._give_up(retry)
+        else:
+            self._again.append(retry)
+
+    def _lose(self, lane: Lane[Place], error: BeanpoolError) -> None:
         """The lane's connection is gone: what was sent may be stored, what was not is not."""
         self._lanes = {key: known for key, known in self._lanes.items() if known is not lane}
+        self._failed[lane.member] = self._putter.comebacks
         lane.member.pool.broke(lane.connection, error)
-        not_executed = lane.take_back()
-        for items, sent in ((lane.due, True), (not_executed, False)):
-            for item in items:
-                failure = ConnectionFailed(
-                    str(error), server=lane.member.address, phase=Phase.WAITING, may_have_taken_effect=sent
-                )
-                self._leave_over(item, lane.member, failure)
-        lane.due.clear()
+        for item, failure in lane.split(error):
+            self._fail(item, lane.member, failure)
 
-    def _leave_over(self, item: tuple[Place, EncodedPut], member: Member | None, error: BeanpoolError | None) -> None:
-        self._left_over.append((item, member, error))
-        if len(self._left_over) >= _MOST_LEFT_OVER:
-            self._give_second_chances()
+    def _abandon(self, lane: Lane[Place]) -> None:
+        """The same at the end of a batch that was interrupted: nothing is put any more."""
+        address = lane.member.address
+        interrupted = ConnectionFailed(f"{address}: the batch of the put was interrupted", server=address)
+        for item, failure in lane.split(interrupted):
+            retry = _as_retry(item)
+            self._putter.note(retry.attempts, lane.member, failure, retry.put.key, self._resend)
+            self._give_up(retry)
+
+    def _give_up(self, retry: Retry[Place]) -> None:
+        self._settle([(retry.place, self._putter.failure(retry.attempts, retry.put.key, retry.put.size))])
 
     def _give_second_chances(self) -> None:
-        """Put what is left over one by one, by the rules of a single put."""
-        left_over, self._left_over = self._left_over, []
-        # One deadline for all of them, and no time at all once waiting has proved vain: a long batch must end.
-        hopeless = self._gave_up and not any(member.accepting for member in self._topology().members)
-        deadline = time.monotonic() + (0.0 if hopeless else self._timeout)
-        for (place, put), member, error in left_over:
-            outcome: Outcome
-            try:
-                outcome = self._putter.go_on(PutRequest(*put, deadline, self._resend), member, error)
-            except BeanpoolError as failure:
-                outcome = failure.with_traceback(None)
-                self._gave_up = self._gave_up or isinstance(failure, NoServerAvailable)
-            self._settle([(place, outcome)])
+        """Wait for servers with those that no server took, and try again; what is left over then is given up."""
+        self._pausing_since = time.monotonic()
+        with contextlib.suppress(NotStored):
+            self._putter.rounds(self._another_round, self._pausing_since + self._stall.left)
+        if self._left_over:
+            self._stall.spend(time.monotonic() - self._pausing_since)
+        waiting, self._left_over = self._left_over, []
+        for retry in waiting:
+            self._give_up(retry)
+
+    def _another_round(self) -> None:
+        self._stall.spend(time.monotonic() - self._pausing_since)
+        self._permitted.clear()
+        for retry in self._left_over:
+            retry.asked.clear()
+        self._again.extend(self._left_over)
+        self._left_over = []
+        self._route_again()
+        self._work_off()
+        self._pausing_since = time.monotonic()
+        if self._left_over:
+            raise AnotherRound
 
 
-def put_all(puts: Iterable[EncodedPut | Exception], batch: Callable[[Settle[int]], PutMany[int]]) -> list[Outcome]:
-    """Put all as one batch; returns one outcome per item, in order. An exception among them is its own outcome."""
-    outcomes: list[Outcome | None] = []
+def _as_retry(item: Item[Place]) -> Retry[Place]:
+    return item if isinstance(item, Retry) else Retry(item[0], item[1], [], set())
 
-    def numbered() -> Iterator[tuple[int, EncodedPut]]:
-        for place, put in enumerate(puts):
-            if isinstance(put, Exception):
-                outcomes.append(put)
-            else:
-                outcomes.append(None)
-                yield place, put
 
-    def settle(settled: Sequence[tuple[int, Outcome]]) -> None:
-        for place, outcome in settled:
-            outcomes[place] = outcome
-
-    with batch(settle) as running:
-        running.feed(numbered())
-        running.finish()
-    return [outcome for outcome in outcomes if outcome is not None]
+def _is_full(member: Member) -> bool:
+    opened, idle = member.pool.counts()
+    return opened >= member.pool.max_connections and not idle

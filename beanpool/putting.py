@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -200,32 +201,35 @@ class Putter:
             if member is not None and error is not None:
                 self._settle(put, member, error)
                 asked.append(member)
-            return self.rounds(lambda asked: self._round(put, asked), put.deadline, asked)
+            with contextlib.suppress(AnotherRound):
+                return self._round(put, asked)
+            return self.rounds(lambda: self._round(put, []), put.deadline)
         except NotStored:
             failure = self.failure(put.attempts, put.key, put.size)
         # Raised out here: the rounds' own errors are in the attempts, not in the context.
         raise failure
 
-    def rounds(self, ask: Callable[[list[Member]], Result], deadline: float, asked: list[Member]) -> Result:
-        """Ask all servers, again and again with pauses between, until the deadline or the end of the pool.
+    @property
+    def comebacks(self) -> int:
+        """How often servers have come back so far."""
+        return self._comebacks.count
 
-        :param ask: makes one round, without those that it is given; raises :class:`AnotherRound` if one may help.
-        :param asked: who need not be asked in the first round.
+    def rounds(self, ask: Callable[[], Result], deadline: float) -> Result:
+        """Ask servers again and again, with pauses between, until the deadline or the end of the pool.
+
+        :param ask: makes one round; raises :class:`AnotherRound` if one more may help.
         :raises NotStored: if none of them brought the end.
         """
+        if time.monotonic() >= deadline:
+            # Nor is there time to load tenacity, if this is the first put that would need it.
+            raise AnotherRound
         comebacks = self._comebacks
-        seen = comebacks.count
-        try:
-            return ask(asked)
-        except AnotherRound:
-            if time.monotonic() >= deadline:
-                # Nor is there time to load tenacity, if this is the first put that would need it.
-                raise
+        seen = 0
 
         def ask_again() -> Result:
             nonlocal seen
             seen = comebacks.count
-            return ask([])
+            return ask()
 
         return self._policy.run(
             ask_again,

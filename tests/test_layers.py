@@ -47,7 +47,7 @@ LAYERS: list[set[str]] = [
     {"channel", "dialing", "job", "job_id", "poller", "promise", "status", "put_item", "counters", "listeners"},
     {"complaints"},
     {"connection", "pipeline"},
-    {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "retry", "retry_budget"},
+    {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry", "retry_budget"},
     {"config"},
     {"server_pool", "pooled_connection", "lease", "in_hand", "giving_back", "recovery", "job_home", "member"},
     {
@@ -62,7 +62,10 @@ LAYERS: list[set[str]] = [
             "shared_wait",
             "reserving",
             "survey",
+            "put_lane",
             "put_many",
+            "put_all",
+            "slow_source",
             "producer",
         ),
         *("reserve_many", "delete_many"),
@@ -96,6 +99,7 @@ PURE: dict[str, set[str]] = {
     "pace": IO_AND_CLOCKS,
     "put_outcome": IO_AND_CLOCKS,
     "schedule": IO_AND_CLOCKS,
+    "stall_budget": IO_AND_CLOCKS,
     "health": IO_AND_CLOCKS,
     **{
         f"testing.embedded.{name}": IO_AND_CLOCKS

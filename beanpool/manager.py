@@ -147,7 +147,7 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         :returns: the job's id, with its server, and whether an attempt before may have stored the job too.
         :raises NoServerAvailable: if no server took the job in time; it is in none of them.
         :raises PutAmbiguous: if it may or may not be stored.
-        :raises JobTooBig: if the body exceeds the server's ``max-job-size``.
+        :raises JobTooBig: if the body exceeds the ``max-job-size`` of all servers; with a key, that of the key's own.
         :raises PoolTimeout: if all connections stayed in use.
         """
         data = encode_body(body, self._encoding)
@@ -188,12 +188,19 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
     ) -> list[Outcome]:
         """Put many jobs, in few round trips and to all servers at once.
 
-        :param items: bodies, or :class:`Put` objects with a key, tube and numbers of their own; any iterable: it is
-            read as the jobs go out, and what is on its way is bounded.
-        :param timeout: the longest that a server may let a reply wait (seconds), and the longest that items get
-            which no server took at first; None for the pool's.
+        What a server does not take goes to the next one of its order within the batch. While puts are stored, the call
+        goes on, however many they are; it ends `timeout` after the last of them, or twice that where a server that
+        had not been asked, or one that came back, is given its chance.
+
+        :param items: bodies, or :class:`Put` objects with a key, tube and numbers of their own; any iterable. It is
+            read as the jobs go out: what is on its way is bounded (80 KiB for each server and tube), and what it gave
+            is sent when it makes the batch wait. Its time does not count.
+        :param timeout: the longest that the call may wait without a put being stored (seconds); None for the pool's.
         :returns: one outcome per item, in order: a :class:`JobId`, or the exception that :meth:`put` would have
             raised for it. A failed item does not stop its neighbours. The other parameters are those of :meth:`put`.
+        :raises Exception: whatever `items` raises, once what it gave before has its outcomes; they are in the
+            attribute ``outcomes`` of the exception. So they are in that of an interrupt, where what was on its way
+            is :class:`PutAmbiguous`.
         :raises TypeError: for one body (``str`` or bytes-like) instead of an iterable of them.
         """
         check_many("items", items)

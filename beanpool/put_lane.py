@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import time
 from typing import Generic, NamedTuple, TypeVar
 
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, Phase, UnexpectedResponse
@@ -41,6 +42,7 @@ class Lane(Generic[Place]):
         "has_retries",
         "in_flight",
         "member",
+        "progress_at",
         "silent_at",
         "unproven",
         "unsent",
@@ -58,6 +60,12 @@ class Lane(Generic[Place]):
         self.in_flight = 0
         self.silent_at = 0.0
         """When it will have been silent for too long, while something is due (monotonic seconds)."""
+        self.progress_at = 0.0
+
+    def wait_from_now(self, patience: float) -> None:
+        """Something was sent to an idle server, or a reply has come: it may be silent for so long (seconds)."""
+        self.progress_at = time.monotonic()
+        self.silent_at = self.progress_at + patience
 
     def send(self) -> None:
         """Send what was collected, as far as it goes at once; the channel sends on when replies are picked up.
@@ -74,12 +82,14 @@ class Lane(Generic[Place]):
 
     def silence(self) -> CommandTimeout:
         """The error of a server that has not answered in time."""
-        return CommandTimeout(
+        error = CommandTimeout(
             f"{self.member.address}: no reply to a put in the time allowed",
             server=self.member.address,
             phase=Phase.WAITING,
             may_have_taken_effect=True,
         )
+        error.waited = time.monotonic() - self.progress_at
+        return error
 
     def split(self, error: BeanpoolError) -> list[tuple[Item[Place], BeanpoolError]]:
         """Empty the lane, whose connection is gone: each put, and what it is told. Some were sent, some were not."""

@@ -215,8 +215,9 @@ class PutMany(Generic[Place]):
                 return None
             self._full.discard(member)
             self._failed.pop(member, None)
-        if len(self._lanes) >= _MOST_LANES or (self._uses(member) and _is_full(member)):
-            # It may be the batch itself that has them all.
+        if self._lanes and (len(self._lanes) >= _MOST_LANES or _is_full(member)):
+            # Who waits for a connection has none: it may be the batch itself that has them all, or another batch that
+            # waits for one of this one's.
             self._finish_lanes()
         patience = self._patience(member, to_connect=True)
         if not patience:
@@ -243,9 +244,6 @@ class PutMany(Generic[Place]):
         alone = self._topology().single is not None or (not to_connect and not self._resend)
         share = 1.0 if alone else 1 / 2 if member.up else 1 / 3
         return self._stall.patience(share, self._failed.get(member) != self._putter.comebacks)
-
-    def _uses(self, member: Member) -> bool:
-        return any(lane.member is member for lane in self._lanes.values())
 
     # Sending and receiving.
 
@@ -275,7 +273,7 @@ class PutMany(Generic[Place]):
                     for item in lane.take_unsent():
                         self._leave_over(item)
                     return
-                lane.silent_at = time.monotonic() + patience
+                lane.wait_from_now(patience)
             try:
                 lane.send()
             except BeanpoolError as error:
@@ -367,7 +365,7 @@ class PutMany(Generic[Place]):
         # Neither a look at a silent server nor a part of a reply is progress.
         if len(due) != waiting:
             self._replies += 1
-            lane.silent_at = time.monotonic() + self._patience(lane.member)
+            lane.wait_from_now(self._patience(lane.member))
 
     def _declare(self, member: Member, items: Sequence[Item[Place]], stored: Sequence[tuple[Place, JobId]]) -> None:
         """Say of those that were tried before what their attempts have left behind."""

@@ -104,6 +104,17 @@ def test_put_on_a_new_connection(stage: Stage, kind: type[BaseException]) -> Non
     assert at_every_place(prepare, stage.check, kind, step=1 if kind is KeyboardInterrupt else 3) > 80
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_put_many(stage: Stage, lazy: bool) -> None:
+    stage.pool.put("warm")
+
+    def prepare() -> Callable[[], object]:
+        bodies = [stage.token() for _ in range(3)]
+        return lambda: stage.pool.put_many(iter(bodies) if lazy else bodies, tube=f"tube-{stage.turn % 2}")
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt, step=2) > 50
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_reserve_of_a_ready_job(stage: Stage, kind: type[BaseException]) -> None:
     def prepare() -> Callable[[], object]:

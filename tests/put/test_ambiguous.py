@@ -133,16 +133,14 @@ class TestAmbiguous:
             assert later in str(caught.value.attempts[1])
         assert not told_of(caught.value)
 
-    def test_closing_takes_nothing_back(self, beanstalkd: BeanstalkdServer) -> None:
-        pool = PoolManager([beanstalkd.address], timeout=30)
-        pool.put("warm")
-        beanstalkd.freeze()
+    def test_closing_takes_nothing_back(self, scripted_server: StartScripted) -> None:
+        server = scripted_server(default=instead_of_a_reply())
+        pool = PoolManager([server.address], timeout=30, health_interval=60)
         call = background(lambda: pool.put(SECRET))
-        wait_until(lambda: pool.servers[0].leased, "the put to be sent")
+        wait_until(lambda: server.accepts and b"put " in server.received(), "the put to be sent")
         with within(1):
             pool.close(0)
             assert isinstance(call.error(), PutAmbiguous)
-        beanstalkd.thaw()
 
     def test_many_that_failed_at_once_are_all_put_when_the_server_goes_on(self, scripted_server: StartScripted) -> None:
         """What bounds the repeated attempts slows them down; it gives up nobody who has time."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from beanpool import PoolManager
+from beanpool import JobId, PoolManager
 from beanpool.connection import Connection
 from beanpool.pooled_connection import PooledConnection
 from support.servers import BeanstalkdServer
@@ -57,3 +57,15 @@ def cut(connection: Connection) -> None:
     with socket.socket(fileno=connection.fileno()) as shared:
         shared.shutdown(socket.SHUT_RDWR)
         shared.detach()
+
+
+def stored_in(outcomes: Iterable[object]) -> list[JobId]:
+    """The ids of puts of which none may have failed."""
+    everything = list(outcomes)
+    assert [outcome for outcome in everything if not isinstance(outcome, JobId)] == []
+    return [outcome for outcome in everything if isinstance(outcome, JobId)]
+
+
+def key_for(number: int) -> str:
+    """One of many keys, which belong to all servers."""
+    return f"key {number}"

@@ -1,0 +1,138 @@
+"""How long a batch takes where servers are silent, gone or out of connections: a few timeouts, whatever its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from support.batches import pool_of, stored_in
+from support.putting import key_of, manager, state_of
+from support.scripted import ScriptedConnection, answering, stats_reply
+from support.servers import BeanstalkdServer
+from support.threads import run_together
+from support.waiting import wait_until, within
+
+from beanpool import JobId, NoServerAvailable, PoolManager, PoolTimeout, Put, PutAmbiguous
+
+if TYPE_CHECKING:
+    from conftest import StartCluster, StartDelayLine, StartScripted
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_servers_that_are_silent_cost_two_timeouts_at_most(cluster: StartCluster, count: int) -> None:
+    servers = cluster(count)
+    with manager(servers, timeout=0.4) as pool:
+        pool.wait(count)
+        for server in servers:
+            server.freeze()
+        try:
+            with within(0.8, "the batch", slack=0.6):
+                outcomes = pool.put_many("x" * 50 for _ in range(20_000))
+        finally:
+            for server in servers:
+                server.thaw()
+    kinds = {type(outcome) for outcome in outcomes}
+    assert len(outcomes) == 20_000
+    assert kinds == {PutAmbiguous, NoServerAvailable}, "what was sent, and what was not"
+
+
+def test_a_server_that_is_far_gets_all_of_it_however_long_it_takes(
+    cluster: StartCluster, delay_line: StartDelayLine
+) -> None:
+    """Time in which puts are stored is no waiting."""
+    (server,) = cluster(1)
+    line = delay_line(server, 0.15)
+    with PoolManager([line.address], timeout=0.5) as pool:
+        pool.wait(1)
+        stored = stored_in(pool.put_many("x" * 20_000 for _ in range(15)))
+    assert len(stored) == 15
+
+
+def test_a_slow_link_with_bodies_that_take_their_time(beanstalkd: BeanstalkdServer, delay_line: StartDelayLine) -> None:
+    """A window takes longer than the timeout; every single put does not."""
+    line = delay_line(beanstalkd, 0.05, rate=60_000)
+    with PoolManager([line.address], timeout=1) as pool:
+        stored = stored_in(pool.put_many("x" * 10_000 for _ in range(9)))
+        assert len(stored) == 9
+        assert not any(jid.maybe_duplicate for jid in stored)
+
+
+def test_many_tubes_of_a_server_that_is_far(beanstalkd: BeanstalkdServer, delay_line: StartDelayLine) -> None:
+    """Each takes a connection of its own, and so several round trips: none of that is waiting in vain."""
+    line = delay_line(beanstalkd, 0.05)
+    with PoolManager([line.address], timeout=0.6, max_connections=20) as pool:
+        stored = stored_in(pool.put_many(Put("x", tube=f"tube-{number}") for number in range(10)))
+    assert len(stored) == 10
+
+
+class TestConnections:
+    def test_a_full_pool_is_waited_for_once(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd, max_connections=1, timeout=0.4) as pool:
+            pool.put("held")
+            job = pool.reserve(timeout=1)
+            assert job is not None
+            with within(0.4, "the batch"):
+                outcomes = pool.put_many(["x"] * 600)
+            assert {type(outcome) for outcome in outcomes} == {PoolTimeout}
+            job.delete()
+            stored_in(pool.put_many(["x"] * 10))
+
+    def test_a_full_pool_beside_one_that_is_not(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with pool_of(*servers, max_connections=1, timeout=1) as pool:
+            keys = [key_of(pool, server.address) for server in servers]
+            pool.put("held", key=keys[0])
+            job = pool.reserve(timeout=1)
+            assert job is not None
+            with within(1, "the batch"):
+                stored = stored_in(pool.put_many(Put("x", key=keys[number % 2]) for number in range(200)))
+            assert {jid.server for jid in stored} == {servers[1].address}
+            job.delete()
+
+    def test_it_does_not_wait_for_its_own(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd, max_connections=2, timeout=10) as pool, within(3, "the batch"):
+            stored_in(pool.put_many(Put("x", tube=f"tube-{number % 5}") for number in range(200)))
+
+    def test_batches_do_not_wait_for_each_other_for_ever(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with pool_of(*servers, max_connections=1, timeout=20) as pool, within(15, "all batches"):
+            run_together(
+                *[
+                    lambda: stored_in(
+                        pool.put_many(Put("x", key=f"{number}", tube=f"tube-{number % 2}") for number in range(100))
+                    )
+                ]
+                * 3,
+                timeout=20,
+            )
+
+
+def test_a_source_that_takes_its_time_leaves_the_batch_all_of_its_own(cluster: StartCluster) -> None:
+    """A server that was silent for the first puts takes those that come later."""
+    (server,) = cluster(1)
+
+    def puts() -> Iterator[str]:
+        server.freeze()
+        yield "silent"
+        wait_until(lambda: state_of(pool, server.address) == "down", "the silence to be noticed")
+        server.thaw()
+        wait_until(lambda: state_of(pool, server.address) == "up", "its return")
+        yield "later"
+
+    with manager([server], timeout=0.3, health_interval=0.1) as pool:
+        pool.wait(1)
+        _, later = pool.put_many(puts())
+    assert isinstance(later, JobId)
+
+
+def test_a_part_of_a_reply_is_no_progress(scripted_server: StartScripted) -> None:
+    def trickle(connection: ScriptedConnection, line: bytes, body: bytes) -> bytes | None:
+        connection.send_bytewise(b"INSERTED 123456789012345", 0.1)
+        connection.stall()
+        return None
+
+    server = scripted_server(default=answering({"stats": stats_reply(), "put": trickle}))
+    with PoolManager([server.address], timeout=0.5, health_interval=60) as pool, within(1.0, "the batch"):
+        outcomes = pool.put_many(["x"] * 5)
+    assert {type(outcome) for outcome in outcomes} == {PutAmbiguous}

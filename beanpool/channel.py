@@ -94,6 +94,7 @@ class Channel:
         "_socket",
         "_unsent",
         "in_flight",
+        "interrupted",
         "server",
         "state",
         "used_at",
@@ -117,6 +118,8 @@ class Channel:
         self._gathering = 1
         self.used_at = time.monotonic()
         self.in_flight = 0
+        self.interrupted = False
+        """Whether this process has shut it down under its user: what the user sees then says nothing of the server."""
         _channels.add(self)
 
     def __del__(self) -> None:
@@ -665,6 +668,7 @@ class Channel:
         if because and self.state is not ChannelState.CLOSED:
             self.state = ChannelState.CLOSED
             self._closed_because = because
+        self.interrupted = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -16,8 +16,8 @@ from beanpool.protocol.commands import RELEASE, STATS_JOB, encode_job, encode_re
 from beanpool.protocol.documents import parse_mapping
 from beanpool.protocol.replies import Reply
 
-# Their replies fit into socket buffers, and the commands of siblings are not kept waiting for long.
-_AT_ONCE = 32
+# Their replies fit into socket buffers, and the commands of siblings are not kept waiting for long: some milliseconds.
+_AT_ONCE = 256
 
 
 class GiveBack:

@@ -33,7 +33,7 @@ class Lease:
     its connection is closed soon after; else the job alone is released, for closing would take the others away.
     """
 
-    __slots__ = ("_ended", "_lock", "_pins", "connection", "pool")
+    __slots__ = ("__weakref__", "_ended", "_lock", "_pins", "connection", "pool")
 
     def __init__(self, pool: ServerPool, connection: PooledConnection) -> None:
         self.pool = pool

@@ -398,6 +398,11 @@ class ServerPool:
             # Nothing was sent: the caller's time was up, after waiting for its turn. The server has done nothing.
             self.release(connection)
             return
+        channel = connection.opened_channel
+        if channel is not None and channel.interrupted:
+            # The pool's own doing: it gives back what was dropped, or is closed.
+            self.discard(connection)
+            return
         with self._lock:
             stood = bool(connection.instance)
             self._counts["returns_bad"] += stood

@@ -30,6 +30,10 @@ _LINGER = 1.0
 _IDLE_FOR = 60.0
 # How far apart the moments are at which servers are checked that nobody is in a hurry to know of (seconds).
 _GRID = 0.25
+# How long siblings of dropped jobs have the connection for themselves before more is given back, and when to look again
+# if they use it (seconds).
+_BREATH = 0.002
+_LOOK_AGAIN = 0.05
 # What a caller waits for is checked sooner than its back-off says, but not more often than this (seconds).
 _LEAST_BETWEEN_CHECKS = 0.25
 # How many times as long as says something a check waits that was made because of such a silence.
@@ -79,6 +83,8 @@ class Upkeep:
         self._probes: dict[Member, Probe] = {}
         self._lingering: set[Channel] = set()
         self._give_backs: dict[Lease, GiveBack] = {}
+        # When to go on with what was dropped.
+        self._to_go_on: Schedule[Lease] = Schedule()
         # When what is under way is late.
         self._limits: Schedule[Probe | GiveBack | Channel] = Schedule()
 
@@ -90,10 +96,12 @@ class Upkeep:
         if now >= self._tick_at:
             self._tick_at = now + TICK
             self._look_through(members, now)
+        for lease in self._to_go_on.take(now):
+            self._care_for_dropped(lease)
         for member in self._checks.take(now):
             with self._caring_for(member):
                 self._check(member, now)
-        return min(self._tick_at, self._checks.next_moment, self._limits.next_moment)
+        return min(self._tick_at, self._checks.next_moment, self._limits.next_moment, self._to_go_on.next_moment)
 
     def look_at(self, member: Member) -> None:
         """What is believed about a member has changed."""
@@ -325,20 +333,21 @@ class Upkeep:
     # Jobs that were dropped while others on the same connection are being worked on.
 
     def _give_back(self, member: Member) -> None:
-        later = []
         while member.pool.bereaved:
-            lease = member.pool.bereaved.popleft()
-            seen_to = False
-            with self._complaints.about(f"giving back jobs to {member.name}"):
-                seen_to = self._begin_to_give_back(lease)
-            if not seen_to:
-                later.append(lease)
-        member.pool.bereaved.extend(later)
+            self._care_for_dropped(member.pool.bereaved.popleft())
+
+    def _care_for_dropped(self, lease: Lease) -> None:
+        seen_to = False
+        with self._complaints.about(f"giving back jobs to {lease.connection.server}"):
+            seen_to = self._begin_to_give_back(lease)
+        if not seen_to:
+            self._to_go_on.plan(lease, time.monotonic() + _LOOK_AGAIN)
 
     def _begin_to_give_back(self, lease: Lease) -> bool:
         """False if it has to be tried again later."""
         if lease in self._give_backs:
-            return False
+            # Its end looks for more.
+            return True
         if not lease.dropped():
             return True
         if lease.deserted and not lease.connection.guard.locked():
@@ -377,7 +386,7 @@ class Upkeep:
         give_back.end(error)
         if error is None:
             # What was dropped meanwhile, or was more than could be done at once.
-            give_back.lease.pool.bereaved.append(give_back.lease)
+            self._to_go_on.plan(give_back.lease, time.monotonic() + _BREATH)
 
     def _forget(self, what: object) -> None:
         """Stop watching: what broke has no descriptor any more by which the selector could find it."""

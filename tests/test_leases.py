@@ -7,7 +7,7 @@ import functools
 import gc
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -244,6 +244,7 @@ class TestLosing:
             assert beanstalkd.control.state(jid) is None
             assert beanstalkd.control.counter("current-jobs-reserved") == 0
             assert pool.servers[0].leased == 0
+            assert pool.get_stats()["jobs_lost"] == 0
 
     def test_the_delete_was_carried_out_before_the_connection_broke(self, beanstalkd: BeanstalkdServer) -> None:
         with manager(beanstalkd) as pool:
@@ -358,6 +359,49 @@ class TestLosing:
             for job in jobs:
                 job.delete()
             assert not any(server.control.counter("current-jobs-reserved") for server in servers)
+
+
+class TestKeptByAnError:
+    """An error that is kept in a frame of its own traceback is a cycle: the collector frees what that frame has."""
+
+    @pytest.fixture(autouse=True)
+    def _no_collector(self) -> Iterator[None]:
+        gc.collect()
+        gc.disable()
+        yield
+        gc.enable()
+
+    @staticmethod
+    def fail(job: Job) -> None:
+        kept: list[BaseException] = []
+        try:
+            raise ValueError(job.number)
+        except ValueError as error:
+            kept.append(error)
+
+    def test_a_block_gives_its_job_back_at_its_end(self, beanstalkd: BeanstalkdServer) -> None:
+        with manager(beanstalkd) as pool:
+            pool.put("x")
+
+            def work() -> None:
+                kept: list[BaseException] = []
+                try:
+                    with reserve(pool) as job:
+                        raise ValueError(job.number)
+                except ValueError as error:
+                    kept.append(error)
+
+            work()
+            assert beanstalkd.control.counter("current-jobs-ready") == 1
+            gc.collect()
+
+    def test_without_a_block_it_is_given_back_when_it_is_freed(self, beanstalkd: BeanstalkdServer) -> None:
+        with manager(beanstalkd) as pool:
+            pool.put("x")
+            self.fail(reserve(pool))
+            assert beanstalkd.control.counter("current-jobs-reserved") == 1
+            gc.collect()
+            wait_until(lambda: beanstalkd.control.counter("current-jobs-ready") == 1, "the job to be given back")
 
 
 class TestClosing:

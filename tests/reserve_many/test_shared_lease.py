@@ -17,6 +17,7 @@ from support.threads import background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import Job, JobLost, NotFound, PoolClosed, PoolTimeout
+from beanpool.events import Event, ServerStateChanged
 from beanpool.giving_back import GiveBack
 from beanpool.pooled_connection import PooledConnection
 
@@ -120,17 +121,42 @@ class TestSharedLease:
             job.delete()
 
     def test_many_that_are_dropped(self, beanstalkd: BeanstalkdServer) -> None:
+        """They go back as fast as the server takes them, and who works on the others is not kept waiting."""
         with pool_of(beanstalkd) as pool:
-            pool.put_many(["x"] * 200)
-            jobs = pool.reserve_many(200, 0)
-            kept = jobs[::10]
+            pool.put_many(["x"] * 5000, ttr=600)
+            jobs = pool.reserve_many(5000, 5)
+            kept = jobs[::250]
             connection = kept[0].connection
             del jobs
-            wait_until(lambda: ready(beanstalkd) == 180, "the jobs to be given back")
+            while ready(beanstalkd) < 4980:
+                with within(0.3, "a touch beside it", slack=0.7):
+                    kept[0].touch()
             assert reserved(beanstalkd) == 20
             assert set(pool.delete_many(kept)) == {None}
             assert leased(pool) == 0
             assert not connection.closed
+            assert pool.get_stats()["connections_lost"] == 0
+
+    def test_the_last_one_is_dropped_while_others_are_given_back(self, beanstalkd: BeanstalkdServer) -> None:
+        """The pool shuts the connection down, and that says nothing of the server."""
+        events: list[Event] = []
+        fill(beanstalkd, 3)
+        with pool_of(beanstalkd, timeout=20) as pool:
+            pool.add_listener(events.append)
+            jobs = pool.reserve_many(3, 0)
+            connection = jobs[0].connection
+            assert isinstance(connection, PooledConnection)
+            beanstalkd.freeze()
+            jobs.pop()
+            wait_until(connection.guard.locked, "the monitor to ask")
+            jobs.clear()
+            wait_until(lambda: connection.closed, "the connection to be closed")
+            beanstalkd.thaw()
+            wait_until(lambda: ready(beanstalkd) == 3, "the jobs to be given back")
+            [status] = pool.servers
+            assert (status.state, status.last_error, status.leased) == ("up", None, 0)
+            assert pool.get_stats()["connections_lost"] == 0
+        assert not [event for event in events if isinstance(event, ServerStateChanged)]
 
     def test_all_that_are_dropped(self, cluster: StartCluster) -> None:
         servers = cluster(2)

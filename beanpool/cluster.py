@@ -109,7 +109,8 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # What went wrong here matters more than jobs in hand: whoever holds one in this frame will not finish it.
+        self.close(5 if error is None else _CLOSE_GRACE)
 
     def _start(self) -> None:
         if self._closing.is_set():
@@ -274,6 +275,8 @@ class Cluster:
     def remove_server(self, server: AnyServer) -> None:
         """Let a server go while the pool runs: it gets and gives no more jobs; those in hand can still be finished.
 
+        Puts that wait for a connection to it go to another server.
+
         :param server: its name or address.
         :raises ValueError: if it is not there, or is the last one.
         """
@@ -288,7 +291,7 @@ class Cluster:
             self._topology = Topology(rest)
             self._leaving = (*(m for m in self._leaving if m.pool.counts()[0]), member)
         self._reserver.poke()
-        member.pool.retire()
+        member.pool.remove()
         # Another name of its process may take its place.
         self._comebacks.note()
 

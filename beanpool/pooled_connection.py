@@ -75,6 +75,8 @@ class PooledConnection(Connection):
         """The channel once there is one; :attr:`channel` is for who knows that there is."""
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
+        self.may_hold_jobs = False
+        """Whether it was checked out for a reserve; the pool's to say, too."""
         self.lease_lock = Lock()
         """Guards the state of its lease. Its own: a lease is made while its caller waits for a job."""
         self.identity = _UNKNOWN
@@ -269,7 +271,11 @@ class PooledConnection(Connection):
 
         :param patience: how long it may take (seconds), if that is shorter than the time allowed to connect.
         """
-        self._begin(lambda: ([], STATS, _STATS_REQUEST), min(patience, self.connect_timeout))
+        self.begin_questions([], patience)
+
+    def begin_questions(self, questions: list[Step], patience: float = math.inf) -> None:
+        """As :meth:`begin_probe`, and ask this in the same round trip."""
+        self._begin(lambda: (questions, STATS, _STATS_REQUEST), min(patience, self.connect_timeout))
 
     def greet(self, reply: Reply) -> None:
         """Take in the reply to a probe."""

@@ -39,7 +39,7 @@ class TestSharedLease:
                 end(job)
                 assert leased(pool) == 1
                 with pytest.raises(PoolTimeout):
-                    pool.put("no connection is free", timeout=0.01)
+                    pool.reserve(0.01)
             jobs[2].delete()
             assert (leased(pool), pool.servers[0].idle) == (0, 1)
             assert pool.put("one is free")

@@ -30,17 +30,19 @@ from beanpool.locks import Lock, ReentrantEvent, refuse_within
 from beanpool.member import Member
 from beanpool.monitor import Monitor
 from beanpool.protocol.arguments import check_int
+from beanpool.protocol.commands import STATS, encode_bare
 from beanpool.putting import Putter
 from beanpool.reserving import Reserver
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
 from beanpool.status import ServerStatus
-from beanpool.survey import ask_all
+from beanpool.survey import Question, ask_all
 from beanpool.topology import Topology, twins
 
 # How long commands that are on their way may take when the pool closes (seconds).
 _CLOSE_GRACE = 0.25
 _WAIT_STEP = 0.2
+_WHO_IS_IT = Question(STATS, encode_bare(STATS), lambda connection, reply, _: connection.greet(reply))
 
 _numbers = itertools.count(1)
 _clusters: weakref.WeakSet[Cluster] = weakref.WeakSet()
@@ -327,9 +329,7 @@ class Cluster:
         check_int("min_servers", min_servers, 1, len(members))
         deadline = time.monotonic() + (self._timeout if timeout is None else check_seconds("timeout", timeout))
         while True:
-            answers = ask_all(
-                members, max(0.001, deadline - time.monotonic()), lambda connection, _: connection.instance
-            )
+            answers = ask_all(members, deadline, _WHO_IS_IT)
             # Only now it is known who is who.
             answers |= {member.address: member.unusable("does not count") for member in members if member.twin}
             if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:

@@ -7,6 +7,8 @@ import math
 # A round trip may take a quarter more than the shortest one so far, and what follows twice as long as on average.
 _JITTER = 1.25
 _SLOWDOWN = 2.0
+# A reply that is no longer fits into one packet, and takes as long as a round trip (bytes).
+_PACKET = 1400
 # How many replies to expect at most as long as only a known round trip speaks for them, which may be out of date.
 _ON_TRUST = 32
 
@@ -15,12 +17,12 @@ class Pace:
     """What was measured of one connection: a round trip, and how much later each further reply is there.
 
     A server that is far takes long for the first reply and hardly anything for the others. Over a slow link each
-    reply takes its time. Single replies alone do not tell one from the other; a known round trip does.
+    reply takes its time. A single long reply does not tell one from the other; a known round trip does.
 
     :param round_trip: how long a short command takes there (seconds), if that is known.
     """
 
-    __slots__ = ("_answers", "_busy", "_first", "_known", "_rounds", "_shortest", "_since")
+    __slots__ = ("_answers", "_busy", "_first", "_further", "_known", "_rounds", "_shortest", "_since")
 
     def __init__(self, round_trip: float | None = None) -> None:
         self._known = round_trip
@@ -28,6 +30,8 @@ class Pace:
         self._rounds = 0
         self._answers = 0
         self._busy = 0.0
+        # Of it, what was not waited for the first reply of a round.
+        self._further = 0.0
         self._since = 0.0
         self._first = True
 
@@ -36,13 +40,19 @@ class Pace:
         self._since = now
         self._first = True
 
-    def came(self, now: float, count: int) -> None:
-        """So many replies have come in."""
+    def came(self, now: float, count: int, size: int) -> None:
+        """So many replies have come in, of `size` bytes in all."""
         took = max(0.0, now - self._since)
         if self._first:
             self._first = False
+            if size <= _PACKET:
+                self._known = took if self._known is None else min(self._known, took)
             self._rounds += 1
             self._shortest = min(self._shortest, took)
+            # What it took longer than others is the round trip's, unless it is that of several replies.
+            self._further += took - self._shortest if count > 1 else 0.0
+        else:
+            self._further += took
         self._answers += count
         self._busy += took
         self._since = now
@@ -59,7 +69,7 @@ class Pace:
             return 0
         further = self._answers - self._rounds
         if further:
-            return _times(left, max(0.0, self._busy - self._rounds * self._shortest) / further, most)
+            return _times(left, self._further / further, most)
         # The round trip, the reply itself, or some of both.
         each = self._busy / self._answers
         sure = _times(left, each, most)

@@ -30,11 +30,9 @@ MOST_JOBS = 100_000
 _REQUEST = encode_reserve_with_timeout(0)
 # How many requests may be on their way to one server. A server that runs dry answers all of them in vain.
 _WINDOW = 256
-# With each command on a connection beanstalkd looks through all jobs that are reserved on it. From about here on that
-# takes longer than the command itself, so more than these are taken over another connection.
-_MOST_ON_ONE = 4096
-# The share of a server's connections that one call may have for that.
-_SHARE_OF_CONNECTIONS = 4
+# How much may be on its way from one server, reckoned by the bodies that have come (bytes). Over a slow link that much
+# takes its time, and nothing can call it off.
+_BYTES = 1024 * 1024
 # How long a server may be silent while others have given jobs, which are worth more now than later (seconds).
 _PATIENCE = 1.0
 # How long it may be silent while nobody has, before the wait on all servers takes over (seconds).
@@ -48,7 +46,7 @@ _CLOSE_ENOUGH = 0.01
 class _Lane:
     """One connection that takes jobs from one server."""
 
-    __slots__ = ("connection", "found", "lot", "member", "pace", "probe", "progress_at")
+    __slots__ = ("connection", "found", "lot", "member", "pace", "probe", "progress_at", "size")
 
     def __init__(self, member: Member, connection: PooledConnection, lot: Lot) -> None:
         self.member = member
@@ -57,6 +55,8 @@ class _Lane:
         self.pace = Pace(member.health.round_trip)
         self.found: dict[int, bytes] = {}
         """The bodies of the jobs in hand, by id."""
+        self.size = 0
+        """How long all bodies are that have come (bytes)."""
         self.probe: bool | None = None
         """Whether its first request, which sees to everything else, is under way; None before it is sent."""
         self.progress_at = 0.0
@@ -67,10 +67,17 @@ class _Lane:
         self.progress_at = now
         self.pace.begin(now)
 
-    def answered(self, count: int) -> None:
-        """So many replies have come in."""
+    def answered(self, bodies: Sequence[bytes]) -> None:
+        """Replies with these bodies have come in."""
+        size = sum(map(len, bodies))
+        self.size += size
         self.progress_at = time.monotonic()
-        self.pace.came(self.progress_at, count)
+        self.pace.came(self.progress_at, len(bodies), size)
+
+    @property
+    def window(self) -> int:
+        """How many replies may be due."""
+        return min(_WINDOW, max(2, _BYTES * len(self.found) // max(1, self.size)))
 
     @property
     def stage(self) -> tuple[bool, int]:
@@ -146,34 +153,13 @@ class Take:
                 lane = _Lane(member, connection, self._quota.open())
                 self._lanes.append(lane)
                 takers.append(lane)
-        takers += [self._successor(lane) for lane in self._lanes if lane.lot.used_up and lane.probe is not None]
-        self._lanes += [lane for lane in takers if lane not in self._lanes]
+        takers += [lane for lane in self._lanes if lane.lot.used_up and lane.probe is not None]
         self._quota.allot([lane.lot for lane in takers])
-        for lane in takers:
-            most = self._most_on_one(lane.member)
-            lane.lot.allotted = min(lane.lot.allotted, most - lane.lot.in_hand % most)
         return any(lane.lot.allotted for lane in takers)
-
-    def _most_on_one(self, member: Member) -> int:
-        connections = max(1, member.pool.max_connections // _SHARE_OF_CONNECTIONS)
-        return max(_MOST_ON_ONE, -(-self._quota.limit // connections))
-
-    def _successor(self, lane: _Lane) -> _Lane:
-        """Who goes on with a server: another connection if this one holds many jobs, and another is free."""
-        if lane.lot.in_hand % self._most_on_one(lane.member) or not lane.lot.in_hand or not self._quota.free:
-            return lane
-        try:
-            connection = lane.member.pool.acquire_now(self._tubes)
-        except PoolClosed:
-            return lane
-        if connection is None:
-            return lane
-        lane.lot.stop()
-        return _Lane(lane.member, connection, self._quota.open())
 
     def _ask(self, lane: _Lane, until: float) -> None:
         lot = lane.lot
-        if not lot.allotted or lane.probe or lot.asked > _WINDOW // 2:
+        if not lot.allotted or lane.probe or lot.asked > lane.window // 2:
             return
         connection = lane.connection
         now = time.monotonic()
@@ -190,7 +176,7 @@ class Take:
                     connection.step()
             else:
                 # What is not there in time would have to go back, and what has come in on the same connection with it.
-                count = min(lot.allotted, lane.pace.fits(until - now, _WINDOW) - lot.asked)
+                count = min(lot.allotted, lane.pace.fits(until - now, lane.window) - lot.asked)
                 if count <= 0:
                     if not lot.asked:
                         lot.stop()
@@ -220,7 +206,13 @@ class Take:
                 else:
                     self._lose(lane, lane.connection.late())
         left = [lane for lane in lanes if lane.lot.asked]
-        return now < until and (not left or now < self._leave_at(left, thorough))
+        if now < until:
+            return not left or now < self._leave_at(left, thorough)
+        # What has come in by now is taken; it may be more than one look brings.
+        while ready := wait_for_any([(lane.connection, lane) for lane in self._lanes if lane.lot.asked], 0.0):
+            for lane in ready:
+                self._receive(lane)
+        return False
 
     def _late_at(self, lane: _Lane, patience: float) -> float:
         return lane.connection.give_up_at if lane.connection.dialing else lane.progress_at + patience
@@ -229,9 +221,12 @@ class Take:
         """When to leave those that are silent to the wait on all servers."""
         if thorough or not self.empty:
             return math.inf
-        # That wait is for jobs of the others, too. As long as nobody has answered, nothing can be missed.
-        patience = _PATIENCE if len(lanes) == len(self._lanes) else _PATIENCE_FOR_NOTHING
-        return max(lane.progress_at for lane in lanes) + patience
+        # That wait is for new jobs of the others, too. As long as nobody has answered, none can be missed.
+        silent = max(lane.progress_at for lane in lanes)
+        if len(lanes) == len(self._lanes):
+            return silent + _PATIENCE
+        latest = max(lane.progress_at for lane in self._lanes)
+        return min(silent + _PATIENCE, latest + _PATIENCE_FOR_NOTHING)
 
     def _receive(self, lane: _Lane) -> None:
         connection = lane.connection
@@ -255,14 +250,14 @@ class Take:
                 if isinstance(found, Reply):
                     self._note(lane, found)
                 else:
-                    lane.answered(len(found))
+                    lane.answered([body for _, body in found])
                     lane.lot.take(len(found))
                     self._hold(lane, found)
         except BeanpoolError as error:
             self._lose(lane, error)
 
     def _note(self, lane: _Lane, reply: Reply) -> None:
-        lane.answered(1)
+        lane.answered([reply.body])
         if reply.status == "RESERVED":
             lane.lot.take(1)
             self._hold(lane, [(reply.number, reply.body)])
@@ -279,7 +274,9 @@ class Take:
             lot.lose(lot.in_hand - len(found))
         for other in self._lanes:
             if other is not lane and other.connection.origin == lane.connection.origin:
-                again = [jid for jid, _ in jobs if other.found.pop(jid, None) is not None]
+                again = other.found.keys() & found.keys()
+                for jid in again:
+                    del other.found[jid]
                 other.lot.lose(len(again))
 
     def _lose(self, lane: _Lane, error: BeanpoolError) -> None:

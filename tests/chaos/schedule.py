@@ -61,6 +61,7 @@ KINDS: dict[str, Begin] = {
         )
         for stream in STREAMS
     },
+    "far": lambda server, number: [server.link.add("latency", stream, latency=number // 2) for stream in STREAMS],
     "link down": lambda server, number: server.link.down(),
     "link cut": lambda server, number: server.link.cut(),
     "kill -9": lambda server, number: server.kill(),
@@ -68,7 +69,15 @@ KINDS: dict[str, Begin] = {
     "SIGSTOP": lambda server, number: server.server.freeze(),
     "drain": lambda server, number: server.server.drain(),
 }
-NUMBERS = {"latency": (50, 1500), "bandwidth": (2, 50), "slicer": (0, 200), "limit_data": (0, 3000)}
+NUMBERS = {
+    "far": (300, 300),
+    "latency": (50, 1500),
+    "bandwidth": (2, 50),
+    "slicer": (0, 200),
+    "limit_data": (0, 3000),
+}
+# A server that is merely slow is nothing that passes in a moment.
+_FAR_FOR = (3.0, 8.0)
 
 
 def make_schedule(seed: int, seconds: float, servers: int) -> list[Planned]:
@@ -87,6 +96,8 @@ def make_schedule(seed: int, seconds: float, servers: int) -> list[Planned]:
         elif len(free) > 1:
             server, kind = rng.choice(free), rng.choice(list(KINDS))
             number = rng.randint(*NUMBERS.get(kind.split()[0], (0, 300)))
+            if kind == "far":
+                until = min(at + rng.uniform(*_FAR_FOR), seconds)
             planned.append(Planned(at, until, server, kind, number))
             busy_until[server] = until
     return planned

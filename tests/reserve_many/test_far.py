@@ -171,20 +171,17 @@ class TestNotTwice:
             assert all(not getattr(connection, "jobs", None) for connection in connections)
 
     def test_over_two_connections(self, beanstalkd: BeanstalkdServer) -> None:
-        jid = beanstalkd.control.put(b"x", ttr=1)
+        """The second reservation is the one that holds."""
+        fill(beanstalkd, 1)
         with pool_of(beanstalkd) as pool:
             pool.wait()
             [member] = pool._topology.members
             first, second = (member.pool.acquire(time.monotonic() + 5) for _ in range(2))
-            catches = []
-            for connection in (first, second):
-                connection.begin_reserve(("default",), 3)
-                reply = connection.await_reply(time.monotonic() + 5)
-                assert reply is not None
-                assert reply.number == jid
-                catches.append((member, connection, reply))
+            first.begin_reserve(("default",), 0)
+            reply = first.await_reply(time.monotonic() + 5)
+            assert reply is not None
             take = Take(("default",), 5, 5.0)
-            take.add(catches)
+            take.add([(member, first, reply), (member, second, reply)])
             [job] = take.jobs()
             assert job.connection is second
 

@@ -1,0 +1,206 @@
+"""A plugin of pytest that puts every beanstalkd of a run 0.3 s away.
+
+``PYTHONPATH=tests pytest -p testing.far_away tests/test_job.py`` runs tests that know nothing of it. They see the
+servers at the addresses of delay lines; what a test asks of a server by its ``control`` or ``raw()`` takes the short
+way. Tests that start no server are deselected, for they would say nothing new, and so are those that are named below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import support.servers
+from support.delay_line import DelayLine
+from support.raw_client import RawClient
+from support.servers import BeanstalkdServer, find_beanstalkd, takes_listening_socket
+
+import beanpool.testing.servers
+
+ROUND_TRIP = 0.3
+
+
+class ShortWay(RawClient):
+    """A connection past the line. It says that it is at the line's address, as all that beanpool reports does."""
+
+    def __init__(self, server: BeanstalkdServer, address: str, timeout: float) -> None:
+        super().__init__(server.target, timeout)
+        self._address = address
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+
+class FarBeanstalkd(BeanstalkdServer):
+    """What a test knows of a BeanstalkdServer, and one behind a delay line."""
+
+    def __init__(self, **options: Any) -> None:
+        if options.get("unix"):
+            pytest.skip("the delay line leads to a port")
+        self._near = BeanstalkdServer(**options)
+        try:
+            self._line = DelayLine(self._near.host, self._near.port, ROUND_TRIP)
+        except BaseException:
+            self._near.stop()
+            raise
+        self._line.down()
+        self.host, self.port = self._line.host, self._line.port
+        self.binary = self._near.binary
+        self.path = None
+        self.wal_dir = self._near.wal_dir
+        self.max_job_size = self._near.max_job_size
+        self._clients = []
+        self.control = self.raw()
+
+    @property
+    def running(self) -> bool:
+        return self._near.running
+
+    @property
+    def pid(self) -> int:
+        return self._near.pid
+
+    @property
+    def log(self) -> str:
+        return self._near.log
+
+    def raw(self, timeout: float = 5.0) -> RawClient:
+        client = ShortWay(self._near, self._line.address, timeout)
+        self._near._clients.append(client)
+        return client
+
+    def start(self, *, wait: bool = True) -> None:
+        self._near.start(wait=wait)
+        self._line.up()
+
+    def wait_ready(self, timeout: float = 5.0) -> None:
+        self._near.wait_ready(timeout)
+
+    def kill(self) -> None:
+        self._line.down()
+        self._near.kill()
+
+    def terminate(self) -> None:
+        self._line.down()
+        self._near.terminate()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        self._near.freeze()
+
+    def thaw(self) -> None:
+        self._near.thaw()
+
+    def drain(self) -> None:
+        self._near.drain()
+
+    def stop(self) -> None:
+        with contextlib.closing(self._line):
+            self._near.stop()
+
+
+# Tests that say nothing about a far server, by what they are about.
+_NEARBY = {
+    "it takes hundreds of commands, one after another": """
+        test_a_connection_has_one_user_at_a_time_and_there_are_no_more_than_allowed
+        test_a_hundred_jobs_by_many_threads_without_waiting
+        test_a_connection_that_was_lost
+        test_a_connection_that_was_lost_and_some_have_other_hands
+        test_a_job_is_found_wherever_it_is
+        test_a_reply_that_no_reserve_may_have
+        test_a_key_stays_with_its_server
+        test_beside_a_good_one
+        test_by_many_threads
+        test_commands_on_a_job_by_what_put_returned
+        test_finished_by_many_threads
+        test_items_of_all_kinds
+        test_ids_from_before_a_restart_touch_no_job_of_now
+        test_its_server_was_restarted_and_the_ids_are_those_of_others
+        test_jobs_that_were_reserved_one_by_one
+        test_keys_of_other_servers_do_not_move
+        test_kills_and_restarts_lose_nothing_that_was_acknowledged
+        test_many_threads_and_all_ends_that_a_job_can_have
+        test_many_threads_and_each_job_once
+        test_never_more_than_the_limit
+        test_more_tubes_than_connections
+        test_no_server_starves
+        test_other_ends_at_the_same_time
+        test_puts_without_a_key_are_spread_by_weight
+        test_the_connection_is_not_taken_from_who_has_it_next
+        test_the_same_jobs_by_many_threads
+        test_the_tube_is_each_calls_own
+    """,
+    "it moves more than a window of data for each round trip": """
+        test_a_stream_that_nobody_could_hold
+        test_large_bodies
+        test_large_bodies_among_small_ones
+        test_many_that_are_dropped
+        test_one_that_drains_gets_no_puts_and_gives_its_jobs
+    """,
+    "its deadlines are shorter than what a far server takes to connect and to answer": """
+        test_a_frozen_server_among_others
+        test_a_frozen_server_leaves_time_for_another_one
+        test_a_server_that_is_taken_for_down_keeps_what_it_gave
+        test_a_server_that_stops_in_the_middle_of_its_share
+        test_a_silent_server_takes_half_of_the_time_at_most
+        test_a_timeout_closes_it
+        test_all_drain
+        test_every_server_is_named_with_its_reason
+        test_frozen_servers
+        test_jobs_of_all_servers
+        test_many_left_over_end_in_time
+        test_no_reserve_waits_on_a_connection_that_holds_a_job
+        test_of_a_server_that_is_down
+        test_one_frozen_server_hides_no_job_of_the_others
+        test_one_that_is_down_from_the_start_is_skipped_until_it_is_up
+        test_puts_without_a_key_soon_avoid_it
+        test_resent_and_declared
+        test_the_time_is_kept_to_the_fraction
+        test_two_frozen_servers_leave_time_for_the_third
+        test_what_was_not_sent_is_not_ambiguous
+        test_who_waits_for_a_connection_gets_it_at_once
+    """,
+    "what it expects of the same moment comes a moment apart": """
+        test_commands_by_the_ids_of_jobs_that_were_reserved
+        test_no_more_than_the_limit_of_what_comes_at_the_same_time
+        test_what_comes_on_all_servers_at_the_same_time
+        test_what_comes_on_others_while_the_first_is_looked_at
+    """,
+    "a probe is under way for longer than it takes to look": """
+        test_a_pool_that_is_forgotten_gives_all_back
+        test_items_that_raise_leave_nothing_behind
+    """,
+    "the ends of the line are descriptors of this process": """
+        test_at_any_line
+        test_in_the_handshake
+    """,
+}
+_REASONS = {name: reason for reason, names in _NEARBY.items() for name in names.split()}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    fixtures = [set(getattr(item, "fixturenames", ())) for item in items]
+    without = [
+        item
+        for item, used in zip(items, fixtures, strict=True)
+        if "beanstalkd_factory" not in used
+        # Far already.
+        or "delay_line" in used
+        or getattr(item, "originalname", item.name) in _REASONS
+    ]
+    items[:] = [item for item in items if item not in without]
+    config.hook.pytest_deselected(items=without)
+
+
+# It tries that with a server of its own, and remembers.
+if (_binary := find_beanstalkd()) is not None:
+    takes_listening_socket(_binary)
+
+# What the conftest imports afterwards, and what its factory makes.
+support.servers.BeanstalkdServer = FarBeanstalkd  # type: ignore[misc]  # a subclass takes its place
+beanpool.testing.servers.BeanstalkdServer = FarBeanstalkd  # type: ignore[misc]  # a subclass takes its place

@@ -7,7 +7,6 @@ and holds nothing else that anybody waits for. A job without a reservation here 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +21,7 @@ from beanpool.errors import (
     UnexpectedResponse,
 )
 from beanpool.job import Job, JobState
+from beanpool.job_home import JobHome
 from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
@@ -155,8 +155,10 @@ class DeleteMany:
         self._locate = locate
         self._timeout = timeout
         self._outcomes: list[Exception | None] = []
-        # What is done one by one in the end, by the rules of a single delete.
-        self._left_over: list[tuple[int, Callable[[float], None]]] = []
+        # What is looked at again when the rest of its chunk is done.
+        self._left_over: list[tuple[int, Job]] = []
+        # Jobs whose connection broke, and whether their delete may have been carried out.
+        self._broken: list[tuple[int, Job, bool]] = []
         self._time_left = timeout
         # Servers that have been silent for all of their time, by address: nothing else is sent to them.
         self._silent: dict[str, BeanpoolError] = {}
@@ -192,13 +194,14 @@ class DeleteMany:
             lease = job.lease
             if not isinstance(lease, Lease):
                 # Not reserved, or lost, or of a plain connection.
-                self._leave_over(place, functools.partial(_alone, job))
+                if not self._is_broken(place, job):
+                    self._left_over.append((place, job))
                 continue
             lane = lanes.get(lease)
             if lane is None:
                 lane = lanes[lease] = _JobLane(lease)
             if job.number in lane.jobs:
-                self._leave_over(place, functools.partial(_alone, job))
+                self._left_over.append((place, job))
                 continue
             lane.jobs[job.number] = job
             lane.places.append(place)
@@ -210,8 +213,19 @@ class DeleteMany:
         self._delete_strangers(strangers)
         self._go_on()
 
-    def _leave_over(self, place: int, delete: Callable[[float], None]) -> None:
-        self._left_over.append((place, delete))
+    def _is_broken(self, place: int, job: Job) -> bool:
+        """Whether its connection broke before anything was sent; it is noted then."""
+        if not job.broken or not isinstance(job.home, JobHome):
+            return False
+        connection = job.connection
+        job.broke(
+            ConnectionFailed(
+                f"{connection.server}: the delete was not sent, the connection is closed: {connection.closed_because}",
+                server=connection.server,
+            )
+        )
+        self._broken.append((place, job, False))
+        return True
 
     # Jobs that are reserved here.
 
@@ -290,18 +304,21 @@ class DeleteMany:
         jobs = list(lane.jobs.values())
         if not lane.granted and (lane.error is None or lane.connection.closed):
             # The last of them was finished meanwhile, or another thread's command has lost the connection.
-            for place, job in zip(lane.places, jobs, strict=True):
-                self._leave_over(place, functools.partial(_alone, job))
+            self._left_over += zip(lane.places, jobs, strict=True)
             return
         for position, refusal in lane.refusals.items():
             self._outcomes[lane.places[position]] = jobs[position].ran_out() if position in lane.lost else refusal
         for position in range(lane.collected, len(jobs)):
-            if lane.granted:
-                go_on = functools.partial(jobs[position].go_on_deleting, lane.failure(position))
-                self._leave_over(lane.places[position], go_on)
-            else:
+            place, job = lane.places[position], jobs[position]
+            if not lane.granted:
                 # Nothing was sent: it is reserved as before.
-                self._outcomes[lane.places[position]] = lane.failure(position)
+                self._outcomes[place] = lane.failure(position)
+            elif job.state is JobState.NOT_RESERVED:
+                # Another thread was faster.
+                self._left_over.append((place, job))
+            else:
+                job.broke(lane.failure(position))
+                self._broken.append((place, job, position < lane.sent))
 
     # Jobs that are known by their ids alone.
 
@@ -370,28 +387,69 @@ class DeleteMany:
                     if lane.error is not None:
                         self._silent[lane.connection.server] = lane.error
 
-    # One by one.
+    # What is left.
 
     def _go_on(self) -> None:
-        left_over, self._left_over = self._left_over, []
-        for place, delete in left_over:
+        left_over = [(place, job) for place, job in self._left_over if not self._is_broken(place, job)]
+        self._left_over = []
+        self._recover()
+        strangers, alone = [], []
+        for place, job in left_over:
+            known = self._as_stranger(job)
+            if known is None:
+                alone.append((place, job))
+            else:
+                strangers.append((place, job.number, *known))
+        self._delete_strangers(strangers)
+        for place, job in alone:
+            self._delete_alone(place, job)
+
+    def _as_stranger(self, job: Job) -> tuple[Member, str | None] | None:
+        """Where to delete a pool's job that is not reserved here; None for any other."""
+        if job.state is not JobState.NOT_RESERVED or not isinstance(job.home, JobHome):
+            return None
+        try:
+            return self._locate(job.id)
+        except ValueError:
+            # Its server was removed, or is another pool's.
+            return None
+
+    def _recover(self) -> None:
+        """Finish the deletes of those that lost their connection, all of a server process together."""
+        broken, self._broken = self._broken, []
+        groups: dict[tuple[JobHome, tuple[str, str] | None], list[tuple[int, Job, bool]]] = {}
+        for entry in broken:
+            home = entry[1].home
+            if isinstance(home, JobHome):
+                groups.setdefault((home, entry[1].connection.origin), []).append(entry)
+        for (home, _), group in groups.items():
             started = time.monotonic()
-            try:
-                delete(started + self._time_left)
-            except BeanpoolError as error:
-                self._outcomes[place] = error.with_traceback(None)
+            outcomes = home.delete_all_again([(job, sent) for _, job, sent in group], started + self._time_left)
+            for (place, job, _), outcome in zip(group, outcomes, strict=True):
+                if outcome is None:
+                    job.recovered()
+                else:
+                    job.gone(outcome)
+                    self._outcomes[place] = outcome.with_traceback(None)
+            if any(outcomes):
                 # What fails may take all of its time, and a long batch must end all the same.
-                self._time_left = max(0.0, self._time_left - (time.monotonic() - started))
+                self._spend(started)
 
+    def _delete_alone(self, place: int, job: Job) -> None:
+        """Delete a job by the rules of a single delete."""
+        started = time.monotonic()
+        try:
+            if self._time_left <= 0 and job.state is not JobState.LOST:
+                raise CommandTimeout(
+                    f"{job.server}: the time for all that could not be deleted at first ran out; the delete was not "
+                    "sent",
+                    server=job.server,
+                    phase=Phase.SENDING,
+                )
+            job.delete_by(started + self._time_left)
+        except BeanpoolError as error:
+            self._outcomes[place] = error.with_traceback(None)
+        self._spend(started)
 
-# No methods: what is left over must not hold who left it over, or a circle would keep jobs that an interrupt drops.
-
-
-def _alone(job: Job, deadline: float) -> None:
-    if deadline <= time.monotonic():
-        raise CommandTimeout(
-            f"{job.server}: the time for all that could not be deleted at first ran out; the delete was not sent",
-            server=job.server,
-            phase=Phase.SENDING,
-        )
-    job.delete_by(deadline)
+    def _spend(self, since: float) -> None:
+        self._time_left = max(0.0, self._time_left - (time.monotonic() - since))

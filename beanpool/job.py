@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotFound, NotPicklable, UnexpectedResponse
+from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotPicklable, UnexpectedResponse
 from beanpool.job_id import JobId
 from beanpool.protocol.commands import (
     BURY,
@@ -263,6 +263,22 @@ class Job(NotPicklable):
     # For a batch of deletes, which sends its own commands.
 
     @property
+    def home(self) -> Home | None:
+        """The pool that it came out of."""
+        return self._home
+
+    @property
+    def state(self) -> JobState:
+        """What this process may do with it, as far as that is known without a look at the connection."""
+        return self._state
+
+    @property
+    def broken(self) -> bool:
+        """Whether its connection broke while it was reserved, and nothing was done about it so far."""
+        connection = self._connection
+        return self._state is _RESERVED and connection.closed and not connection.inherited and self._era >= 0
+
+    @property
     def lease(self) -> Lease | None:
         """The hold that it has on a pooled connection that stands, while it is reserved; else None."""
         return None if self._state is not JobState.RESERVED or self._cut_off else self._lease
@@ -281,16 +297,20 @@ class Job(NotPicklable):
         """A batch was told ``NOT_FOUND`` while the job was reserved here: tell of the loss, and build the error."""
         return self._tell_lost(_RAN_OUT)
 
-    def go_on_deleting(self, error: ConnectionFailed | UnexpectedResponse, deadline: float) -> None:
-        """The connection broke while a batch was to delete the job: go on as :meth:`delete` does.
+    def broke(self, error: BeanpoolError) -> None:
+        """Its connection broke while a batch was to delete it: the reservation is gone.
 
-        :param error: tells whether the command may have been carried out.
+        Whether that counts as a loss is the batch's to say, by :meth:`recovered` or :meth:`gone`.
         """
-        if self._state is _NOT_RESERVED:
-            raise NotFound(DELETE.name, "NOT_FOUND", [])
-        lost = self._disconnected(error)
-        lost.__cause__ = error
-        self._delete_again(lost, deadline)
+        self._disconnected(error)
+
+    def recovered(self) -> None:
+        """It was deleted all the same."""
+        self._state = _NOT_RESERVED
+
+    def gone(self, error: JobLost) -> None:
+        """It could not be deleted any more."""
+        self._tell_lost(error.reason)
 
     def release(self, priority: int | None = None, delay: float = 0) -> None:
         """Give the job back to its tube (``release``); does nothing if it is not reserved here.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from beanpool.errors import JobLost
 from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
@@ -37,8 +38,17 @@ class JobHome:
             yield connection
 
     def delete_again(self, job: Job, sent: bool, deadline: float) -> None:
-        """See :func:`beanpool.recovery.delete_again`."""
-        delete_again(self._pool, job, _instance(job), sent, deadline)
+        """See :func:`beanpool.recovery.delete_again`.
+
+        :raises JobLost: if it cannot be done.
+        """
+        [outcome] = self.delete_all_again([(job, sent)], deadline)
+        if outcome is not None:
+            raise outcome
+
+    def delete_all_again(self, jobs: Sequence[tuple[Job, bool]], deadline: float) -> list[JobLost | None]:
+        """The same for many jobs, of one server process; returns what it would raise."""
+        return delete_again(self._pool, jobs, _instance(jobs[0][0]), deadline)
 
     def reacquire(self, job: Job, deadline: float) -> tuple[PooledConnection, Lease]:
         """See :func:`beanpool.recovery.reacquire`."""

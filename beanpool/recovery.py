@@ -6,14 +6,19 @@ server process an id never names another job, and ``reserve-job`` takes the job 
 
 from __future__ import annotations
 
-from beanpool.errors import BeanpoolError, JobLost
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, Phase
 from beanpool.job import Job
 from beanpool.pooled_connection import PooledConnection
-from beanpool.protocol.commands import DELETE, RESERVE_JOB, STATS_JOB, encode_job
+from beanpool.protocol.commands import DELETE, RESERVE_JOB, STATS_JOB, Command, encode_job
 from beanpool.protocol.documents import parse_mapping
+from beanpool.protocol.replies import Reply
 from beanpool.server_pool import ServerPool
 
 _GONE = "its connection is gone"
+_ANOTHER = "another job has its id"
 
 
 def lost(job: Job, reason: str) -> JobLost:
@@ -30,27 +35,57 @@ def why_another(connection: PooledConnection, instance: str) -> str | None:
     return None
 
 
-def delete_again(pool: ServerPool, job: Job, instance: str, sent: bool, deadline: float) -> None:
-    """Delete `job` if it is still the same and nobody else has it.
+def delete_again(
+    pool: ServerPool, jobs: Sequence[tuple[Job, bool]], instance: str, deadline: float
+) -> list[JobLost | None]:
+    """Delete those of `jobs` that are still the same and nobody else has, in a few round trips for all of them.
 
-    :param instance: the id of the server process that the job was reserved from.
-    :param sent: whether a delete before may have been carried out.
-    :raises JobLost: if it is not, or that cannot be found out.
+    :param jobs: and whether a delete before may have been carried out.
+    :param instance: the id of the server process that the jobs were reserved from.
+    :returns: for each None, or why it could not be deleted.
     """
-    connection = _take_back(pool, job, instance, sent, deadline)
-    if connection is None:
-        return
+    outcomes: list[JobLost | None] = [None] * len(jobs)
+
+    def fail(positions: Iterable[int], reason: str, cause: BaseException | None = None) -> None:
+        for position in positions:
+            outcomes[position] = error = lost(jobs[position][0], f"{_GONE}, and {reason}")
+            error.__cause__ = cause
+
     try:
-        reply = connection.channel.exchange(DELETE, encode_job(DELETE, job.number), deadline)
+        connection = pool.acquire(deadline)
+    except BeanpoolError as error:
+        fail(range(len(jobs)), f"its server cannot be asked again ({error})", error)
+        return outcomes
+    undecided = set(range(len(jobs)))
+    # What is reserved here and not deleted goes back only if the connection is closed.
+    clean = True
+    try:
+        reserved = []
+        for position, reason in enumerate(_reserve_again(connection, jobs, instance, deadline)):
+            if reason is None:
+                reserved.append(position)
+                continue
+            undecided.discard(position)
+            clean = clean and reason is not _ANOTHER
+            if reason:
+                fail([position], reason)
+        replies = _ask(connection, DELETE, [jobs[position][0] for position in reserved], deadline)
+        for position, reply in zip(reserved, replies, strict=True):
+            undecided.discard(position)
+            if reply.status != "DELETED":
+                clean = False
+                fail([position], f"it could not be deleted again ({reply.status})")
     except BaseException as error:
         pool.broke(connection, error)
-        if isinstance(error, BeanpoolError):
-            raise lost(job, f"{_GONE}, and the attempt to delete it again failed ({error})") from error
-        raise
-    if reply.status != "DELETED":
-        pool.discard(connection, "it holds a job that nobody works on")
-        raise lost(job, f"{_GONE}, and it could not be deleted again ({reply.status})")
-    pool.release(connection)
+        if not isinstance(error, BeanpoolError):
+            raise
+        fail(undecided, f"the attempt to delete it again failed ({error})", error)
+    else:
+        if clean:
+            pool.release(connection)
+        else:
+            pool.discard(connection, "it holds a job that nobody works on")
+    return outcomes
 
 
 def reacquire(pool: ServerPool, job: Job, instance: str, deadline: float) -> PooledConnection:
@@ -58,20 +93,12 @@ def reacquire(pool: ServerPool, job: Job, instance: str, deadline: float) -> Poo
 
     :raises JobLost: if somebody else has it, or it cannot be found out whether it is still the same.
     """
-    connection = _take_back(pool, job, instance, False, deadline)
-    if connection is None:
-        raise lost(job, f"{_GONE}, and it was finished")
-    return connection
-
-
-def _take_back(pool: ServerPool, job: Job, instance: str, sent: bool, deadline: float) -> PooledConnection | None:
-    """Reserve `job` on another connection; None if the delete that was `sent` has taken effect."""
     try:
         connection = pool.acquire(deadline)
     except BeanpoolError as error:
         raise lost(job, f"{_GONE}, and its server cannot be asked again ({error})") from error
     try:
-        reason = _reserve_again(connection, job, instance, sent, deadline)
+        [reason] = _reserve_again(connection, [(job, False)], instance, deadline)
     except BaseException as error:
         pool.broke(connection, error)
         if isinstance(error, BeanpoolError):
@@ -79,34 +106,59 @@ def _take_back(pool: ServerPool, job: Job, instance: str, sent: bool, deadline: 
         raise
     if reason is None:
         return connection
-    pool.release(connection)
-    if not reason:
-        return None
+    if reason is _ANOTHER:
+        pool.discard(connection, "it holds a job that nobody works on")
+    else:
+        pool.release(connection)
     raise lost(job, f"{_GONE}, and {reason}")
 
 
-def _reserve_again(connection: PooledConnection, job: Job, instance: str, sent: bool, deadline: float) -> str | None:
-    """Reserve the job; returns None, or why it was not done (empty if it need not be done)."""
-    reason = why_another(connection, instance)
-    if reason is not None:
-        return reason
-    channel = connection.channel
-    reply = channel.exchange(STATS_JOB, encode_job(STATS_JOB, job.number), deadline)
+def _reserve_again(
+    connection: PooledConnection, jobs: Sequence[tuple[Job, bool]], instance: str, deadline: float
+) -> list[str | None]:
+    """Reserve the jobs; returns for each None, or why it was not done (empty if it need not be done)."""
+    stranger = why_another(connection, instance)
+    if stranger is not None:
+        return [stranger] * len(jobs)
+    asked = [job for job, _ in jobs]
+    replies = _ask(connection, STATS_JOB, asked, deadline)
+    reasons = [_why_not(connection, reply, sent) for reply, (_, sent) in zip(replies, jobs, strict=True)]
+    ready = [position for position, reason in enumerate(reasons) if reason is None]
+    for position, reply in zip(
+        ready, _ask(connection, RESERVE_JOB, [asked[position] for position in ready], deadline), strict=True
+    ):
+        job = asked[position]
+        if reply.status == "UNKNOWN_COMMAND":
+            reasons[position] = "its server is too old to be asked for one job (reserve-job needs beanstalkd 1.12)"
+        elif reply.status != "RESERVED":
+            reasons[position] = f"somebody else has it ({reply.status})"
+        elif reply.number != job.number or reply.body != job.data:
+            reasons[position] = _ANOTHER
+    return reasons
+
+
+def _why_not(connection: PooledConnection, reply: Reply, sent: bool) -> str | None:
+    """Why a job cannot be reserved again, by its statistics; None if it can, and empty if it need not."""
     if reply.status == "NOT_FOUND":
         # One process does not use an id twice, so the job is gone: by our delete if one was sent.
         return "" if sent else "it was finished elsewhere"
     if reply.status != "OK":
         return f"the server answered {reply.status} when asked about it"
-    state = parse_mapping("stats-job", reply.body, connection.server).get("state")
-    if state != "ready":
-        return f"it is {state} now"
-    reply = channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, job.number), deadline)
-    if reply.status == "UNKNOWN_COMMAND":
-        return "its server is too old to be asked for one job (reserve-job needs beanstalkd 1.12)"
-    if reply.status != "RESERVED":
-        return f"somebody else has it ({reply.status})"
-    if reply.number != job.number or reply.body != job.data:
-        # Closing gives the wrong job back.
-        connection.drop("it holds a job that was not asked for")
-        return "another job has its id"
-    return None
+    state = parse_mapping(STATS_JOB.name, reply.body, connection.server).get("state")
+    return None if state == "ready" else f"it is {state} now"
+
+
+def _ask(connection: PooledConnection, command: Command, jobs: Sequence[Job], deadline: float) -> Iterator[Reply]:
+    """One command for each job, pipelined, all within the deadline."""
+    requests = [(command, encode_job(command, job.number)) for job in jobs]
+    server = connection.server
+    if time.monotonic() >= deadline:
+        raise CommandTimeout(f"{server}: no time is left for {command.name}", server=server, phase=Phase.SENDING)
+    for reply in connection.channel.exchange_many(requests, deadline - time.monotonic()):
+        yield reply
+        if time.monotonic() >= deadline and connection.channel.due:
+            raise CommandTimeout(
+                f"{server}: the time ran out while replies to {command.name} came in",
+                server=server,
+                phase=Phase.WAITING,
+            )

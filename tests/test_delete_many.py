@@ -23,7 +23,7 @@ from beanpool.events import Event, ReservationLost
 from beanpool.pooled_connection import PooledConnection
 
 if TYPE_CHECKING:
-    from conftest import StartCluster, StartScripted
+    from conftest import StartCluster, StartDelayLine, StartScripted
 
 
 def manager(*servers: BeanstalkdServer, **options: Any) -> PoolManager:
@@ -429,6 +429,54 @@ class TestTrouble:
             assert {type(outcome) for outcome in outcomes} <= {type(None), JobLost}
             assert jobs[0].connection.closed
             wait_until(lambda: leased(pool) == 0, "the connections to come back")
+
+    def test_a_frozen_server_costs_a_long_batch_two_timeouts(self, cluster: StartCluster) -> None:
+        """One for its silence, whatever the number of jobs and connections, and one for what could be mended."""
+        servers = cluster(2)
+        with manager(*servers, timeout=0.7, connect_timeout=0.5) as pool:
+            reserved = [job for _ in range(5) for job in take(pool, 800)]
+            ids = put(pool, 4000)
+            items: list[Job | JobId] = [*reserved, *ids]
+            # All of the one server, then all of the other: no chunk has both.
+            items.sort(key=lambda item: item.server == servers[1].address)
+            servers[0].freeze()
+            with within(1.4, slack=1.5):
+                outcomes = pool.delete_many(items)
+            for item, outcome in zip(items, outcomes, strict=True):
+                frozen = item.server == servers[0].address
+                assert isinstance(outcome, JobLost | CommandTimeout) if frozen else outcome is None
+            # What was not sent is in hand as before.
+            kept = [job for job in reserved if job.reserved]
+            assert kept
+            servers[0].thaw()
+            assert set(pool.delete_many(kept)) == {None}
+
+    def test_many_that_lost_their_connection_to_a_far_server(
+        self, beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+    ) -> None:
+        """A few round trips for all of them, not for each."""
+        with PoolManager([delay_line(beanstalkd, 0.1).address], timeout=5, health_interval=60) as pool:
+            jobs = take(pool, 1200)
+            kept = jobs.pop()
+            cut(kept.connection)
+            wait_until(lambda: beanstalkd.control.counter("current-jobs-ready") == 1200, "them to be taken back")
+            with within(3.0, slack=1.5):
+                assert pool.delete_many(jobs) == [None] * 1199
+            assert pool.get_stats()["jobs_lost"] == 0
+            assert pool.delete_many([kept, *jobs[:2]])[0] is None
+            assert jobs_left(beanstalkd) == 0
+
+    def test_many_that_are_no_longer_reserved(self, beanstalkd: BeanstalkdServer) -> None:
+        with manager(beanstalkd) as pool:
+            jobs = take(pool, 20)
+            for job in jobs[:10]:
+                job.release()
+            for job in jobs[10:]:
+                job.bury()
+            before = beanstalkd.control.counter("total-connections")
+            assert kinds(pool.delete_many([*jobs, *jobs])) == [type(None)] * 20 + [NotFound] * 20
+            assert beanstalkd.control.counter("total-connections") <= before + 1
+            assert jobs_left(beanstalkd) == 0
 
     def test_many_left_over_end_in_time(self, beanstalkd: BeanstalkdServer) -> None:
         with manager(beanstalkd, timeout=0.5, connect_timeout=0.3) as pool:

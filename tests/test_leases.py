@@ -346,7 +346,7 @@ class TestLosing:
     def test_a_server_that_is_taken_for_down_keeps_what_it_gave(self, cluster: StartCluster) -> None:
         """The connection of a job outlives what is believed about its server."""
         servers = cluster(2)
-        with manager(*servers, health_interval=0.3, connect_timeout=0.2, timeout=5) as pool:
+        with manager(*servers, health_interval=0.3, connect_timeout=1, timeout=5) as pool:
             for server in servers:
                 server.control.put(b"job")
             jobs = [reserve(pool), reserve(pool)]

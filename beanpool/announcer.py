@@ -36,6 +36,13 @@ class Announcer:
         self.listeners = Listeners()
         self.counters = Counters()
 
+    def afresh(self) -> Announcer:
+        """For a forked child: the same listeners, and what has happened in the child so far."""
+        child = Announcer(self.name)
+        for listener in self.listeners:
+            child.listeners.add(listener)
+        return child
+
     def server_changed(self, member: Member, before: Health, after: Health, restarted: bool) -> None:
         """The state, the draining or the process of a server is another one."""
         lasted = max(0.0, after.since - before.since)

@@ -141,6 +141,7 @@ class Cluster:
         # In a forked child everything starts anew; the sockets are the parent's.
         closed = self._closing.is_set()
         self._monitor.leave_to_parent()
+        self._announcer = self._announcer.afresh()
         # With the weights of now: they may have been changed since.
         self._begin(tuple(dataclasses.replace(m.server, weight=m.weight) for m in self._topology.members))
         if closed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from beanpool.events import Event
@@ -22,6 +22,9 @@ class Listeners:
         self._listeners: tuple[Listener, ...] = ()
         self._complained: set[int] = set()
         self._lock = Lock()
+
+    def __iter__(self) -> Iterator[Listener]:
+        return iter(self._listeners)
 
     def __bool__(self) -> bool:
         return bool(self._listeners)

@@ -10,9 +10,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+from support.locks import globals_of, locks_of
 from support.scripted import ScriptedServer, answering, stats_reply, with_data
 from support.servers import BeanstalkdServer
 from support.threads import background
@@ -20,6 +21,7 @@ from support.waiting import wait_until
 
 from beanpool import Connection, Job, PoolManager, sockets
 from beanpool.errors import BeanpoolError, JobLost
+from beanpool.events import Event
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
@@ -135,23 +137,45 @@ def test_a_plain_connection_and_its_job(beanstalkd: BeanstalkdServer) -> None:
 
 def test_mid_reserve_and_with_every_lock_held_by_other_threads(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
     control = beanstalkd.control.open()
+    events: list[Event] = []
+    pool.add_listener(events.append)
+    for number in range(3):
+        control.put(b"%d" % number, "batch")
+    batch = pool.reserve_many(3, 0, tubes="batch")
     waiter = background(lambda: pool.reserve(30, tubes="awaited"), "waiter")
     wait_until(lambda: control.counter("current-waiting") == 1, "the waiter to wait")
-    member = pool._topology.members[0]
-    shared = pool._reserver._waits[("awaited",)]
-    locks = [pool._lock, pool._monitor._lock, pool._reserver._lock, member._lock, member.pool._lock, shared._lock]
+    producer = pool.producer()
+    producer.put("x", tube="produced").result(5)
+    # All that there are, whoever adds one; also those of the modules.
+    locks = locks_of(pool, producer, globals_of("beanpool"))
+    # A fork waits for this one, so that no socket is just being made.
+    locks.pop(id(sockets._making))
+    paths = " ".join(path for path, _ in locks.values())
+    for owner in ("PoolManager", "ServerPool", "Member", "SharedWait", "Counters", "Listeners", "Monitor", "Producer"):
+        assert owner in paths
     held = threading.Event()
     release = threading.Event()
 
     def hold() -> None:
-        with contextlib.ExitStack() as stack:
-            for lock in locks:
-                stack.enter_context(lock)
-            held.set()
-            assert release.wait(20)
+        mine = [lock for _, lock in locks.values() if lock.acquire(blocking=False)]
+        held.set()
+        assert release.wait(20)
+        for lock in mine:
+            lock.release()
 
     def child() -> None:
+        taken = [path for path, lock in locks_of(pool, globals_of("beanpool")).values() if not _free(lock)]
+        assert not taken
         check_works(pool, "child")
+        assert pool.get_stats()["outages_num"] == 0
+        assert pool.put_many(["a", "b"], tube="many")
+        assert pool.stats()
+        before = len(events)
+        pool.put("x", tube="child")
+        pool.add_server("127.0.0.1:1")
+        pool.remove_server("127.0.0.1:1")
+        pool.remove_listener(events.append)
+        assert len(events) >= before > 0
         pool.close(0.1)
 
     holder = background(hold, "holder")
@@ -167,6 +191,16 @@ def test_mid_reserve_and_with_every_lock_held_by_other_threads(beanstalkd: Beans
     assert job is not None
     assert job.data == b"for the parent"
     job.delete()
+    assert pool.delete_many(batch) == [None] * 3
+    producer.put("y", tube="produced").result(5)
+    producer.close()
+
+
+def _free(lock: Any) -> bool:
+    if not lock.acquire(blocking=False):
+        return False
+    lock.release()
+    return True
 
 
 def test_nothing_is_written_to_or_shut_down_on_an_inherited_socket() -> None:

@@ -73,7 +73,7 @@ class _PatientView(socket.SocketType):
     __slots__ = ()
 
     def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock.family, sock.type, sock.proto, sock.fileno())
+        super().__init__(fileno=sock.fileno())
 
     def __del__(self) -> None:
         # In place of what would close the descriptor.

@@ -30,17 +30,19 @@ from beanpool.locks import Lock, ReentrantEvent, refuse_within
 from beanpool.member import Member
 from beanpool.monitor import Monitor
 from beanpool.protocol.arguments import check_int
+from beanpool.protocol.commands import STATS, encode_bare
 from beanpool.putting import Putter
 from beanpool.reserving import Reserver
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
 from beanpool.status import ServerStatus
-from beanpool.survey import ask_all
+from beanpool.survey import Question, ask_all
 from beanpool.topology import Topology, twins
 
 # How long commands that are on their way may take when the pool closes (seconds).
 _CLOSE_GRACE = 0.25
 _WAIT_STEP = 0.2
+_WHO_IS_IT = Question(STATS, encode_bare(STATS), lambda connection, reply, _: connection.greet(reply))
 
 _numbers = itertools.count(1)
 _clusters: weakref.WeakSet[Cluster] = weakref.WeakSet()
@@ -109,7 +111,8 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # What went wrong here matters more than jobs in hand: whoever holds one in this frame will not finish it.
+        self.close(5 if error is None else _CLOSE_GRACE)
 
     def _start(self) -> None:
         if self._closing.is_set():
@@ -275,6 +278,8 @@ class Cluster:
     def remove_server(self, server: AnyServer) -> None:
         """Let a server go while the pool runs: it gets and gives no more jobs; those in hand can still be finished.
 
+        Puts that wait for a connection to it go to another server.
+
         :param server: its name or address.
         :raises ValueError: if it is not there, or is the last one.
         """
@@ -289,7 +294,7 @@ class Cluster:
             self._topology = Topology(rest)
             self._leaving = (*(m for m in self._leaving if m.pool.counts()[0]), member)
         self._reserver.poke()
-        member.pool.retire()
+        member.pool.remove()
         # Another name of its process may take its place.
         self._comebacks.note()
 
@@ -325,9 +330,7 @@ class Cluster:
         check_int("min_servers", min_servers, 1, len(members))
         deadline = time.monotonic() + (self._timeout if timeout is None else check_seconds("timeout", timeout))
         while True:
-            answers = ask_all(
-                members, max(0.001, deadline - time.monotonic()), lambda connection, _: connection.instance
-            )
+            answers = ask_all(members, deadline, _WHO_IS_IT)
             # Only now it is known who is who.
             answers |= {member.address: member.unusable("does not count") for member in members if member.twin}
             if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 from beanpool.cluster import Cluster
@@ -12,8 +11,22 @@ from beanpool.errors import BeanpoolError
 from beanpool.job import Job
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, MAX_UINT32, check_int, check_tube
-from beanpool.protocol.commands import encode_pause_tube
-from beanpool.survey import Answers, add_up, ask_all, ask_one, given
+from beanpool.protocol.commands import (
+    LIST_TUBE_USED,
+    LIST_TUBES,
+    PAUSE_TUBE,
+    PEEK_BURIED,
+    PEEK_DELAYED,
+    PEEK_READY,
+    STATS,
+    STATS_TUBE,
+    Command,
+    encode_bare,
+    encode_pause_tube,
+    encode_tube,
+)
+from beanpool.protocol.replies import Reply
+from beanpool.survey import Answers, Question, add_up, ask_all, ask_one, given
 
 
 class ClusterVerbs(Cluster):
@@ -31,24 +44,31 @@ class ClusterVerbs(Cluster):
 
     def ping_by_server(self) -> Answers:
         """How long every server took to answer (seconds), or its error, by address."""
-        return self._ask_all(_round_trip)
+        return self._ask_all(Question(LIST_TUBE_USED, encode_bare(LIST_TUBE_USED), _round_trip))
 
     def peek_ready(self, *, tube: str | None = None) -> Job | None:
         """Look at a ready job of the used tube, on whichever server has one (``peek-ready``)."""
-        return self._peek(PooledConnection.peek_ready, tube)
+        return self._peek(PEEK_READY, tube)
 
     def peek_delayed(self, *, tube: str | None = None) -> Job | None:
         """Look at a delayed job of the used tube, on whichever server has one (``peek-delayed``)."""
-        return self._peek(PooledConnection.peek_delayed, tube)
+        return self._peek(PEEK_DELAYED, tube)
 
     def peek_buried(self, *, tube: str | None = None) -> Job | None:
         """Look at a buried job of the used tube, on whichever server has one (``peek-buried``)."""
-        return self._peek(PooledConnection.peek_buried, tube)
+        return self._peek(PEEK_BURIED, tube)
 
-    def _peek(self, peek: Callable[[PooledConnection], Job | None], tube: str | None) -> Job | None:
+    def _peek(self, command: Command, tube: str | None) -> Job | None:
         used = self._used if tube is None else tube
         check_tube(used)
-        answers = self._ask_all(lambda connection, _: peek(connection), used)
+        answers = self._ask_all(
+            Question(
+                command,
+                encode_bare(command),
+                lambda connection, reply, _: connection.peek_result(command, reply),
+                uses=used,
+            )
+        )
         for job in given(answers, "could be asked for a job"):
             if job is not None:
                 member = self._topology.find(job.server)
@@ -61,7 +81,7 @@ class ClusterVerbs(Cluster):
 
     def tubes_by_server(self) -> Answers:
         """Every server's own tubes, or its error, by address."""
-        return self._ask_all_for_tubes(lambda connection: connection.tubes(), None)
+        return self._ask_all_for_tubes(LIST_TUBES, encode_bare(LIST_TUBES), None)
 
     def stats(self) -> dict[str, Any]:
         """The statistics of all servers that answer, added up (``stats``); see :func:`beanpool.survey.add_up`."""
@@ -69,7 +89,7 @@ class ClusterVerbs(Cluster):
 
     def stats_by_server(self) -> Answers:
         """Every server's own statistics, or its error, by address."""
-        return self._ask_all(lambda connection, _: connection.stats())
+        return self._ask_all(Question(STATS, encode_bare(STATS), _statistics))
 
     def stats_tube(self, tube: str) -> dict[str, Any]:
         """The statistics of a tube, added up over the servers that have it (``stats-tube``).
@@ -80,8 +100,7 @@ class ClusterVerbs(Cluster):
 
     def stats_tube_by_server(self, tube: str) -> Answers:
         """Every server's own statistics of a tube, or its error, by address."""
-        check_tube(tube)
-        return self._ask_all_for_tubes(lambda connection: connection.stats_tube(tube), tube)
+        return self._ask_all_for_tubes(STATS_TUBE, encode_tube(STATS_TUBE, tube), tube)
 
     def pause_tube(self, tube: str, seconds: float) -> None:
         """Let nobody reserve from `tube` for this long, on all servers that have it (``pause-tube``).
@@ -92,8 +111,7 @@ class ClusterVerbs(Cluster):
 
     def pause_tube_by_server(self, tube: str, seconds: float) -> Answers:
         """As :meth:`pause_tube`; returns None, or the error, by address."""
-        encode_pause_tube(tube, seconds)
-        return self._ask_all_for_tubes(lambda connection: connection.pause_tube(tube, seconds), tube)
+        return self._ask_all_for_tubes(PAUSE_TUBE, encode_pause_tube(tube, seconds), tube)
 
     def kick(self, bound: int = 1, *, tube: str | None = None) -> int:
         """Kick up to `bound` jobs of the used tube over all servers (``kick``); returns how many were made ready."""
@@ -128,33 +146,37 @@ class ClusterVerbs(Cluster):
                 left -= kicked
         return answers
 
-    def _ask_all(self, ask: Callable[[PooledConnection, float], Any], tube: str | None = None) -> Answers:
-        return ask_all(self._members(), self._timeout, ask, tube)
+    def _ask_all(self, question: Question) -> Answers:
+        deadline = time.monotonic() + self._timeout
+        return ask_all(self._members(), deadline, question)
 
-    def _ask_all_for_tubes(self, ask: Callable[[PooledConnection], Any], tube: str | None) -> Answers:
+    def _ask_all_for_tubes(self, command: Command, request: bytes, tube: str | None) -> Answers:
         """Ask about `tube`, or about all tubes (None).
 
         A tube exists while somebody uses or watches it. So what this pool uses and watches does, as it does for a
         :class:`Connection`, also if nothing was put into it or reserved from it yet.
         """
         ours = dict.fromkeys((self._used, *self._watched) if tube is None else (tube,))
-        used = self._used if self._used in ours else None
-        watched = [name for name in self._watched if name in ours and name not in (used, DEFAULT_TUBE_NAME)]
+        # That one is always there.
+        used = self._used if self._used in ours and self._used != DEFAULT_TUBE_NAME else None
+        watched = tuple(name for name in self._watched if name in ours and name not in (used, DEFAULT_TUBE_NAME))
 
-        def ask_there(connection: PooledConnection, deadline: float) -> Any:
-            # That one is always there.
-            if used is not None and used != DEFAULT_TUBE_NAME:
-                connection.use_tube(used, deadline)
-            connection.watch_too(watched, deadline)
-            return ask(connection)
+        def read(connection: PooledConnection, reply: Reply, _: float) -> Any:
+            return None if reply.status == "PAUSED" else connection.document_result(command, reply)
 
-        return self._ask_all(ask_there)
+        return self._ask_all(Question(command, request, read, uses=used, watches=watched))
 
 
-def _round_trip(connection: PooledConnection, _: float) -> float:
-    started = time.monotonic()
-    connection.ping()
-    return time.monotonic() - started
+def _round_trip(connection: PooledConnection, reply: Reply, seconds: float) -> float:
+    if reply.status != "USING":
+        raise connection.refuse(LIST_TUBE_USED, reply)
+    return seconds
+
+
+def _statistics(connection: PooledConnection, reply: Reply, _: float) -> Any:
+    # It may be the handshake as well.
+    connection.greet(reply)
+    return connection.document_result(STATS, reply)
 
 
 def _kick(bound: int, connection: PooledConnection, _: float) -> int:

@@ -61,7 +61,9 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         :class:`Server` objects, ``"host:port"`` texts, URLs of one server and ``(host, port)`` tuples; or one of them.
     :param tube: the tube that puts go to when not told otherwise (default ``default``).
     :param watch: the tubes that reserves take from when not told otherwise (default ``("default",)``).
-    :param max_connections: the most connections to each server (default 32).
+    :param max_connections: the most connections to each server (default 32). An unfinished job holds one (those of one
+        :meth:`reserve_many` share one), so let it be at least the number of threads that work on jobs. While jobs hold
+        some, puts and other short commands may open a quarter more, at least one.
     :param connect_timeout: the longest wait for a connection and the server's first answer (seconds, default 2).
     :param timeout: the longest time a call may take when not told otherwise (seconds, default 5).
     :param health_interval: how often an idle server is checked (seconds, default 5).

@@ -117,7 +117,7 @@ class Member:
             return
         if isinstance(error, CommandTimeout) and error.waited is not None and error.waited < self.patience:
             # Its caller had no time for a round trip. Whether there is more to it is found out by who has.
-            self._owner.member_doubted(self)
+            self.doubt()
             return
         self._update(
             lambda health, now: failed(
@@ -130,6 +130,10 @@ class Member:
                 jitter=random.random(),
             )
         )
+
+    def doubt(self) -> None:
+        """Have it checked soon."""
+        self._owner.member_doubted(self)
 
     @property
     def patience(self) -> float:

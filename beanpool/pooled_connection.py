@@ -75,6 +75,8 @@ class PooledConnection(Connection):
         """The channel once there is one; :attr:`channel` is for who knows that there is."""
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
+        self.may_hold_jobs = False
+        """Whether it was checked out for a reserve; the pool's to say, too."""
         self.lease_lock = Lock()
         """Guards the state of its lease. Its own: a lease is made while its caller waits for a job."""
         self.identity = _UNKNOWN
@@ -177,26 +179,14 @@ class PooledConnection(Connection):
         if self.used != tube:
             self.use_result(tube, self.channel.exchange(USE, encode_tube(USE, tube), deadline))
 
-    def watch_too(self, tubes: Iterable[str], deadline: float) -> None:
-        """Watch these beside what is watched (``watch``)."""
-        watched = set(self.watched)
-        missing = [tube for tube in tubes if tube not in watched]
-        if not missing:
-            return
-        *steps, (command, request, check) = self._retune((*self.watched, *missing))
-        self._allowed_seconds = deadline - time.monotonic()
-        self.give_up_at = deadline
-        self._send_script(steps, command, request)
-        reply = self.await_reply(deadline)
-        if reply is None:
-            raise self.late()
-        check(reply)
-
     # Event-driven use.
 
-    def begin_dialing(self) -> None:
-        """Start to connect; :meth:`step` goes on with it when :meth:`fileno` is ready."""
-        self._dialing = Dialing(self.address, time.monotonic() + self.connect_timeout)
+    def begin_dialing(self, deadline: float = math.inf) -> None:
+        """Start to connect; :meth:`step` goes on with it when :meth:`fileno` is ready.
+
+        :param deadline: until when at most (monotonic seconds), if there is less time than is allowed for it.
+        """
+        self._dialing = Dialing(self.address, min(deadline, time.monotonic() + self.connect_timeout))
 
     @property
     def dialing(self) -> bool:
@@ -269,10 +259,44 @@ class PooledConnection(Connection):
 
         :param patience: how long it may take (seconds), if that is shorter than the time allowed to connect.
         """
-        self._begin(lambda: ([], STATS, _STATS_REQUEST), min(patience, self.connect_timeout))
+        self.begin_questions([], patience)
+
+    def begin_questions(self, questions: list[Step], patience: float = math.inf) -> None:
+        """As :meth:`begin_probe`, and ask this in the same round trip."""
+        self._begin(lambda: (questions, STATS, _STATS_REQUEST), min(patience, self.connect_timeout))
+
+    def begin_command(
+        self, command: Command, request: bytes, deadline: float, *, uses: str | None, watches: Iterable[str]
+    ) -> None:
+        """Send a command; the reply comes from :meth:`step`. What it takes goes along in the same round trip.
+
+        A connection that is still :attr:`dialing` asks who its server is as well, except with a ``stats``, whose reply
+        says that: give it to :meth:`greet`.
+
+        :param deadline: until when it is to be answered (monotonic seconds).
+        :param uses: the tube that the connection has to use; None if that is all the same.
+        :param watches: tubes that it has to watch, beside others.
+        """
+        # As in begin_reserve.
+        this = weakref.proxy(self)
+        self._begin(lambda: (this._prepare_for(uses, watches), command, request), deadline - time.monotonic())
+
+    def _prepare_for(self, uses: str | None, watches: Iterable[str]) -> list[Step]:
+        steps: list[Step] = []
+        if uses is not None and self.used != uses:
+            check = functools.partial(PooledConnection._now_uses, weakref.proxy(self), uses)
+            steps.append((USE, encode_tube(USE, uses), check))
+        watched = set(self.watched)
+        missing = [tube for tube in watches if tube not in watched]
+        if missing:
+            steps += self._retune((*self.watched, *missing))
+        return steps
+
+    def _now_uses(self, tube: str, reply: Reply) -> None:
+        self.use_result(tube, reply)
 
     def greet(self, reply: Reply) -> None:
-        """Take in the reply to a probe."""
+        """Take in the reply to a ``stats`` that was the last command."""
         self._identify(reply, self.give_up_at - self._allowed_seconds)
 
     def _begin(self, plan: Callable[[], Plan], allowed_seconds: float) -> None:
@@ -383,7 +407,9 @@ class PooledConnection(Connection):
         self.give_up_at = started + self.connect_timeout
         plan, self._plan = self._plan, None
         steps, last, request = plan() if plan is not None else ([], STATS, _STATS_REQUEST)
-        if last is not STATS:
+        if last is STATS:
+            self._allowed_seconds = self.connect_timeout
+        else:
             greeted = functools.partial(PooledConnection._greeted, weakref.proxy(self), started)
             steps.insert(0, (STATS, _STATS_REQUEST, greeted))
         self._send_script(steps, last, request)

@@ -247,6 +247,10 @@ class Putter:
             for member in self._topology().order(put.key)
             if member.accepting and member not in asked and member not in too_small
         ]
+        all_drain = not candidates and self._all_drain()
+        if all_drain:
+            # Only another process takes a put then: each is asked once whether it is one by now, and that is the end.
+            candidates = [m for m in self._topology().order(put.key) if m.health.draining and m not in asked]
         for index, member in enumerate(candidates):
             remaining = put.deadline - time.monotonic()
             if remaining <= 0:
@@ -267,7 +271,7 @@ class Putter:
                 self.observer.put_rerouted(member, *put.attempts[-1])
             jid.maybe_duplicate = is_duplicate(named(put.attempts))
             return jid
-        if self.is_too_big_for_all(put.attempts, put.size):
+        if (all_drain and self._all_drain()) or self.is_too_big_for_all(put.attempts, put.size):
             raise NotStored
         raise AnotherRound
 
@@ -281,6 +285,10 @@ class Putter:
         """Take in how an attempt ended; raises if the put ends with it."""
         if self.note(put.attempts, member, error, put.key, put.resend):
             raise NotStored
+
+    def _all_drain(self) -> bool:
+        takers = [member for member in self._topology().distinct if member.weight > 0]
+        return bool(takers) and all(member.health.draining and not member.down for member in takers)
 
     # What batches have in common with single puts.
 

@@ -30,6 +30,11 @@ MOST_JOBS = 100_000
 _REQUEST = encode_reserve_with_timeout(0)
 # How many requests may be on their way to one server. A server that runs dry answers all of them in vain.
 _WINDOW = 256
+# With each command on a connection beanstalkd looks through all jobs that are reserved on it. From about here on that
+# takes longer than the command itself, so more than these are taken over another connection.
+_MOST_ON_ONE = 4096
+# The share of a server's connections that one call may have for that.
+_SHARE_OF_CONNECTIONS = 4
 # How much may be on its way from one server, reckoned by the bodies that have come (bytes). Over a slow link that much
 # takes its time, and nothing can call it off.
 _BYTES = 1024 * 1024
@@ -153,9 +158,30 @@ class Take:
                 lane = _Lane(member, connection, self._quota.open())
                 self._lanes.append(lane)
                 takers.append(lane)
-        takers += [lane for lane in self._lanes if lane.lot.used_up and lane.probe is not None]
+        takers += [self._successor(lane) for lane in self._lanes if lane.lot.used_up and lane.probe is not None]
+        self._lanes += [lane for lane in takers if lane not in self._lanes]
         self._quota.allot([lane.lot for lane in takers])
+        for lane in takers:
+            most = self._most_on_one(lane.member)
+            lane.lot.allotted = min(lane.lot.allotted, most - lane.lot.in_hand % most)
         return any(lane.lot.allotted for lane in takers)
+
+    def _most_on_one(self, member: Member) -> int:
+        connections = max(1, member.pool.max_connections // _SHARE_OF_CONNECTIONS)
+        return max(_MOST_ON_ONE, -(-self._quota.limit // connections))
+
+    def _successor(self, lane: _Lane) -> _Lane:
+        """Who goes on with a server: another connection if this one holds many jobs, and another is free."""
+        if lane.lot.in_hand % self._most_on_one(lane.member) or not lane.lot.in_hand or not self._quota.free:
+            return lane
+        try:
+            connection = lane.member.pool.acquire_now(self._tubes)
+        except PoolClosed:
+            return lane
+        if connection is None:
+            return lane
+        lane.lot.stop()
+        return _Lane(lane.member, connection, self._quota.open())
 
     def _ask(self, lane: _Lane, until: float) -> None:
         lot = lane.lot
@@ -274,9 +300,7 @@ class Take:
             lot.lose(lot.in_hand - len(found))
         for other in self._lanes:
             if other is not lane and other.connection.origin == lane.connection.origin:
-                again = other.found.keys() & found.keys()
-                for jid in again:
-                    del other.found[jid]
+                again = [jid for jid, _ in jobs if other.found.pop(jid, None) is not None]
                 other.lot.lose(len(again))
 
     def _lose(self, lane: _Lane, error: BeanpoolError) -> None:

@@ -162,9 +162,13 @@ class Reserver:
             # Where a connection waits there is known to be no job.
             if (watch is not None and member in watch.stations) or not (member.up or thorough):
                 continue
-            catch = self._ask(member, tubes, min(until, _monotonic() + _PATIENCE), begun, errors)
+            now = _monotonic()
+            catch = self._ask(member, tubes, min(until, now + _PATIENCE), begun, errors)
             if catch is not None:
                 break
+            if _monotonic() - now >= _PATIENCE >= member.patience:
+                # It is dismissed without a word if another one has a job. It must not cost every sweep this time.
+                member.doubt()
         if begun and thorough and catch is None:
             catch = self._collect(begun, until)
         if begun and (catch is not None or thorough):

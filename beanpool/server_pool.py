@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import enum
+import itertools
 import threading
 import time
 import weakref
@@ -12,15 +14,27 @@ from typing import Protocol
 
 from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
-from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolTimeout, UnexpectedResponse
+from beanpool.errors import (
+    BeanpoolError,
+    CommandTimeout,
+    ConnectionFailed,
+    Phase,
+    PoolClosed,
+    PoolTimeout,
+    UnexpectedResponse,
+)
 from beanpool.in_hand import InHand
 from beanpool.lease import JobRef, Lease
+from beanpool.lease_review import LeaseReview
 from beanpool.locks import Lock, refuse_within
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 
 _TRUSTED_IDLE_SECONDS = 0.01
 _LEAST_TIMEOUT = 0.001
+# One connection in so many may be made beyond the limit while jobs hold others, at least one: see ServerPool.
+_JOBS_PER_SPARE = 4
+_SPARE_IDLE_FOR = 2.0
 # How long the users of connections that were shut down under them may take to see it (seconds).
 _INTERRUPTED_FOR = 0.25
 
@@ -41,6 +55,18 @@ COUNTS = (
 # Without a look into the class for every call.
 _IN_STEP = ChannelState.IN_STEP
 _monotonic = time.monotonic
+
+
+class _Stage(enum.Enum):
+    """The life of a pool."""
+
+    OPEN = "open"
+    REMOVED = "its server was removed"
+    """The other servers go on; jobs in hand can be finished."""
+    CLOSED = "closed"
+
+
+_OPEN = _Stage.OPEN
 
 
 class PoolOwner(Protocol):
@@ -73,13 +99,26 @@ class _Ticket:
         self.connection: PooledConnection | None = None
         self.error: BeanpoolError | None = None
 
+    def wake(self) -> None:
+        """Let its thread look at what was done to it. Once more does no harm."""
+        with contextlib.suppress(RuntimeError):
+            self.signal.release()
+
 
 class ServerPool:
     """The connections of one server.
 
-    A connection counts against `max_connections` for as long as its object exists and is not given up, so one that
-    is lost to an interrupt at whatever line frees its place when it is collected.
+    A connection has a place for as long as its object exists and is not given up, so one that is lost to an interrupt
+    at whatever line frees its place when it is collected. The places are known by weak references that call nothing:
+    an exception in a callback of theirs would be swallowed, and the place with it.
 
+    Jobs hold their connection until they are finished, and what finishes them may need another one: a follow-up put, a
+    question to the server. If they could hold all places, workers would wait for themselves. So while jobs hold
+    connections, there may be some more than `max_connections`: a quarter, at least one, and no more than the jobs hold.
+    These are for commands, which give them back at once. A reserve never gets one, so connections that hold jobs, or
+    may soon, are never more than `max_connections`.
+
+    :param max_connections: how many there may be; while jobs hold some of them, a quarter more.
     :param owner: is told of what the pool sees of the server.
     :param in_hand: the jobs in hand of this address, where others know of them too.
     """
@@ -106,6 +145,8 @@ class ServerPool:
         """Its jobs in hand, by id."""
         self.returns = 0
         """How often a connection came back in good order."""
+        self.review = LeaseReview(self._connections)
+        """What is asked of leases that may hold their connection in vain, while others want one."""
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._encoding = encoding
@@ -116,10 +157,11 @@ class ServerPool:
         self._generation = 0
         # Which of them are kept when they come back.
         self._kept_generation = 0
-        self._closed = False
+        self._stage = _OPEN
         self._wanted: Callable[[], None] | None = None
         self._idle: list[PooledConnection] = []
-        self._connections: weakref.WeakSet[PooledConnection] = weakref.WeakSet()
+        # By their ids: that of an object that is gone is free for the next one.
+        self._places: dict[int, weakref.ref[PooledConnection]] = {}
         self._queue: collections.deque[_Ticket] = collections.deque()
         self._lock = Lock()
         # Of those who wait until others have given back what they use.
@@ -127,37 +169,50 @@ class ServerPool:
 
     def __repr__(self) -> str:
         opened, idle = self.counts()
-        closed = ", closed" if self._closed else ""
-        return f"<ServerPool of {self.server}: {opened} of {self.max_connections} open, {idle} idle{closed}>"
+        stage = "" if self._stage is _OPEN else f", {self._stage.value}"
+        return f"<ServerPool of {self.server}: {opened} of {self.max_connections} open, {idle} idle{stage}>"
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open (or being opened), and how many of them are idle."""
-        with self._lock:
-            return len(self._connections), len(self._idle)
+        return len(self._connections()), len(self._idle)
+
+    def _connections(self) -> list[PooledConnection]:
+        """Those that have a place. It needs no lock: it is one look at what is there at the moment."""
+        found = [place() for place in self._places.copy().values()]
+        return [connection for connection in found if connection is not None]
 
     def full_of_jobs(self) -> bool:
-        """Whether all connections that there may be are held by unfinished jobs."""
-        with self._lock:
-            connections = list(self._connections)
-        # Outside of the lock: a job that goes away here leaves a note.
-        return sum(connection.holds_jobs for connection in connections) >= self.max_connections
+        """Whether all connections that a reserve may have are held by unfinished jobs."""
+        return self._held_by_jobs() >= self.max_connections
+
+    def _held_by_jobs(self) -> int:
+        return sum(connection.holds_jobs for connection in self._connections())
 
     @property
     def contended(self) -> bool:
         """Whether callers wait for a connection."""
         return bool(self._queue)
 
+    @property
+    def starving(self) -> bool:
+        """Whether somebody wants a connection, waiting for it or not."""
+        return bool(self._queue or self._wanted)
+
+    def review_due(self, now: float) -> bool:
+        """Whether somebody wants a connection, and one may be held by jobs that are reserved no longer."""
+        return self.starving and self.review.due(now)
+
     def stats(self) -> dict[str, int]:
         """The pool's counters, and how it is filled now."""
-        with self._lock:
-            return {
-                "pool_max": self.max_connections,
-                "pool_size": len(self._connections),
-                "pool_available": len(self._idle),
-                "requests_waiting": len(self._queue),
-                **self._counts,
-                "requests_num": self._requests,
-            }
+        opened, idle = self.counts()
+        return {
+            "pool_max": self.max_connections,
+            "pool_size": opened,
+            "pool_available": idle,
+            "requests_waiting": len(self._queue),
+            **self._counts,
+            "requests_num": self._requests,
+        }
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
@@ -171,9 +226,11 @@ class ServerPool:
     def acquire(self, deadline: float, tube: str | None = None) -> PooledConnection:
         """Check out an open connection, preferably one that uses `tube`. Give it to :meth:`release` or :meth:`broke`.
 
+        It is for commands: who reserves a job on it and keeps that takes what others need to finish theirs.
+
         :raises PoolTimeout: if none became free before `deadline` (monotonic seconds).
         :raises PoolClosed: if the pool is closed.
-        :raises ConnectionFailed: if a new one was needed and could not be made.
+        :raises ConnectionFailed: if a new one was needed and could not be made, or the server was removed.
         """
         with self._lock:
             self._requests += 1
@@ -193,7 +250,7 @@ class ServerPool:
     def _find(self, connection: PooledConnection | None, deadline: float, tube: str | None) -> PooledConnection:
         while True:
             if connection is None:
-                connection = self._check_out(tube, None)
+                connection = self._check_out(tube)
             if connection is None:
                 connection = self._await_turn(deadline)
             try:
@@ -210,42 +267,81 @@ class ServerPool:
     def acquire_now(self, tubes: tuple[str, ...]) -> PooledConnection | None:
         """Check out a connection for a reserve of `tubes`, if that takes no waiting.
 
-        :returns: an idle one, or a new one that is still closed; None if all are in use.
+        :returns: an idle one, or a new one that is still closed; None if all are in use, or the server was removed.
+        :raises PoolClosed: if the pool is closed.
         """
         with self._lock:
             self._requests += 1
             idle = self._idle
-            connection = idle.pop() if idle and idle[-1].watched == tubes else None
+            connection = None
+            if idle and idle[-1].watched == tubes and len(self._places) <= self.max_connections:
+                connection = idle.pop()
+                connection.may_hold_jobs = True
         while True:
             if connection is None:
-                connection = self._check_out(None, tubes)
+                connection = self._check_out_for_jobs(tubes)
             if connection is None or connection.opened_channel is None or self._is_alive(connection):
                 return connection
             self.discard(connection)
             connection = None
 
-    def _check_out(self, tube: str | None, tubes: tuple[str, ...] | None) -> PooledConnection | None:
+    def _check_out(self, tube: str | None) -> PooledConnection | None:
         # What is idle and fits goes out without this: no interrupt comes between the look and the pop.
         refuse_within(self._lock, f"a command to {self.server}")
+        self._make_room()
         with self._lock:
-            if self._closed:
-                raise self._closed_error()
-            if self._queue:
+            if self._stage is not _OPEN:
+                raise self._ended()
+            return None if self._queue else self._take(tube)
+
+    def _take(self, tube: str | None = None) -> PooledConnection | None:
+        """An idle connection, or a new one, for a command; None if all are in use."""
+        idle = self._idle
+        if not idle:
+            return self._add()
+        if tube is not None and idle[-1].used != tube:
+            return _newest(idle, lambda connection: connection.used == tube)
+        return idle.pop()
+
+    def _check_out_for_jobs(self, tubes: tuple[str, ...]) -> PooledConnection | None:
+        refuse_within(self._lock, f"a command to {self.server}")
+        self._make_room()
+        with self._lock:
+            if self._stage is _Stage.CLOSED:
+                raise self._ended()
+            if self._queue or self._stage is not _OPEN:
                 return None
-            idle = self._idle
-            if not idle:
-                return self._add()
-            if tube is not None and idle[-1].used != tube:
-                return _newest(idle, lambda connection: connection.used == tube)
-            if tubes is not None:
-                return _newest(idle, lambda connection: connection.watches_only(tubes))
-            return idle.pop()
+            connections = self._connections()
+            if sum(bool(c.may_hold_jobs or c.jobs) for c in connections) >= self.max_connections:
+                return None
+            connection = _newest(self._idle, lambda connection: connection.watches_only(tubes))
+            if connection is None:
+                if len(connections) >= self.max_connections:
+                    return None
+                connection = self._new_place()
+            connection.may_hold_jobs = True
+            return connection
+
+    def _make_room(self) -> None:
+        """See to jobs that were dropped unfinished, before somebody has to wait, or has one connection too many."""
+        if self.abandoned and len(self._places) >= self.max_connections:
+            self.collect_abandoned()
 
     def _add(self) -> PooledConnection | None:
-        if len(self._connections) >= self.max_connections:
-            return None
+        """A new connection for a command; None if there may be no more."""
+        connections = self._connections()
+        limit = self.max_connections
+        if len(connections) >= limit:
+            spare = max(1, limit // _JOBS_PER_SPARE)
+            limit += min(spare, sum(bool(connection.jobs) for connection in connections))
+        return self._new_place() if len(connections) < limit else None
+
+    def _new_place(self) -> PooledConnection:
+        # Those that were collected took their places along; here they are forgotten.
+        for key in [key for key, place in self._places.copy().items() if place() is None]:
+            self._places.pop(key, None)
         connection = self.extra()
-        self._connections.add(connection)
+        self._places[id(connection)] = weakref.ref(connection)
         connection.counted = True
         return connection
 
@@ -263,17 +359,14 @@ class ServerPool:
 
     def _await_turn(self, deadline: float) -> PooledConnection:
         ticket = _Ticket()
-        self.collect_abandoned()
         started = time.monotonic()
         # From before the ticket is in the queue: an interrupt must not leave one there that nobody holds.
         try:
             with self._lock:
-                if self._closed:
-                    raise self._closed_error()
+                if self._stage is not _OPEN:
+                    raise self._ended()
                 # What came free between the first look and now.
-                connection = None
-                if not self._queue:
-                    connection = self._idle.pop() if self._idle else self._add()
+                connection = None if self._queue else self._take()
                 if connection is not None:
                     return connection
                 self._queue.append(ticket)
@@ -302,10 +395,12 @@ class ServerPool:
 
     def exhausted(self) -> PoolTimeout:
         """The error of a caller for whom no connection became free."""
-        opened, _ = self.counts()
+        limit = self.max_connections
+        in_use = min(limit, len(self._connections()))
         return PoolTimeout(
-            f"{self.server}: no connection became free in time; {opened} of {self.max_connections} are in use by calls "
-            "or by unfinished jobs. Finish jobs, or raise max_connections"
+            f"{self.server}: no connection became free in time: {in_use} of {limit} are in use, "
+            f"{self._held_by_jobs()} of them by unfinished jobs. Finish or release jobs (one that failed is kept by "
+            f"its traceback, too), or raise max_connections, which is {limit}"
         )
 
     def _make_ready(self, connection: PooledConnection, deadline: float) -> bool:
@@ -342,11 +437,10 @@ class ServerPool:
             return
         with self._lock:
             self.returns += 1
-            keep = connection.counted and connection.generation == self._kept_generation and not self._closed
+            keep = connection.counted and connection.generation == self._kept_generation and self._stage is _OPEN
             if keep:
-                if self._queue:
-                    self._serve(connection)
-                else:
+                connection.may_hold_jobs = False
+                if not self._queue or not self._serve(connection):
                     self._idle.append(connection)
                 if self._wanted is None:
                     return
@@ -365,11 +459,8 @@ class ServerPool:
         """Free the place of a connection that somebody else closes. Idempotent."""
         with self._lock:
             known, connection.counted = connection.counted, False
-            self._connections.discard(connection)
-            if self._queue and not self._closed:
-                replacement = self._add()
-                if replacement is not None:
-                    self._serve(replacement)
+            self._places.pop(id(connection), None)
+            self._fill_places()
             wanted, self._wanted = self._wanted, None
         if wanted is not None:
             wanted()
@@ -413,10 +504,32 @@ class ServerPool:
         if isinstance(error, ConnectionFailed | UnexpectedResponse):
             self._owner.report(error, connection.generation)
 
-    def _serve(self, connection: PooledConnection) -> None:
-        ticket = self._queue.popleft()
-        ticket.connection = connection
-        ticket.signal.release()
+    def _serve(self, connection: PooledConnection) -> bool:
+        """Hand it to who has waited longest; false if nobody waits."""
+        self._send_off()
+        for ticket in itertools.islice(self._queue, 1):
+            ticket.connection = connection
+            self._send_off()
+            return True
+        return False
+
+    def _send_off(self) -> None:
+        """Wake those that have their connection. An interrupt at any line leaves the rest to the next call."""
+        for ticket in list(self._queue):
+            if ticket.connection is None:
+                return
+            ticket.wake()
+            with contextlib.suppress(ValueError):
+                self._queue.remove(ticket)
+
+    def _fill_places(self) -> None:
+        """Make connections for those who wait, where there is a place."""
+        self._send_off()
+        while self._queue and self._stage is _OPEN:
+            connection = self._add()
+            if connection is None:
+                return
+            self._serve(connection)
 
     @contextlib.contextmanager
     def lend(self, deadline: float, tube: str | None = None) -> Iterator[PooledConnection]:
@@ -455,7 +568,7 @@ class ServerPool:
 
         If it has, closing would take those away: such a lease is left in :attr:`bereaved`.
         """
-        notes = list(self.abandoned)
+        notes = _snapshot(self.abandoned)
         for lease in dict.fromkeys(note.lease for note in notes):
             if not lease.dropped():
                 # Given back already, together with others.
@@ -472,6 +585,11 @@ class ServerPool:
         for note in notes:
             with contextlib.suppress(ValueError):
                 self.abandoned.remove(note)
+
+    def fill_places(self) -> None:
+        """Give those who wait the places of connections that were collected without a word."""
+        with self._lock:
+            self._fill_places()
 
     def start_generation(self, generation: int) -> None:
         """Give up idle connections from before `generation`; those in use follow when they come back."""
@@ -505,14 +623,18 @@ class ServerPool:
             self._queue.clear()
         for ticket in queue:
             ticket.error = build_error()
-            ticket.signal.release()
+            ticket.wake()
 
     def trim(self, idle_for: float) -> None:
-        """Close what has been idle for longer than this (seconds), but for the newest."""
+        """Close what has been idle for longer than this (seconds), but for the newest; spare ones much sooner."""
         now = time.monotonic()
         with self._lock:
+            surplus = max(0, len(self._connections()) - self.max_connections)
+            # The oldest ones are the first.
+            candidates = [(c, min(idle_for, _SPARE_IDLE_FOR)) for c in self._idle[:-1][:surplus]]
+            candidates += [(c, idle_for) for c in self._idle[:-1][surplus:]]
             old = []
-            for connection in [c for c in self._idle[:-1] if now - c.channel.used_at > idle_for]:
+            for connection in [c for c, longest in candidates if now - c.channel.used_at > longest]:
                 # A signal handler in this thread may have taken it meanwhile.
                 with contextlib.suppress(ValueError):
                     self._idle.remove(connection)
@@ -520,14 +642,22 @@ class ServerPool:
         for connection in old:
             self.discard(connection, "it was idle for long")
 
+    def remove(self) -> None:
+        """The server is no longer one of the cluster's: as :meth:`retire`, but what was wanted of it others can do."""
+        self._end(_Stage.REMOVED)
+
     def retire(self) -> None:
         """Hand out no connection any more; unfinished jobs keep theirs."""
+        self._end(_Stage.CLOSED)
+
+    def _end(self, stage: _Stage) -> None:
         with self._lock:
-            self._closed = True
+            if self._stage is not _Stage.CLOSED:
+                self._stage = stage
             idle, self._idle = self._idle, []
         for connection in idle:
-            self.discard(connection, "the pool was closed")
-        self.turn_away(self._closed_error)
+            self.discard(connection, "the pool was closed" if stage is _Stage.CLOSED else stage.value)
+        self.turn_away(self._ended)
 
     def close(self, grace: float, deadline: float) -> None:
         """Close everything. Idempotent.
@@ -546,9 +676,7 @@ class ServerPool:
             min(deadline, time.monotonic() + _INTERRUPTED_FOR),
         )
         self._await_return(lambda: [c for c in self._standing() if c not in stuck], deadline)
-        with self._lock:
-            left = list(self._connections)
-        for connection in left:
+        for connection in self._connections():
             if connection.channel_state is ChannelState.IN_COMMAND:
                 # Its user closes it: a descriptor that is closed under a reader may be somebody else's by then.
                 connection.interrupt()
@@ -574,13 +702,26 @@ class ServerPool:
 
     def _standing(self) -> list[PooledConnection]:
         # An unfinished job whose connection broke is lost already, and nobody has to finish it.
-        return [c for c in self._connections if c.channel_state is not ChannelState.CLOSED]
+        return [c for c in self._connections() if c.channel_state is not ChannelState.CLOSED]
 
     def _in_command(self) -> list[PooledConnection]:
         return [c for c in self._standing() if c.channel_state is not ChannelState.IN_STEP]
 
-    def _closed_error(self) -> PoolClosed:
-        return PoolClosed(f"{self.server}: the pool is closed")
+    def _ended(self) -> BeanpoolError:
+        if self._stage is _Stage.CLOSED:
+            return PoolClosed(f"{self.server}: the pool is closed")
+        return ConnectionFailed(
+            f"{self.server}: not tried, the server was removed from the pool", server=self.server, phase=Phase.CLOSED
+        )
+
+
+def _snapshot(notes: collections.deque[JobRef]) -> list[JobRef]:
+    while True:
+        try:
+            return list(notes)
+        except RuntimeError:
+            # Another thread has left a note meanwhile: on a Python without a global lock it may come at any moment.
+            continue
 
 
 def _newest(idle: list[PooledConnection], fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import threading
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from beanpool.errors import BeanpoolError, NotFound, no_server
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, NotFound, no_server
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.commands import Command
+from beanpool.protocol.replies import Reply
+from beanpool.readiness import wait_for_any
 
 Answer = TypeVar("Answer")
+
+_LEAST_TIMEOUT = 0.001
 
 Answers = dict[str, Any]
 """What each server said, or the error it gave, by address."""
@@ -22,27 +27,141 @@ _LARGEST = frozenset({"pause", "pause-time-left"})
 _OF_ONE_SERVER = frozenset({"id", "pid", "hostname", "binlog-oldest-index", "binlog-current-index", "binlog-max-size"})
 
 
-def ask_all(
-    members: Iterable[Member], timeout: float, ask: Callable[[PooledConnection, float], Any], tube: str | None = None
-) -> Answers:
-    """Ask every server at once; one that is silent delays nobody but itself, and not beyond `timeout` (seconds)."""
-    deadline = time.monotonic() + timeout
-    answers: Answers = {}
-    askers = []
-    for member in members:
-        # In the order of the servers, whoever answers first.
-        answers[member.address] = member.unusable("not asked")
-        # The same process is not asked twice: its jobs are not twice as many.
-        if not member.down and member.twin is None:
-            askers.append(lambda member=member: _ask_into(answers, member, deadline, ask, tube))
-    threads = [threading.Thread(target=asker, name="beanpool-survey", daemon=True) for asker in askers[1:]]
-    for thread in threads:
-        thread.start()
-    if askers:
-        askers[0]()
-    for thread in threads:
-        thread.join()
-    return answers
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What every server is asked, in one round trip."""
+
+    command: Command
+    request: bytes
+    read: Callable[[PooledConnection, Reply, float], Any]
+    """Returns the answer in a connection's reply, which took so long (seconds); raises its refusal."""
+    uses: str | None = None
+    """The tube that the connection has to use; None if that is all the same."""
+    watches: tuple[str, ...] = ()
+    """Tubes that it has to watch."""
+
+
+def ask_all(members: Iterable[Member], deadline: float, question: Question) -> Answers:
+    """Ask every server at once, in the caller's thread; a silent one delays nobody, and not beyond `deadline`.
+
+    Nobody waits for a connection: where all are in use, one more is made, and closed afterwards.
+
+    :param deadline: monotonic seconds.
+    """
+    survey = _Survey(question, deadline)
+    try:
+        for member in members:
+            # In the order of the servers, whoever answers first.
+            survey.answers[member.address] = member.unusable("not asked")
+            # The same process is not asked twice: its jobs are not twice as many.
+            if not member.down and member.twin is None:
+                survey.ask(member)
+        survey.finish()
+    except BaseException:
+        survey.scrap()
+        raise
+    return survey.answers
+
+
+class _Asked:
+    """A server whose answer is due."""
+
+    __slots__ = ("connection", "member", "since")
+
+    def __init__(self, member: Member, connection: PooledConnection) -> None:
+        self.member = member
+        self.connection = connection
+        self.since = time.monotonic()
+        """When the question was sent (monotonic seconds)."""
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether to wait until it is writable, too."""
+        return self.connection.wants_write
+
+    def fileno(self) -> int:
+        """What to wait on."""
+        return self.connection.fileno()
+
+
+class _Survey:
+    """One question on its way to many servers."""
+
+    def __init__(self, question: Question, deadline: float) -> None:
+        self.answers: Answers = {}
+        self._question = question
+        self._began = time.monotonic()
+        self._deadline = deadline
+        self._open: dict[Member, _Asked] = {}
+
+    def ask(self, member: Member) -> None:
+        """Send the question."""
+        question = self._question
+        try:
+            connection = member.pool.acquire_now(()) or member.pool.extra()
+        except BeanpoolError as error:
+            self.answers[member.address] = error.with_traceback(None)
+            return
+        asked = self._open[member] = _Asked(member, connection)
+        try:
+            if connection.channel_state is None:
+                connection.begin_dialing(self._deadline)
+            connection.begin_command(
+                question.command, question.request, self._deadline, uses=question.uses, watches=question.watches
+            )
+            self._step(asked)
+        except BeanpoolError as error:
+            self._fail(asked, error)
+
+    def finish(self) -> None:
+        """Wait for the answers."""
+        while self._open:
+            pending = list(self._open.values())
+            until = min(self._deadline, *(asked.connection.give_up_at for asked in pending))
+            ready = wait_for_any(((asked, asked) for asked in pending), max(0.0, until - time.monotonic()))
+            now = time.monotonic()
+            late = [asked for asked in pending if now >= min(asked.connection.give_up_at, self._deadline)]
+            for asked in dict.fromkeys((*ready, *late)):
+                try:
+                    self._step(asked)
+                    if asked in late and asked.member in self._open and not asked.connection.dialing:
+                        raise asked.connection.late()
+                except BeanpoolError as error:
+                    self._fail(asked, error)
+            for asked in list(self._open.values()):
+                if asked.fileno() < 0:
+                    self._fail(asked, asked.connection.closed_meanwhile())
+
+    def _step(self, asked: _Asked) -> None:
+        connection = asked.connection
+        dialing = connection.dialing
+        reply = connection.step()
+        now = time.monotonic()
+        if dialing and not connection.dialing:
+            asked.since = now
+        if reply is None:
+            return
+        answer = self._question.read(connection, reply, now - asked.since)
+        asked.member.pool.release(connection)
+        del self._open[asked.member]
+        asked.member.works()
+        self.answers[asked.member.address] = answer
+
+    def _fail(self, asked: _Asked, error: BeanpoolError) -> None:
+        del self._open[asked.member]
+        if isinstance(error, CommandTimeout) and error.waited is None:
+            error.waited = time.monotonic() - self._began
+        self.answers[asked.member.address] = error.with_traceback(None)
+        if isinstance(error, CommandFailed):
+            asked.member.pool.release(asked.connection)
+        else:
+            asked.member.pool.broke(asked.connection, error)
+
+    def scrap(self) -> None:
+        """The caller was interrupted."""
+        for asked in list(self._open.values()):
+            asked.member.pool.discard(asked.connection, "the caller was interrupted")
+        self._open.clear()
 
 
 def ask_one(
@@ -56,22 +175,10 @@ def ask_one(
     with member.pool.lend(deadline, tube) as connection:
         if tube is not None:
             connection.use_tube(tube, deadline)
+            connection.timeout = max(_LEAST_TIMEOUT, deadline - time.monotonic())
         answer = ask(connection, deadline)
     member.works()
     return answer
-
-
-def _ask_into(
-    answers: Answers,
-    member: Member,
-    deadline: float,
-    ask: Callable[[PooledConnection, float], Any],
-    tube: str | None,
-) -> None:
-    try:
-        answers[member.address] = ask_one(member, deadline, ask, tube)
-    except BeanpoolError as error:
-        answers[member.address] = error.with_traceback(None)
 
 
 def given(answers: Answers, what: str) -> list[Any]:

@@ -194,13 +194,22 @@ class Upkeep:
                 if member not in self._checks and member not in self._probes:
                     self._meet(member, now)
             self._known = known
+        starved = []
         for member in members:
             pool = member.pool
+            if pool.starving:
+                with self._tidying_up(member):
+                    pool.fill_places()
+                    if member.up and pool.review_due(now):
+                        starved.append(member)
             if pool.abandoned or pool.bereaved or member.health.rests_until:
                 with self._tidying_up(member):
                     pool.collect_abandoned()
                     self._give_back(member)
                     member.wake_up(now)
+        if starved:
+            # Jobs in hand may be reserved no longer: the check asks about them, too.
+            self.want(starved)
 
     def _tidying_up(self, member: Member) -> contextlib.AbstractContextManager[None]:
         return self._complaints.about(f"tidying up after {member.name}")
@@ -257,7 +266,11 @@ class Upkeep:
             if connection.channel_state is None:
                 connection.begin_dialing()
             # A caller is waiting, or will be: it need not be as long as usual until others are preferred.
-            connection.begin_probe(_DOUBTS * member.patience if doubted else math.inf)
+            patience = _DOUBTS * member.patience if doubted else math.inf
+            if member.pool.review_due(now):
+                connection.begin_questions(member.pool.review.questions(now), patience)
+            else:
+                connection.begin_probe(patience)
             self._step(probe)
         except BeanpoolError as error:
             self._finish(probe, error)

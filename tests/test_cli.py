@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -266,6 +267,21 @@ def test_a_server_that_does_not_answer_is_listed(cluster: StartCluster, command:
     assert (done.returncode, done.stderr) == (0, b"")
     assert f"no answer from {dead.address}: " in done.stdout.decode()
     assert set(json.loads(run_beanpool("-u", urls(alive, dead), command, "--json").stdout)["missing"]) == {dead.address}
+
+
+def test_a_frozen_server_has_its_time_once_not_for_every_tube(cluster: StartCluster) -> None:
+    servers = cluster(2)
+    for number in range(6):
+        servers[0].control.put(b"x", f"tube-{number}")
+    servers[1].freeze()
+    started = time.monotonic()
+    done = run_beanpool("-u", urls(*servers), "--timeout", "1", "tubes")
+    took = time.monotonic() - started
+    servers[1].thaw()
+    assert done.stdout.decode().count("tube-") == 6
+    assert f"no answer from {servers[1].address}: " in done.stdout.decode()
+    # With the start of the interpreter; it was a second for each tube.
+    assert took < 4
 
 
 def test_stats_of_a_tube_need_only_one_server_that_has_it(cluster: StartCluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from support.waiting import wait_until, within
 from beanpool import (
     BeanpoolError,
     CommandFailed,
+    CommandTimeout,
     ConnectionFailed,
     Job,
     NoServerAvailable,
@@ -257,7 +259,7 @@ class TestServersThatDoNotAnswer:
             assert all(server.address in str(caught.value) for server in servers)
             assert all(isinstance(answer, ConnectionFailed) for answer in each(pool).values())
 
-    @pytest.mark.parametrize("name", ["tubes", "stats", "stats_tube", "pause_tube"])
+    @pytest.mark.parametrize("name", list(ALL))
     def test_one_is_frozen(self, cluster: StartCluster, name: str) -> None:
         """Its silence costs the call its time, and nobody else's answer."""
         servers = cluster(3)
@@ -270,6 +272,33 @@ class TestServersThatDoNotAnswer:
             assert isinstance(answers[servers[0].address], ConnectionFailed)
             assert not any(isinstance(answers[server.address], Exception) for server in servers[1:])
             servers[0].thaw()
+
+    def test_all_are_frozen_before_anything_was_asked(self, cluster: StartCluster) -> None:
+        """A connect, a handshake and the question have one time, and one thread."""
+        servers = cluster(6)
+        with manager(servers, timeout=0.4, connect_timeout=10) as pool:
+            for server in servers:
+                server.freeze()
+            threads = set(threading.enumerate())
+            with within(0.4):
+                answers = pool.stats_by_server()
+            assert {type(answer) for answer in answers.values()} == {CommandTimeout}
+            assert not [
+                thread for thread in threading.enumerate() if thread not in threads and "monitor" not in thread.name
+            ]
+            for server in servers:
+                server.thaw()
+
+    def test_a_question_needs_no_free_connection(self, cluster: StartCluster) -> None:
+        """Whoever looks why a pool is stuck gets an answer."""
+        servers = cluster(1)
+        with manager(servers, max_connections=1) as pool:
+            pool.put("x")
+            job = pool.reserve(0)
+            assert job is not None
+            assert pool.stats()["current-jobs-reserved"] == 1
+            job.delete()
+            wait_until(lambda: servers[0].control.other_connections() == 1, "the further connection to be closed")
 
     def test_who_does_not_have_the_tube_and_who_does_not_answer(self, cluster: StartCluster) -> None:
         """That no server has it is not known while one is silent."""

@@ -49,7 +49,10 @@ LAYERS: list[set[str]] = [
     {"connection", "pipeline"},
     {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry", "retry_budget"},
     {"config"},
-    {"server_pool", "pooled_connection", "lease", "in_hand", "giving_back", "recovery", "job_home", "member"},
+    {
+        *("server_pool", "pooled_connection", "lease", "lease_review", "in_hand"),
+        *("giving_back", "recovery", "job_home", "member"),
+    },
     {
         *(
             "monitor",

@@ -28,6 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the tubes; exit code 1 if a glob was given and no tube matches it."""
     with open_pool(arguments) as pool:
         answers, missing = split_answers(pool.tubes_by_server())
+        for server in missing:
+            # It has had its time, once, and shall not have it again for every tube.
+            pool.remove_server(server)
         names = sorted({tube for tubes in answers.values() for tube in tubes})
         if arguments.glob is not None:
             names = [name for name in names if fnmatch.fnmatchcase(name, arguments.glob)]

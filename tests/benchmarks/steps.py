@@ -6,7 +6,6 @@ They bound what a client in Python can reach: each does all of its work in one f
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 import time
 
@@ -16,7 +15,6 @@ from support.servers import BeanstalkdServer
 _MOST = 2**32 - 1
 _SECONDS = 5.0
 _TRUSTED_SECONDS = 0.01
-_KERNEL_TIMEOUT = struct.pack("ll", int(_SECONDS), 0)
 
 
 class Sends:
@@ -71,13 +69,22 @@ class Checks(Formats):
         return number
 
 
+class Waiting(socket.SocketType):
+    """The same socket, to wait with: Python polls before it receives, until the same moment whatever signals come."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None: ...
+
+
 class Bounded(Checks):
-    """Has a deadline, which the kernel enforces."""
+    """Has a deadline, which no signal prolongs."""
 
     def __init__(self, server: BeanstalkdServer) -> None:
         super().__init__(server)
-        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _KERNEL_TIMEOUT)
+        self._socket.setblocking(False)
+        self._waiting = Waiting(fileno=self._socket.fileno())
+        self._waiting.settimeout(_SECONDS)
         self._used_at = time.monotonic()
 
     def put(self, body: bytes, priority: int = 2**31, delay: int = 0, ttr: int = 120) -> int:
@@ -98,7 +105,7 @@ class Bounded(Checks):
         self._used_at = now
         if self._socket.send(request) != len(request):
             raise ConnectionError("not all of it was sent")
-        return self._number(self._socket.recv(4096))
+        return self._number(self._waiting.recv(4096))
 
 
 class Guarded(Bounded):
@@ -131,7 +138,7 @@ class Guarded(Bounded):
             self._usable = False
             if self._socket.send(request) != len(request):
                 raise ConnectionError("not all of it was sent")
-            number = self._number(self._socket.recv(4096))
+            number = self._number(self._waiting.recv(4096))
             self._usable = True
             return number
 

@@ -67,9 +67,9 @@ class Traffic:
         on_ambiguous = "resend" if rng.random() < 0.8 else "raise"
         if rng.random() < 0.02:
             bodies = self.ledger.tokens(rng.randint(1, 60), size=100)
-            # A server has its time to shake hands, another to answer, and what they leave over has as much again.
+            # Two timeouts after the last put that was stored; in a batch of this size, those come early.
             batch = self._watchdog.timed(
-                "put_many", 3 * DEADLINE, lambda: self.pool.put_many(bodies, key=key, on_ambiguous=on_ambiguous)
+                "put_many", 2 * DEADLINE, lambda: self.pool.put_many(bodies, key=key, on_ambiguous=on_ambiguous)
             )
             for body, one in zip(bodies, batch, strict=True):
                 self._book(body, one)
@@ -124,7 +124,7 @@ class Traffic:
             return
         for job in jobs:
             self.ledger.delivered(job.data, job.server, job.id)
-        # As with put_many: a server has its time, and what it leaves over has as much again.
+        # A server has its time, and what it leaves over has as much again.
         outcomes = timed("delete_many", 2 * DEADLINE, lambda: self.pool.delete_many(jobs))
         for job, outcome in zip(jobs, outcomes, strict=True):
             if outcome is None:

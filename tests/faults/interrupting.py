@@ -16,10 +16,12 @@ the moment after the call in which the caller has not stored the result yet.
 
 from __future__ import annotations
 
+import _weakrefset
 import contextlib
 import dis
 import functools
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
@@ -28,8 +30,8 @@ from typing import Any
 import beanpool
 
 _FOLDER = str(Path(beanpool.__file__).parent)
-# A generator's context manager is left within its code.
-_TRACED = (_FOLDER, contextlib.__file__)
+# A generator's context manager is left within its code, and weak collections are kept in order by theirs.
+_TRACED = (_FOLDER, contextlib.__file__, _weakrefset.__file__, weakref.__file__)
 _SILENT = {"NOP", "SWAP", "COPY", "EXTENDED_ARG", "NOT_TAKEN"}
 _HANDLES_SIGNALS = ("CALL", "PRECALL", "RESUME", "JUMP_BACKWARD", "SEND", "YIELD", "FOR_ITER")
 

@@ -15,6 +15,7 @@ import pytest
 from support.delay_line import DelayLine
 from support.processes import thread_names
 from support.scripted import ScriptedServer, answering, stats_reply, with_data
+from support.server_pools import all_in_use
 from support.servers import BeanstalkdServer
 from support.threads import run_together
 from support.waiting import wait_until, within
@@ -108,7 +109,7 @@ def test_pool_timeouts_and_refusals_say_nothing_of_the_servers_health(beanstalkd
         pool.put("x")
         job = pool.reserve(0)
         assert job is not None
-        with within(0.3), pytest.raises(PoolTimeout):
+        with all_in_use(pool), within(0.3), pytest.raises(PoolTimeout):
             pool.put("y")
         with pytest.raises(PoolTimeout):
             pool.reserve(0)

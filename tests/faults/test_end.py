@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from support.processes import assert_baseline, run_python, thread_names
 from support.scripted import ScriptedConnection, ScriptedServer, answering, stats_reply
+from support.server_pools import all_in_use
 from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
@@ -69,10 +70,8 @@ def test_close_wakes_a_put_to_a_silent_server(black_hole: str) -> None:
 
 def test_close_wakes_who_waits_for_a_connection(beanstalkd: BeanstalkdServer) -> None:
     pool = PoolManager(beanstalkd.url, max_connections=1, timeout=20)
-    pool.put("x")
-    job = pool.reserve(0)
-    assert job is not None
-    took = close_while(pool, lambda: pool.put("y"), lambda: pool.get_stats()["requests_waiting"], timeout=0.2)
+    with all_in_use(pool):
+        took = close_while(pool, lambda: pool.put("y"), lambda: pool.get_stats()["requests_waiting"], timeout=0.2)
     assert took < WOKEN_WITHIN
 
 
@@ -88,6 +87,21 @@ def test_close_wakes_a_wait_for_servers(refused: str) -> None:
     pool = PoolManager([refused])
     took = close_while(pool, lambda: pool.wait(1, 20), lambda: pool.servers[0].state == "down")
     assert took < WOKEN_WITHIN
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_exception_that_leaves_the_block_gives_jobs_back_at_once(
+    beanstalkd: BeanstalkdServer, error: type[BaseException]
+) -> None:
+    jid = beanstalkd.control.put(b"x")
+    with within(0.5, "leaving"), pytest.raises(error) as raised, PoolManager(beanstalkd.url) as pool:
+        job = pool.reserve(0)
+        assert job is not None
+        raise error
+    assert job
+    assert job.lost
+    wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back", 1)
+    del raised
 
 
 def test_a_job_can_be_finished_within_the_timeout_of_close(beanstalkd: BeanstalkdServer) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import pytest
 from support.processes import assert_baseline
 from support.scripted import ScriptedConnection, ScriptedServer, answering, stall, stats_reply
+from support.server_pools import all_in_use
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
@@ -76,11 +77,9 @@ def test_a_waiter_that_gave_up_is_handed_no_connection(beanstalkd: BeanstalkdSer
     with PoolManager(beanstalkd.url, max_connections=1, timeout=1) as pool:
         pool.put("x")
         for _ in range(20):
-            job = pool.reserve(0)
-            assert job is not None
-            waiters = [background(lambda: _times_out(pool), f"waiter {number}") for number in range(3)]
-            waiters[0].result()
-            job.release()
+            with all_in_use(pool):
+                waiters = [background(lambda: _times_out(pool), f"waiter {number}") for number in range(3)]
+                waiters[0].result()
             for waiter in waiters:
                 waiter.result()
             # Whose time was up has learnt nothing of the server, and has broken nothing.
@@ -98,19 +97,16 @@ def _times_out(pool: PoolManager) -> None:
 
 def test_waiters_are_served_in_the_order_in_which_they_came(beanstalkd: BeanstalkdServer) -> None:
     with PoolManager(beanstalkd.url, max_connections=1, timeout=5) as pool:
-        pool.put("x")
-        job = pool.reserve(0)
-        assert job is not None
         served: list[int] = []
 
         def put(number: int) -> None:
             pool.put(f"{number}", tube="elsewhere")
 
         waiters = []
-        for number in range(6):
-            waiters.append(background(lambda number=number: put(number), f"waiter {number}"))  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
-            wait_until(lambda number=number: pool.get_stats()["requests_waiting"] == number + 1, "it to wait")  # type: ignore[misc]  # As above.
-        job.delete()
+        with all_in_use(pool):
+            for number in range(6):
+                waiters.append(background(lambda number=number: put(number), f"waiter {number}"))  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+                wait_until(lambda number=number: pool.get_stats()["requests_waiting"] == number + 1, "it to wait")  # type: ignore[misc]  # As above.
         for waiter in waiters:
             waiter.result()
         while (found := pool.reserve(0, tubes="elsewhere")) is not None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 from support.ledger import Ledger
+from support.processes import run_python
 from support.servers import BeanstalkdServer, ServerFactory
 from support.waiting import wait_until, within
 
@@ -86,3 +87,71 @@ def test_a_start_that_takes_its_time(
         assert pool.stats_tube("many")["current-jobs-ready"] == waiting
     slow.control.drain_jobs("many")
     ledger.reconcile([slow.control, beanstalkd.control])
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource, sys
+from beanpool import BeanpoolError, Connection, PoolManager
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+address = sys.argv[1]
+host, _, port = address.rpartition(":")
+
+
+def fill():
+    held = []
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        return held
+
+
+def calls(pool):
+    yield lambda: pool.put("x")
+    yield lambda: pool.put_many(["x"] * 3)
+    yield lambda: pool.reserve(0)
+    yield lambda: pool.reserve(0.2)
+    yield lambda: pool.reserve_many(2, timeout=0.2)
+    yield lambda: pool.delete_many([1, 2])
+    yield pool.stats
+    yield pool.tubes
+    yield lambda: pool.servers
+    yield pool.get_stats
+    yield pool.producer
+    yield lambda: Connection(host, int(port))
+    yield lambda: Connection("localhost", int(port))
+    yield lambda: Connection("a.name.invalid", int(port))
+
+
+raised = 0
+for warm in (False, True):
+    with PoolManager([address], timeout=0.5, connect_timeout=0.5, health_interval=0.1) as pool:
+        if warm:
+            pool.put("y")
+            pool.reserve(0).release()
+        held = fill()
+        for call in calls(pool):
+            try:
+                call()
+            except BeanpoolError:
+                raised += 1
+        # It says nothing of the server.
+        assert [status.state for status in pool.servers] == ["up"], pool.servers
+        for descriptor in held:
+            os.close(descriptor)
+        pool.put("z")
+        job = pool.reserve(1)
+        assert job is not None
+        job.delete()
+        with pool.producer() as producer:
+            assert producer.put("z").result(5)
+assert raised > 10, raised
+print("done")
+"""
+
+
+def test_a_program_without_descriptors_gets_errors_of_ours(beanstalkd: BeanstalkdServer) -> None:
+    """Every verb, of a pool that has a connection and of one that has none; afterwards all is well."""
+    ended = run_python(WITHOUT_DESCRIPTORS, beanstalkd.address)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("done\n", "", 0)

@@ -9,14 +9,27 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.putting import key_of
+from support.server_pools import all_in_use
 from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
 
-from beanpool import PoolManager, Server
+from beanpool import JobId, PoolManager, Server
 from beanpool.errors import ConnectionFailed, NoServerAvailable
 
 Cluster = Callable[..., list[BeanstalkdServer]]
+Put = Callable[[PoolManager, str], list[JobId]]
+
+
+def _put_one(pool: PoolManager, key: str) -> list[JobId]:
+    return [pool.put("x", key=key)]
+
+
+def _put_two_together(pool: PoolManager, key: str) -> list[JobId]:
+    stored = [outcome for outcome in pool.put_many(["x", "y"], key=key) if isinstance(outcome, JobId)]
+    assert len(stored) == 2
+    return stored
 
 
 def test_a_server_that_is_added_joins_a_reserve_that_waits(cluster: Cluster) -> None:
@@ -80,6 +93,25 @@ def test_a_removed_server_gets_and_gives_no_more_and_its_jobs_can_be_finished(cl
         found.delete()
         with pytest.raises(ValueError, match="last one"):
             pool.remove_server(servers[1].address)
+
+
+@pytest.mark.parametrize("put", [_put_one, _put_two_together])
+def test_a_put_that_waits_for_a_server_that_is_removed_goes_to_another(cluster: Cluster, put: Put) -> None:
+    servers = cluster(2)
+    with PoolManager([server.address for server in servers], max_connections=1, timeout=10) as pool:
+        key = key_of(pool, servers[0].address)
+        member = pool._topology.members[0]
+        with all_in_use(pool):
+            waiting = background(lambda: put(pool, key))
+            wait_until(lambda: pool.get_stats()["requests_waiting"], "the put to wait")
+            pool.remove_server(servers[0].address)
+            with within(1):
+                assert {jid.server for jid in waiting.result()} == {servers[1].address}
+        # One that comes a moment later, with the topology from before.
+        with pytest.raises(ConnectionFailed, match="was removed") as caught:
+            member.pool.acquire(time.monotonic() + 1)
+        assert not caught.value.may_have_taken_effect
+        assert member.pool.acquire_now(("default",)) is None
 
 
 def test_a_job_of_a_removed_server_can_be_finished_until_the_pool_closes(cluster: Cluster) -> None:

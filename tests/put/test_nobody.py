@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import tenacity
 from support.scripted import expect_line, send
+from support.server_pools import all_in_use
 from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
@@ -147,12 +148,15 @@ class TestNobody:
         with pytest.raises(PoolClosed):
             pool.put("job")
 
-    def test_all_connections_are_held_by_unfinished_jobs(self, beanstalkd: BeanstalkdServer) -> None:
+    def test_all_connections_are_in_use(self, beanstalkd: BeanstalkdServer) -> None:
         with PoolManager([beanstalkd.address], max_connections=1) as pool:
             pool.put("job")
             job = pool.reserve(timeout=0)
             assert job is not None
-            with within(0.2), pytest.raises(PoolTimeout, match=f"{beanstalkd.address}.* 1 of 1 "):
+            told = (
+                f"{beanstalkd.address}.* 1 of 1 are in use, 1 of them by unfinished jobs.*max_connections, which is 1"
+            )
+            with all_in_use(pool), within(0.2), pytest.raises(PoolTimeout, match=told):
                 pool.put("another", timeout=0.2)
             assert pool.servers[0].state == "up"
             job.delete()

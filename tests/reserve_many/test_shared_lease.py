@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class TestSharedLease:
                 end(job)
                 assert leased(pool) == 1
                 with pytest.raises(PoolTimeout):
-                    pool.put("no connection is free", timeout=0.01)
+                    pool.reserve(0.01)
             jobs[2].delete()
             assert (leased(pool), pool.servers[0].idle) == (0, 1)
             assert pool.put("one is free")
@@ -333,3 +334,37 @@ class TestSharedLease:
             in_child(child)
             assert reserved(beanstalkd) == 4
             assert pool.delete_many(jobs) == [None] * 4
+
+
+class TestManyJobsOfOneServer:
+    """beanstalkd looks through all jobs of a connection with each command on it."""
+
+    def test_are_spread_over_a_part_of_its_connections(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd, max_connections=8) as pool:
+            pool.put_many(["x"] * 9000, ttr=600)
+            jobs = pool.reserve_many(9000, 5)
+            assert len({job.number for job in jobs}) == 9000
+            held = Counter(job.connection for job in jobs)
+            assert sorted(held.values()) == [4500, 4500]
+            assert leased(pool) == 2
+            assert set(pool.delete_many(jobs)) == {None}
+            assert leased(pool) == 0
+
+    def test_stay_together_where_no_other_connection_is_free(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd, max_connections=8) as pool:
+            pool.put_many(["x"] * 7, tube="other")
+            others = [pool.reserve(1, tubes="other") for _ in range(7)]
+            pool.put_many(["x"] * 5000, ttr=600)
+            jobs = pool.reserve_many(5000, 5)
+            assert len(jobs) == 5000
+            assert len({job.connection for job in jobs}) == 1
+            assert set(pool.delete_many([*jobs, *(job for job in others if job is not None)])) == {None}
+
+    def test_as_many_as_one_connection_may_hold(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd) as pool:
+            pool.put_many(["x"] * 4096, ttr=600)
+            jobs = pool.reserve_many(4097, 1)
+            assert len(jobs) == 4096
+            assert len({job.connection for job in jobs}) == 1
+            assert set(pool.delete_many(jobs)) == {None}
+            assert leased(pool) == 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,9 @@ from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
 
-from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolTimeout
+from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolManager, PoolTimeout
 from beanpool.errors import Phase
+from beanpool.lease import JobRef
 
 if TYPE_CHECKING:
     from conftest import StartScripted
@@ -119,6 +121,41 @@ class TestInterrupts:
             pool.release(held)
             with pool.lend(soon()) as connection:
                 assert connection is held
+
+    def test_a_place_that_was_lost_goes_to_who_waits(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+            held = pool.acquire(soon())
+            other = background(lambda: pool.acquire(soon()).kick(1))
+            wait_until(lambda: waiting(pool), "the thread to wait")
+            # As an interrupt does at a bad line.
+            del held
+            gc.collect()
+            assert pool.starving
+            pool.fill_places()
+            assert other.result(2) == 0
+
+    def test_notes_of_dropped_jobs_that_come_while_they_are_read(self, beanstalkd: BeanstalkdServer) -> None:
+        """As they may at any moment on a Python without a global lock."""
+
+        class Busy(collections.deque[JobRef]):
+            disturbances = 3
+
+            def __iter__(self) -> Iterator[JobRef]:
+                if self.disturbances:
+                    self.disturbances -= 1
+                    raise RuntimeError("deque mutated during iteration")
+                return super().__iter__()
+
+        jid = beanstalkd.control.put(b"work")
+        with PoolManager(beanstalkd.url, health_interval=60) as manager:
+            pool = manager._topology.members[0].pool
+            notes = pool.abandoned = Busy()
+            job = manager.reserve(0)
+            assert job is not None
+            del job
+            wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back")
+            assert not notes.disturbances
+            wait_until(lambda: not notes, "its note to be gone")
 
     def test_in_the_handshake(self, beanstalkd: BeanstalkdServer) -> None:
         beanstalkd.freeze()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from beanpool import BeanpoolError
+from beanpool import BeanpoolError, PoolManager, PoolTimeout
 from beanpool.address import Address
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
@@ -68,6 +69,21 @@ def pool_of(
     finally:
         now = time.monotonic()
         pool.close(now, now)
+
+
+@contextmanager
+def all_in_use(manager: PoolManager) -> Iterator[None]:
+    """Check out all connections to a manager's first server that a command can have; they come back at the end."""
+    pool = manager._topology.members[0].pool
+    held: list[PooledConnection] = []
+    try:
+        with contextlib.suppress(PoolTimeout):
+            while True:
+                held.append(pool.acquire(time.monotonic() + (0.05 if held else LONG)))
+        yield
+    finally:
+        for connection in held:
+            pool.release(connection)
 
 
 def soon() -> float:

@@ -10,6 +10,7 @@ from benchmarks.cases.fail_over import first_put_after_kill
 from benchmarks.cases.latency import wake_up
 from benchmarks.cases.many_servers import cost_of_a_put
 from benchmarks.cases.memory import idle_connection
+from benchmarks.cases.one_down import batches_with_one_down
 from benchmarks.cases.single_commands import (
     connection_put,
     connection_reserve_delete,
@@ -30,6 +31,7 @@ CASES: dict[str, Callable[[Bench], Result]] = {
     "put-step-by-step": put_step_by_step,
     "put-many": put_many,
     "reserve-delete-many": reserve_delete_many,
+    "one-down": batches_with_one_down,
     "eight-threads": eight_threads,
     "threads": one_to_many_threads,
     "many-servers": cost_of_a_put,

@@ -65,10 +65,10 @@ class Errands:
         with self._lock:
             self._stopped = True
             thread = self._thread
-        if thread is None or thread is threading.current_thread():
-            return
+        # Also where none is known: an interrupt may have come when one had just been started.
         self._queue.put(None)
-        thread.join(timeout)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
 
     def abandon(self) -> None:
         """End the thread. For finalizers: takes no lock, does no I/O."""
@@ -83,6 +83,8 @@ def _run(errands: queue.SimpleQueue[Errand | None], complaints: Complaints) -> N
             errand()
         # Nothing that keeps the pool alive may be held while waiting.
         del errand
+    # For another one, of which nobody knows.
+    errands.put(None)
 
 
 def _be_patient() -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Set
 
 from beanpool.channel import Channel, ChannelState
-from beanpool.connection import RESERVE_SLICE
 from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.member import Member
 from beanpool.poller import Bell, new_poller
@@ -19,6 +18,14 @@ from beanpool.protocol.replies import Reply
 
 # A server's TIMED_OUT may come this much after our own deadline, and spares a cancelled connection (seconds).
 LAST_MOMENT = 0.05
+# How long a server is asked to wait at most (seconds, whole). What is between may forget a connection on which nothing
+# moves, and neither side is told: so long, and a little longer, a job may then be kept from those who wait.
+RESERVE_SLICE = 4
+# How long after its end a reply may be missing before others are asked about the server, at least (seconds).
+_DOUBTED_AFTER = 1.0
+_USUAL_ROUND_TRIPS = 4
+# How soon to look again whether they were answered (seconds).
+_LOOK_AGAIN = 0.2
 # How soon to try again to wait on a server that could not be joined (seconds).
 _REJOIN_AFTER = 0.2
 # How long a connection waits whose server's address leads to several processes (seconds).
@@ -34,7 +41,7 @@ Begun = list[tuple[Member, PooledConnection]]
 class Station:
     """A connection that waits on one server."""
 
-    __slots__ = ("connection", "descriptor", "ends_at", "member", "step")
+    __slots__ = ("connection", "descriptor", "doubted_at", "ends_at", "member", "returns", "step")
 
     def __init__(self, member: Member, connection: PooledConnection) -> None:
         self.member = member
@@ -44,6 +51,16 @@ class Station:
         self.descriptor = -1
         self.ends_at = 0.0
         """When the server's own wait ends (monotonic seconds)."""
+        self.doubted_at = 0.0
+        """When a reply is so late that others are asked about the server (monotonic seconds)."""
+        self.returns = -1
+        """How many connections to its server had come back in good order when that was done; -1 before."""
+
+    def asked(self, ends_at: float) -> None:
+        """The server was asked to wait until then."""
+        self.ends_at = ends_at
+        self.doubted_at = ends_at + max(_DOUBTED_AFTER, _USUAL_ROUND_TRIPS * (self.member.health.round_trip or 0.0))
+        self.returns = -1
 
 
 class Watch:
@@ -69,6 +86,9 @@ class Watch:
         self._poller = new_poller()
         self._poller.arm(self._bell.descriptor, write=False)
         self._by_descriptor: dict[int, Station] = {}
+        # Whether there is more to do than to ask those servers again whose time is up.
+        self._changed = True
+        self._answered: list[Station] = []
         self._wake_at = 0.0
 
     # From any thread.
@@ -89,6 +109,14 @@ class Watch:
 
     def attend(self, members: Iterable[Member], now: float, longest_wait: float) -> None:
         """See to it that a connection waits on every server that can be asked."""
+        answered, self._answered = self._answered, []
+        if not self._changed and now < self._wake_at and not self.adopted:
+            # What there is to do goes with what has come, not with how many servers there are.
+            for station in answered:
+                if longest_wait > 0 and self.stations.get(station.member) is station:
+                    self._go_on(station, now, longest_wait)
+            return
+        self._changed = longest_wait <= 0
         self._wake_at = math.inf
         # Others append to it at any moment, and take what is in the lists.
         while self.adopted:
@@ -112,17 +140,20 @@ class Watch:
         for member in [member for member in self.stations if member not in present or member.down]:
             self._vacate(member, now)
         for station in list(self.stations.values()):
-            connection = station.connection
-            # What was closed by somebody else is asked, too, and lost: the poller may say nothing of it.
-            if not connection.waiting or connection.channel_state is ChannelState.CLOSED:
-                if station.member.pool.keeps_nothing and not connection.closed:
-                    # The process that it leads to has no job; another connection may lead to another process.
-                    self._renew(station.member, now, longest_wait)
-                else:
-                    self._ask(station, now, longest_wait)
-            elif connection.instance and connection.generation < station.member.health.generation:
-                # It should be dead, for another process answers there. If it is not, there are two.
+            self._go_on(station, now, longest_wait)
+
+    def _go_on(self, station: Station, now: float, longest_wait: float) -> None:
+        connection = station.connection
+        # What was closed by somebody else is asked, too, and lost: the poller may say nothing of it.
+        if not connection.waiting or connection.channel_state is ChannelState.CLOSED:
+            if station.member.pool.keeps_nothing and not connection.closed:
+                # The process that it leads to has no job; another connection may lead to another process.
                 self._renew(station.member, now, longest_wait)
+            else:
+                self._ask(station, now, longest_wait)
+        elif connection.instance and connection.generation < station.member.health.generation:
+            # It should be dead, for another process answers there. If it is not, there are two.
+            self._renew(station.member, now, longest_wait)
 
     def _renew(self, member: Member, now: float, longest_wait: float) -> None:
         self._vacate(member, now)
@@ -134,8 +165,9 @@ class Watch:
             self._cancel(member, connection)
             return
         station = self.stations[member] = Station(member, connection)
-        station.ends_at = connection.give_up_at
         if connection.waiting:
+            station.asked(time.monotonic())
+            station.ends_at = connection.give_up_at
             try:
                 self._arm(station)
             except BeanpoolError as error:
@@ -162,7 +194,7 @@ class Watch:
     def _ask(self, station: Station, now: float, longest_wait: float) -> None:
         longest = _SHARED_SLICE if station.member.pool.keeps_nothing else RESERVE_SLICE
         seconds = max(1, min(longest, math.ceil(min(longest_wait, longest))))
-        station.ends_at = now + seconds
+        station.asked(now + seconds)
         try:
             station.connection.begin_reserve(self._tubes, seconds)
             if station.connection.dialing:
@@ -179,6 +211,8 @@ class Watch:
             until += LAST_MOMENT
         for station in self.stations.values():
             until = min(until, station.connection.give_up_at)
+            if not station.connection.dialing:
+                until = min(until, station.doubted_at if station.returns < 0 else now + _LOOK_AGAIN)
         self._turn(None if until == math.inf else max(0.0, until - now))
         if self.caught:
             return
@@ -189,6 +223,21 @@ class Watch:
                     self._step(station)
                 else:
                     self._lose(station, station.connection.late())
+            elif station.connection.waiting and station.doubted_at <= now and not station.connection.dialing:
+                self._doubt(station)
+
+    def _doubt(self, station: Station) -> None:
+        """Look for evidence on other connections: where a reply is late, the server is slow, or this one forgotten."""
+        member = station.member
+        if station.returns < 0:
+            station.returns = member.pool.returns
+            member.doubt()
+        elif member.pool.returns != station.returns:
+            # What it has reserved by now, it gives to others when it learns of the end.
+            self._disarm(station)
+            del self.stations[member]
+            self._changed = True
+            member.pool.discard(station.connection, "it went silent, while the server answers on others")
 
     def glance(self) -> None:
         """As :meth:`look`, without waiting."""
@@ -201,6 +250,7 @@ class Watch:
             if station is not None:
                 self._step(station)
             elif descriptor == self._bell.descriptor:
+                self._changed = True
                 self._bell.hush()
                 self._poller.arm(descriptor, write=False)
 
@@ -223,11 +273,15 @@ class Watch:
         if brought_job:
             self.caught.append((member, station.connection, reply))
             del self.stations[member], self._by_descriptor[station.descriptor]
+            self._changed = True
+        else:
+            self._answered.append(station)
 
     def _lose(self, station: Station, error: BeanpoolError) -> None:
         self._disarm(station)
         self.stations.pop(station.member, None)
         self._not_before[station.member] = time.monotonic() + _REJOIN_AFTER
+        self._changed = True
         if isinstance(error, CommandFailed):
             station.member.pool.discard(station.connection, str(error))
         else:

@@ -27,10 +27,10 @@ from beanpool.channel import Channel
 from beanpool.poller import SelectorPoller, new_poller
 from beanpool.reserving import Reserver
 from beanpool.server_pool import ServerPool
-from beanpool.watch import Begun, Watch, _taken
+from beanpool.watch import Begun, Station, Watch, _taken
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartDelayLine
 
 
 def manager(servers: list[BeanstalkdServer], **options: object) -> PoolManager:
@@ -760,6 +760,90 @@ def test_the_thread_for_errands_takes_no_core_from_others(cluster: StartCluster)
         assert body_of(thread) == b"job"
 
 
+class TestSilence:
+    """A connection that waits, and on which nothing arrives any more, as after a NAT has forgotten it."""
+
+    def test_a_job_is_kept_from_nobody_for_long(
+        self, beanstalkd: BeanstalkdServer, delay_line: StartDelayLine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("beanpool.watch.RESERVE_SLICE", 1)
+        line = delay_line(beanstalkd, 0.0)
+        # As it is made by default: nothing is found out by frequent checks.
+        with PoolManager([line.address]) as pool:
+            threads = [start_waiting(pool, pool.reserve) for _ in range(4)]
+            wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
+            line.forget()
+            # One of them goes to the connection, and is back when the server learns of its end.
+            for _ in range(5):
+                beanstalkd.control.put(b"job")
+            # The slice, and a second of patience.
+            with within(2.5, "the first delivery", slack=1.0):
+                wait_until(lambda: any(thread.done for thread in threads), "a job")
+            assert [status.state for status in pool.servers] == ["up"]
+            for thread in threads:
+                assert body_of(thread) == b"job"
+
+    def test_an_idle_connection_that_was_forgotten_costs_little(
+        self, beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+    ) -> None:
+        line = delay_line(beanstalkd, 0.0)
+        with PoolManager([line.address]) as pool:
+            assert pool.reserve(timeout=0) is None
+            line.forget()
+            beanstalkd.control.put(b"job")
+            with within(2.0, "the delivery", slack=1.0):
+                job = pool.reserve(timeout=10)
+            assert job is not None
+            job.delete()
+
+    def test_a_server_that_is_slow_keeps_its_connection(
+        self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("beanpool.watch.RESERVE_SLICE", 1)
+        with PoolManager([beanstalkd.address]) as pool:
+            thread = start_waiting(pool, pool.reserve)
+            wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
+            [shared] = pool._reserver._waits.values()
+            assert shared.watch is not None
+            [station] = shared.watch.stations.values()
+            beanstalkd.freeze()
+            time.sleep(1.6)
+            beanstalkd.thaw()
+            beanstalkd.control.put(b"job")
+            job = job_of(thread)
+            assert job.connection is station.connection
+            job.delete()
+            assert [status.state for status in pool.servers] == ["up"]
+
+    def test_waiting_on_many_servers_is_work_for_those_alone_that_answer(
+        self, cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("beanpool.watch.RESERVE_SLICE", 1)
+        looked_at = 0
+        join = Watch._go_on
+
+        def count(watch: Watch, station: Station, now: float, longest_wait: float) -> None:
+            nonlocal looked_at
+            looked_at += 1
+            join(watch, station, now, longest_wait)
+
+        servers = cluster(8)
+        with PoolManager([server.address for server in servers]) as pool:
+            thread = start_waiting(pool, functools.partial(pool.reserve, timeout=30))
+            wait_until(lambda: waiters(servers) == [1] * 8, "a waiter on each server")
+            wait_until(lambda: all(status.round_trip is not None for status in pool.servers), "all to be known")
+            asked = sum(server.control.counter("cmd-reserve-with-timeout") for server in servers)
+            monkeypatch.setattr(Watch, "_go_on", count)
+            wait_until(
+                lambda: sum(server.control.counter("cmd-reserve-with-timeout") for server in servers) >= asked + 16,
+                "two more slices",
+            )
+            # Each of the 16 at its own answer, and all of them now and then for other reasons.
+            assert looked_at < 60
+            servers[0].control.put(b"job")
+            assert body_of(thread) == b"job"
+
+
 def test_a_wait_of_any_length_is_cut_into_slices(beanstalkd: BeanstalkdServer) -> None:
     """The server's own timeouts are bounded, whatever the caller's is, so that nobody is a ghost waiter for long."""
     with manager([beanstalkd]) as pool:
@@ -769,7 +853,7 @@ def test_a_wait_of_any_length_is_cut_into_slices(beanstalkd: BeanstalkdServer) -
             [shared] = pool._reserver._waits.values()
             assert shared.watch is not None
             [station] = shared.watch.stations.values()
-            assert station.ends_at - time.monotonic() <= 30
+            assert station.ends_at - time.monotonic() <= 4
             assert math.isfinite(station.connection.give_up_at)
             beanstalkd.control.put(b"job")
             assert body_of(thread) == b"job"

@@ -212,7 +212,7 @@ def test_interrupts_while_others_are_dealt_with(stage: Stage, rng: random.Random
                 job.delete()
             del job
             wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease {where}")
-        assert deepest > 3
+        assert deepest > 1
 
 
 def test_a_follower_that_is_interrupted_ends_nobody_elses_wait(stage: Stage) -> None:

@@ -33,6 +33,8 @@ class _Way:
         """Whether its target takes no more for now."""
         self.ended = False
         """Whether its target was told of the end."""
+        self.forgotten = False
+        """Whether what its source says goes nowhere."""
 
     def receive(self, seconds: float, rate: float | None) -> None:
         data = self.source.recv(_READ_SIZE)
@@ -41,6 +43,9 @@ class _Way:
         self.under_way.append((self.free_at + seconds, data))
         self.held += len(data)
         self.reads = bool(data)
+        if self.forgotten:
+            self.under_way.clear()
+            self.held = 0
 
     def deliver(self, now: float) -> None:
         self.blocked = False
@@ -124,6 +129,10 @@ class DelayLine:
         """Close every connection, once."""
         self._in_thread(self._cut)
 
+    def forget(self) -> None:
+        """Carry nothing any more on the connections that there are, and tell neither side, as a NAT does."""
+        self._in_thread(self._forget)
+
     def close(self) -> None:
         """The end of the line, its connections and its thread. Idempotent."""
         if not self._thread.is_alive():
@@ -165,6 +174,12 @@ class DelayLine:
                     self._accept()
                 elif isinstance(key.fileobj, socket.socket) and key.fileobj in self._ways:
                     self._read(key.fileobj)
+
+    def _forget(self) -> None:
+        for way in self._all_ways():
+            way.forgotten = True
+            way.under_way.clear()
+            way.held = 0
 
     def _all_ways(self) -> list[_Way]:
         return [way for way, _ in self._ways.values()]

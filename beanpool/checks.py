@@ -45,6 +45,19 @@ def check_many(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an iterable, such as a list, not one {type(value).__name__}")
 
 
+def check_pause(name: str, value: Any) -> float:
+    """Return `value` if it is a number of seconds from 0 on.
+
+    :raises TypeError: if it is no ``int`` or ``float`` (a ``bool`` is none).
+    :raises ValueError: if it is negative, or longer than :data:`LONGEST`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 <= value <= LONGEST:
+        raise ValueError(f"{name} must be from 0 to {LONGEST} seconds, not {_short(value)}")
+    return float(value)
+
+
 def check_encoding(value: Any) -> str | None:
     """Return `value` if it is None or the name of a text encoding that Python knows."""
     if value is None:

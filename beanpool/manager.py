@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from beanpool.checks import check_many, check_on_ambiguous, check_seconds, check_wait
+from beanpool.checks import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
 from beanpool.cluster_verbs import ClusterVerbs
 from beanpool.config import AnyServer, Settings, from_environment, parse_servers
 from beanpool.errors import BeanpoolError, NotPicklable
@@ -228,16 +228,18 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
     def producer(self, linger: float = 0.005, max_batch: int = 500) -> Producer:
         """A buffer for threads that put one job at a time and want the speed of batches; see :class:`Producer`.
 
-        :param linger: how long the first job of a batch may wait for others (seconds).
+        :param linger: how long the first job of a batch may wait for others (seconds; 0 for not at all).
         :param max_batch: how many jobs go out together at most.
+        :raises BeanpoolError: if its thread cannot be started.
         """
         # Here, not at the top: concurrent.futures costs 10 ms, and most programs never ask for it.
         try:
             from beanpool.producer import Producer
+            from beanpool.sender import Sender
         except OSError as error:
             raise no_descriptor("loading the producer", error) from error
 
-        check_wait("linger", linger)
+        check_pause("linger", linger)
         check_int("max_batch", max_batch, 1, MAX_UINT32)
 
         def encode_one(
@@ -246,7 +248,7 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
             return encode(body, key, self._used if tube is None else tube, priority, delay, ttr, self._encoding)
 
         self._start()
-        return Producer(encode_one, self._batch, linger, max_batch, self._timeout, self.name)
+        return Producer(encode_one, Sender(self._batch, linger, max_batch, self._timeout, self.name))
 
     def route(self, key: str | bytes) -> tuple[str, ...]:
         """The addresses of the servers in the order in which they are asked to take a put with this key."""

@@ -22,6 +22,7 @@ class Promise(Future[T]):
     """
 
     _own_condition: threading.Condition | None = None
+    _asked = False
 
     def __init__(self) -> None:
         # Instead of what Future does here.
@@ -66,4 +67,33 @@ class Promise(Future[T]):
         if self._state == FINISHED and self._exception is None:
             value: T = self._result
             return value
-        return super().result(timeout)
+        # From now on: who waits for it will be told.
+        self._asked = True
+        try:
+            return super().result(timeout)
+        except TimeoutError:
+            self._asked = self._state in _DONE
+            raise
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As in ``Future``."""
+        self._asked = True
+        try:
+            return super().exception(timeout)
+        except TimeoutError:
+            self._asked = self._state in _DONE
+            raise
+
+    def unasked_error(self) -> BaseException | None:
+        """Its error, if it has failed, and nobody has asked for that."""
+        return None if self._asked else self._exception
+
+    def leave_to_parent(self, error: BaseException) -> None:
+        """In a forked child, where nobody else has it: end it with an error, whatever thread had its lock."""
+        self._lock = threading.RLock()
+        self._own_condition = None
+        self._waiters = []
+        self._done_callbacks = []
+        if self._state not in _DONE:
+            self._exception = error
+            self._state = FINISHED

@@ -70,6 +70,7 @@ LAYERS: list[set[str]] = [
             "put_all",
             "slow_source",
             "producer",
+            "sender",
         ),
         *("reserve_many", "delete_many"),
     },

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
+import re
+import socket
 import threading
+import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
-from support.processes import run_python
+from support.processes import run_python, thread_names
+from support.scripted import ScriptedConnection, answering, stats_reply
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool import JobId, PoolClosed, PoolManager, PoolTimeout
+from beanpool import JobId, NoServerAvailable, PoolClosed, PoolManager, PoolTimeout
 from beanpool.producer import Producer
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartScripted
 
 
 @pytest.fixture
 def pool(cluster: StartCluster) -> Iterator[PoolManager]:
     with PoolManager([server.address for server in cluster(2)]) as made:
         yield made
+
+
+@pytest.fixture
+def refused() -> Iterator[str]:
+    """An address at which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
 def test_a_future_of_the_job_id(pool: PoolManager) -> None:
@@ -82,8 +97,8 @@ def test_a_thread_that_is_late_to_wake_the_sender_does_no_harm(pool: PoolManager
     with pool.producer(linger=60, max_batch=3) as producer:
         for waiting in range(3):
             futures = [producer.put("x") for _ in range(waiting)]
-            producer._wake()
-            wait_until(lambda producer=producer: producer._wake_at in (1, 3), "the sender to wait")  # type: ignore[misc]
+            producer._sender.wake()
+            wait_until(lambda producer=producer: producer._sender.wake_at in (1, 3), "the sender to wait")  # type: ignore[misc]
             futures += [producer.put("x") for _ in range(3 - waiting)]
             assert all(isinstance(future.result(5), JobId) for future in futures)
 
@@ -150,6 +165,12 @@ def test_bad_arguments_are_raised_at_once(pool: PoolManager) -> None:
             producer.put(5)  # type: ignore[arg-type]  # what is tested
     with pytest.raises(ValueError, match="max_batch"):
         pool.producer(max_batch=0)
+    for wrong in (None, "1"):
+        with pytest.raises(TypeError, match="linger must be a number of seconds"):
+            pool.producer(linger=wrong)  # type: ignore[arg-type]  # what is tested
+    for linger in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="linger must be from 0"):
+            pool.producer(linger=linger)
 
 
 def test_a_full_buffer_holds_the_threads_back(beanstalkd: BeanstalkdServer) -> None:
@@ -182,7 +203,8 @@ def test_a_pool_that_is_closed_fails_the_futures(cluster: StartCluster) -> None:
     producer = pool.producer(linger=60)
     futures = [producer.put("x") for _ in range(5)]
     pool.close()
-    producer.close()
+    with pytest.raises(PoolClosed, match="5 are not stored"):
+        producer.close()
     for future in futures:
         with pytest.raises(PoolClosed):
             future.result(5)
@@ -218,3 +240,139 @@ def test_a_program_that_ends_without_close_loses_nothing(beanstalkd: BeanstalkdS
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert beanstalkd.control.counter("current-jobs-ready", "default") == 20
+
+
+def test_flush_waits_for_what_was_put_before_it_and_for_nothing_else(pool: PoolManager) -> None:
+    stop = threading.Event()
+
+    def rush() -> None:
+        while not stop.is_set():
+            producer.put("x")
+
+    with pool.producer() as producer:
+        rushing = [background(rush) for _ in range(2)]
+        try:
+            wait_until(lambda: producer._sender.counts()[0] > 1000, "the buffer to fill")
+            for _ in range(3):
+                before = [producer.put("mine") for _ in range(10)]
+                producer.flush(10)
+                assert all(future.done() for future in before)
+        finally:
+            stop.set()
+        for thread in rushing:
+            thread.result()
+
+
+class TestWhatIsLost:
+    def test_is_said_once_by_the_error_and_on_the_log(self, refused: str, caplog: pytest.LogCaptureFixture) -> None:
+        with PoolManager(refused, timeout=0.3) as pool:
+            producer = pool.producer(linger=60)
+            for _ in range(3):
+                producer.put("x")
+            asked = producer.put("x")
+            waiting = background(lambda: asked.result(5))
+            wait_until(lambda: asked._asked, "somebody to wait for it")  # type: ignore[attr-defined]  # It is a Promise.
+            with pytest.raises(NoServerAvailable, match=r"3 are not stored, 0 may or may not be.*first error") as told:
+                producer.flush()
+            assert set(told.value.errors) == {refused}
+            assert isinstance(waiting.error(), NoServerAvailable), "who asks its future is told there"
+            producer.flush()
+            producer.close()
+        assert [record.levelname for record in caplog.records if record.name == "beanpool.producer"] == ["WARNING"]
+        assert "3 are not stored" in caplog.text
+
+    def test_the_end_of_a_block_says_it_unless_something_else_went_wrong_there(self, refused: str) -> None:
+        with PoolManager(refused, timeout=0.2) as pool:
+            with pytest.raises(NoServerAvailable, match="1 are not stored"), pool.producer() as producer:
+                producer.put("x")
+            with pytest.raises(ZeroDivisionError), pool.producer() as producer:
+                producer.put("x")
+                raise ZeroDivisionError
+
+    def test_close_gives_up_in_time_and_every_future_ends(self, beanstalkd: BeanstalkdServer) -> None:
+        with PoolManager(beanstalkd.url, timeout=2) as pool:
+            producer = pool.producer(linger=0, max_batch=2)
+            producer.put("first").result(5)
+            beanstalkd.freeze()
+            try:
+                futures = [producer.put("x", timeout=0.1) for _ in range(12)]
+                with (
+                    within(0.3),
+                    pytest.raises(PoolTimeout, match=r"(\d+) are not stored, (\d+) may or may not") as told,
+                ):
+                    producer.close(0.3)
+            finally:
+                beanstalkd.thaw()
+            lost, unsure = map(int, re.findall(r"(\d+) (?:are|may)", str(told.value)))
+            assert lost + unsure == 12
+            assert lost
+            given_up = [future for future in futures if isinstance(future.exception(10), PoolTimeout)]
+            assert len(given_up) == lost
+            assert beanstalkd.control.counter("current-jobs-ready", "default") == 1 + unsure
+
+    def test_a_slow_server_is_given_its_time(self, scripted_server: StartScripted) -> None:
+        replies = itertools.count(1)
+
+        def slowly(connection: ScriptedConnection, line: bytes, body: bytes) -> bytes:
+            # Each is in time, all of them together are not.
+            time.sleep(0.1)
+            return b"INSERTED %d\r\n" % next(replies)
+
+        server = scripted_server(default=answering({"stats": stats_reply(), "put": slowly}))
+        with PoolManager(server.url, timeout=0.4, health_interval=60) as pool:
+            with pool.producer(max_batch=1) as producer:
+                futures = [producer.put("x") for _ in range(8)]
+            assert all(future.done() for future in futures)
+            assert [int(future.result()) for future in futures] == list(range(1, 9))
+
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_a_program_that_ends_says_so_and_takes_one_timeout(
+        self, beanstalkd: BeanstalkdServer, frozen: bool
+    ) -> None:
+        program = (
+            "import sys\n"
+            "from beanpool import PoolManager\n"
+            "pool = PoolManager(sys.argv[1], timeout=1, connect_timeout=0.5)\n"
+            "producers = [pool.producer(linger=60, max_batch=5) for _ in range(2)]\n"
+            "for producer in producers:\n"
+            "    for _ in range(20):\n"
+            "        producer.put('x')\n"
+        )
+        if frozen:
+            beanstalkd.freeze()
+        else:
+            beanstalkd.kill()
+        started = time.monotonic()
+        ended = run_python(program, beanstalkd.url)
+        took = time.monotonic() - started
+        if frozen:
+            beanstalkd.thaw()
+        assert ended.returncode == 0
+        lost = [tuple(map(int, found)) for found in re.findall(r"(\d+) are not stored, (\d+) may", ended.stderr)]
+        assert len(lost) == 2, ended.stderr
+        assert sum(map(sum, lost)) == 40
+        # One for all, and the start of an interpreter.
+        assert took < 3.5
+
+
+class TestDropped:
+    def test_it_keeps_neither_thread_nor_pool_and_what_was_put_goes_out(self, beanstalkd: BeanstalkdServer) -> None:
+        pool = PoolManager(beanstalkd.url)
+        gone = weakref.ref(pool)
+        producer = pool.producer(linger=60)
+        future = producer.put("x")
+        pool.put("y")
+        with pytest.warns(ResourceWarning, match="never closed"):
+            del producer
+        assert isinstance(future.result(5), JobId)
+        wait_until(lambda: not thread_names("beanpool-producer"), "its thread to end")
+        pool.close()
+        del pool
+        gc.collect()
+        assert gone() is None
+
+    def test_what_is_lost_then_is_in_the_log(self, refused: str, caplog: pytest.LogCaptureFixture) -> None:
+        with PoolManager(refused, timeout=0.2) as pool:
+            with pytest.warns(ResourceWarning):
+                pool.producer().put("x")
+            wait_until(lambda: "1 are not stored" in caplog.text, "the log")

@@ -17,6 +17,12 @@ class Cancelled(BaseException):
     """A framework's way to stop a thread."""
 
 
+@pytest.fixture(autouse=True)
+def quiet_finalizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised in a finalizer, of a thread's object too, is reported, not propagated: here that is no news."""
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Cancelled])
 @pytest.mark.parametrize("max_batch", [1, 2, 500])
 def test_put(beanstalkd: BeanstalkdServer, kind: type[BaseException], max_batch: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -19,7 +21,7 @@ from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until
 
-from beanpool import Connection, Job, PoolManager, sockets
+from beanpool import Connection, Job, JobId, PoolManager, PutAmbiguous, sockets
 from beanpool.errors import BeanpoolError, JobLost
 from beanpool.events import Event
 
@@ -201,6 +203,63 @@ def _free(lock: Any) -> bool:
         return False
     lock.release()
     return True
+
+
+def test_a_producer_starts_afresh_and_what_the_parent_has_put_is_the_parents(
+    beanstalkd: BeanstalkdServer, pool: PoolManager
+) -> None:
+    with pool.producer(linger=60) as producer:
+        future = producer.put("parent")
+
+        def child() -> None:
+            with pytest.raises(PutAmbiguous, match="parent process"):
+                future.result(2)
+            mine = producer.put("child")
+            producer.flush(5)
+            assert isinstance(mine.result(0), JobId)
+            pool.producer().put("dropped").result(5)
+            producer.put("at the end")
+            producer.close()
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            in_child(child)
+        assert not future.done()
+    assert isinstance(future.result(0), JobId)
+    bodies = sorted(job.body for job in beanstalkd.control.drain_all())
+    assert bodies == [b"at the end", b"child", b"dropped", b"parent"]
+
+
+def test_a_producer_while_threads_put_and_flush(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            producer.put("parent")
+            producer.flush()
+
+    def child() -> None:
+        for _ in range(3):
+            producer.put("child")
+        producer.close()
+
+    with pool.producer(linger=0) as producer:
+        threads = [background(work) for _ in range(3)]
+        for _ in range(10):
+            in_child(child)
+        stop.set()
+        for thread in threads:
+            thread.result()
+    assert sum(job.body == b"child" for job in beanstalkd.control.drain_all()) == 30
+
+
+def test_a_child_of_multiprocessing_that_ends_loses_nothing(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
+    with pool.producer(linger=60) as producer:
+        process = multiprocessing.get_context("fork").Process(target=producer.put, args=("child",))
+        process.start()
+        process.join(10)
+        assert process.exitcode == 0
+        assert beanstalkd.control.counter("current-jobs-ready", "default") == 1
 
 
 def test_nothing_is_written_to_or_shut_down_on_an_inherited_socket() -> None:

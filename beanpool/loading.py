@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 from typing import Any
 
 from beanpool.locks import Lock, is_mine
-from beanpool.own_limits import no_descriptor
+from beanpool.own_limits import no_descriptor, out_of_descriptors
 
 _lock = Lock()
 _begun: set[str] = set()
@@ -29,8 +30,11 @@ def load(name: str) -> Any:
         return package
     try:
         return _load(name)
-    except OSError as error:
-        raise no_descriptor(f"loading {name}", error) from error
+    except (OSError, ImportError) as error:
+        # What is linked into the interpreter says it in words.
+        if isinstance(error, OSError) or os.strerror(errno.EMFILE) in str(error) or out_of_descriptors():
+            raise no_descriptor(f"loading {name}", error) from error
+        raise
 
 
 def _load(name: str) -> Any:

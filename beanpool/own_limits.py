@@ -12,7 +12,7 @@ from beanpool.errors import BeanpoolError
 _NUMBERS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def no_descriptor(what: str, error: OSError) -> BeanpoolError:
+def no_descriptor(what: str, error: Exception) -> BeanpoolError:
     """The error of `what` (a subject) that cannot be had because the system has no descriptor for it."""
     return BeanpoolError(
         f"{what} is not possible now: {type(error).__name__}: {error}. If there are too many open files, let this "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import encodings.idna  # noqa: F401  # Python forgets for good how to look up names if it fails to load that then.
 import os
 import socket
 import threading
@@ -90,11 +91,9 @@ class _Query:
         try:
             self.targets = _ask(self._address)
             _remember(self._address, self.targets)
-        except OSError as error:
-            self.error = out_of_descriptors() or error
         except BaseException as error:
             # Whatever it is, those who ask get it as the reason.
-            self.error = error
+            self.error = out_of_descriptors() or error
         finally:
             self.done = True
             if _under_way.get(self._address) is self:
@@ -143,7 +142,7 @@ class Lookup:
             return
         try:
             self._targets = _ask(address, 0 if address.host == "localhost" else socket.AI_NUMERICHOST)
-        except (OSError, UnicodeError):
+        except (OSError, UnicodeError, LookupError):
             self._share_query()
 
     def _share_query(self) -> None:

@@ -154,4 +154,4 @@ print("done")
 def test_a_program_without_descriptors_gets_errors_of_ours(beanstalkd: BeanstalkdServer) -> None:
     """Every verb, of a pool that has a connection and of one that has none; afterwards all is well."""
     ended = run_python(WITHOUT_DESCRIPTORS, beanstalkd.address)
-    assert (ended.stdout, ended.stderr, ended.returncode) == ("done\n", "", 0)
+    assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", "done\n")

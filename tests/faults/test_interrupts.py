@@ -7,6 +7,7 @@ import gc
 import importlib
 import json
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -557,6 +558,10 @@ sys.stdout.write(json.dumps({
 """
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14),
+    reason="there an interrupt between the start of a with and its block leaves a lock taken for ever (gh-148874)",
+)
 def test_a_thousand_sigints_at_random_moments(beanstalkd: BeanstalkdServer) -> None:
     done = run_python(_LOOP, beanstalkd.url, "1000", "7", timeout=60)
     assert done.returncode == 0, done.stderr

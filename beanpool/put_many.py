@@ -20,6 +20,7 @@ from beanpool.put_outcome import is_duplicate
 from beanpool.putting import (
     AnotherRound,
     NotStored,
+    PutRequest,
     Putter,
     has_tried,
     named,
@@ -209,13 +210,13 @@ class PutMany(Generic[Place]):
 
     def _open_lane(self, member: Member, tube: str, item: Item[Place]) -> Lane[Place] | None:
         if member in self._full:
-            if _is_full(member):
+            if member.pool.is_full:
                 # The batch has waited for it before.
                 self._fail(item, member, member.pool.exhausted())
                 return None
             self._full.discard(member)
             self._failed.pop(member, None)
-        if self._lanes and (len(self._lanes) >= _MOST_LANES or _is_full(member)):
+        if self._lanes and (len(self._lanes) >= _MOST_LANES or member.pool.is_full):
             # Who waits for a connection has none: it may be the batch itself that has them all, or another batch that
             # waits for one of this one's.
             self._finish_lanes()
@@ -417,6 +418,8 @@ class PutMany(Generic[Place]):
 
     def _give_second_chances(self) -> None:
         """Wait for servers with those that no server took, and try again; what is left over then is given up."""
+        if self._putter.all_drain():
+            self._ask_who_drains()
         self._pausing_since = time.monotonic()
         with contextlib.suppress(NotStored):
             self._putter.rounds(self._another_round, self._pausing_since + self._stall.left)
@@ -425,6 +428,24 @@ class PutMany(Generic[Place]):
         waiting, self._left_over = self._left_over, []
         for retry in waiting:
             self._give_up(retry)
+
+    def _ask_who_drains(self) -> None:
+        """Only another process takes a put then: one put finds out whether there is one, and speaks for all."""
+        retry = self._left_over.pop(0)
+        started = time.monotonic()
+        request = PutRequest(*retry.put, started + self._stall.left, self._resend)
+        request.attempts = retry.attempts
+        outcome: Outcome
+        try:
+            outcome = self._putter.go_on(request, None, None)
+        except BeanpoolError as error:
+            outcome = error.with_traceback(None)
+            self._stall.spend(time.monotonic() - started)
+        self._settle([(retry.place, outcome)])
+        if self._putter.all_drain():
+            drained, self._left_over = self._left_over, []
+            for left in drained:
+                self._give_up(left)
 
     def _another_round(self) -> None:
         self._stall.spend(time.monotonic() - self._pausing_since)
@@ -442,8 +463,3 @@ class PutMany(Generic[Place]):
 
 def _as_retry(item: Item[Place]) -> Retry[Place]:
     return item if isinstance(item, Retry) else Retry(item[0], item[1], [], set())
-
-
-def _is_full(member: Member) -> bool:
-    opened, idle = member.pool.counts()
-    return opened >= member.pool.max_connections and not idle

@@ -247,7 +247,8 @@ class Putter:
             for member in self._topology().order(put.key)
             if member.accepting and member not in asked and member not in too_small
         ]
-        all_drain = not candidates and self._all_drain()
+        known = len(put.attempts)
+        all_drain = not candidates and self.all_drain()
         if all_drain:
             # Only another process takes a put then: each is asked once whether it is one by now, and that is the end.
             candidates = [m for m in self._topology().order(put.key) if m.health.draining and m not in asked]
@@ -271,7 +272,11 @@ class Putter:
                 self.observer.put_rerouted(member, *put.attempts[-1])
             jid.maybe_duplicate = is_duplicate(named(put.attempts))
             return jid
-        if (all_drain and self._all_drain()) or self.is_too_big_for_all(put.attempts, put.size):
+        # One whose connection broke may be another process by now.
+        all_drain = (
+            all_drain and self.all_drain() and all(isinstance(error, Draining) for _, error in put.attempts[known:])
+        )
+        if all_drain or self.is_too_big_for_all(put.attempts, put.size):
             raise NotStored
         raise AnotherRound
 
@@ -286,7 +291,8 @@ class Putter:
         if self.note(put.attempts, member, error, put.key, put.resend):
             raise NotStored
 
-    def _all_drain(self) -> bool:
+    def all_drain(self) -> bool:
+        """Whether every server that may get puts is there, and drains."""
         takers = [member for member in self._topology().distinct if member.weight > 0]
         return bool(takers) and all(member.health.draining and not member.down for member in takers)
 

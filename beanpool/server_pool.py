@@ -189,6 +189,11 @@ class ServerPool:
         return sum(connection.holds_jobs for connection in self._connections())
 
     @property
+    def is_full(self) -> bool:
+        """Whether a command would have to wait for a connection."""
+        return not self._idle and not self._has_room(self._connections())
+
+    @property
     def contended(self) -> bool:
         """Whether callers wait for a connection."""
         return bool(self._queue)
@@ -329,12 +334,15 @@ class ServerPool:
 
     def _add(self) -> PooledConnection | None:
         """A new connection for a command; None if there may be no more."""
-        connections = self._connections()
+        return self._new_place() if self._has_room(self._connections()) else None
+
+    def _has_room(self, connections: list[PooledConnection]) -> bool:
+        """Whether there may be another connection for a command beside these."""
         limit = self.max_connections
         if len(connections) >= limit:
             spare = max(1, limit // _JOBS_PER_SPARE)
             limit += min(spare, sum(bool(connection.jobs) for connection in connections))
-        return self._new_place() if len(connections) < limit else None
+        return len(connections) < limit
 
     def _new_place(self) -> PooledConnection:
         # Those that were collected took their places along; here they are forgotten.

@@ -83,6 +83,8 @@ class SlowSource(Generic[Item]):
                 if self._waits_since:
                     self._go_on()
                 if item is end:
+                    # While it has the lock: what comes after the last item is the batch's alone.
+                    self._ended = True
                     return
                 yield item  # type: ignore[misc]  # It is no mark of the end.
 

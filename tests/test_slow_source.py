@@ -94,6 +94,15 @@ def test_the_two_are_never_at_work_together() -> None:
     assert len(batch.read) == 20_000
 
 
+def test_after_its_end_the_batch_is_alone() -> None:
+    batch = Batch()
+    with SlowSource(iter([1, 2]), batch.meanwhile, batch.rest) as items:
+        batch.read += items
+        looks = batch.looks
+        threading.Event().wait(0.05)
+        assert batch.looks == looks
+
+
 def test_what_goes_wrong_meanwhile_is_raised_where_the_source_is_read() -> None:
     batch = Batch()
 

@@ -201,6 +201,17 @@ class TestComebacks:
             stored = stored_in(pool.put_many(["x"] * 50))
         assert all(jid.maybe_duplicate for jid in stored)
 
+    def test_where_all_drain_nothing_is_waited_for(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers, health_interval=60) as pool:
+            for server in servers:
+                server.drain()
+            with within(1, "the batch"):
+                outcomes = pool.put_many(f"{number}" for number in range(1000))
+            assert {type(outcome) for outcome in outcomes} == {NoServerAvailable}
+            servers[1].restart()
+            assert {jid.server for jid in stored_in(pool.put_many(["x"] * 20))} == {servers[1].address}
+
     def test_every_server_is_named_with_its_reason(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         servers[0].kill()

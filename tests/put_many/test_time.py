@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -66,29 +68,28 @@ def test_many_tubes_of_a_server_that_is_far(beanstalkd: BeanstalkdServer, delay_
     assert len(stored) == 10
 
 
+@contextlib.contextmanager
+def in_use(pool: PoolManager, server: int) -> Iterator[None]:
+    """Within the block a call has a connection of this server's pool."""
+    with pool._topology.members[server].pool.lend(time.monotonic() + 5):
+        yield
+
+
 class TestConnections:
     def test_a_full_pool_is_waited_for_once(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd, max_connections=1, timeout=0.4) as pool:
-            pool.put("held")
-            job = pool.reserve(timeout=1)
-            assert job is not None
-            with within(0.4, "the batch"):
+            with in_use(pool, 0), within(0.4, "the batch"):
                 outcomes = pool.put_many(["x"] * 600)
             assert {type(outcome) for outcome in outcomes} == {PoolTimeout}
-            job.delete()
             stored_in(pool.put_many(["x"] * 10))
 
     def test_a_full_pool_beside_one_that_is_not(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         with pool_of(*servers, max_connections=1, timeout=1) as pool:
             keys = [key_of(pool, server.address) for server in servers]
-            pool.put("held", key=keys[0])
-            job = pool.reserve(timeout=1)
-            assert job is not None
-            with within(1, "the batch"):
+            with in_use(pool, 0), within(1, "the batch"):
                 stored = stored_in(pool.put_many(Put("x", key=keys[number % 2]) for number in range(200)))
             assert {jid.server for jid in stored} == {servers[1].address}
-            job.delete()
 
     def test_it_does_not_wait_for_its_own(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd, max_connections=2, timeout=10) as pool, within(3, "the batch"):

@@ -118,7 +118,7 @@ def calls(pool):
     yield pool.tubes
     yield lambda: pool.servers
     yield pool.get_stats
-    yield pool.producer
+    yield lambda: pool.producer().close()
     yield lambda: Connection(host, int(port))
     yield lambda: Connection("localhost", int(port))
     yield lambda: Connection("a.name.invalid", int(port))

@@ -73,7 +73,7 @@ class Reserver:
             raise
         if catch is not None:
             return self._job(tubes, catch)
-        self._refuse_silence(errors)
+        self._refuse_silence(errors, timeout == 0)
         return None
 
     def reserve_many(self, tubes: tuple[str, ...], limit: int, timeout: float | None) -> list[Job]:
@@ -106,7 +106,7 @@ class Reserver:
             self._dismiss(begun)
             raise
         if not jobs:
-            self._refuse_silence(take.errors)
+            self._refuse_silence(take.errors, thorough)
         return jobs
 
     def _wait_many(self, shared: SharedWait, deadline: float, begun: Begun, limit: int) -> list[Catch]:
@@ -131,13 +131,17 @@ class Reserver:
         # With no time to wait, the sweep itself has as long as any command.
         return shared, deadline, deadline if timeout != 0 else now + self._timeout
 
-    def _refuse_silence(self, errors: dict[str, BaseException]) -> None:
-        """Raise, instead of telling the caller that there is no job, when nobody could say so."""
+    def _refuse_silence(self, errors: dict[str, BaseException], thorough: bool) -> None:
+        """Raise, instead of telling the caller that there is no job, when nobody could say so.
+
+        :param thorough: whether nothing but the errors tells whom we could not ask; else a wait has asked again.
+        """
         if self._closed:
             raise PoolClosed("the pool is closed")
         members = self._topology().distinct
         usable = [member for member in members if member.up]
-        if not usable:
+        # One that is up, and could not be asked, is so because of our own limits: a lack of descriptors, for one.
+        if all(thorough and member.address in errors for member in usable):
             reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
             raise no_server(reasons, "could be asked for a job")
         # Connections that wait, or that a call uses for a moment, are in use too, but those servers have been asked.

@@ -91,7 +91,7 @@ def test_a_start_that_takes_its_time(
 
 WITHOUT_DESCRIPTORS = """
 import os, resource, sys
-from beanpool import BeanpoolError, Connection, PoolManager
+from beanpool import BeanpoolError, Connection, NoServerAvailable, PoolManager
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 address = sys.argv[1]
@@ -131,6 +131,14 @@ for warm in (False, True):
             pool.put("y")
             pool.reserve(0).release()
         held = fill()
+        if not warm:
+            # A server that was not asked is not empty.
+            try:
+                pool.reserve(0)
+            except NoServerAvailable:
+                pass
+            else:
+                raise AssertionError("it says that there is no job")
         for call in calls(pool):
             try:
                 call()

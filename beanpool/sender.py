@@ -152,12 +152,16 @@ class Sender:
 
     def withdraw(self, entry: Entry) -> bool:
         """Take back a put; false if it is on its way."""
-        with self._lock:
-            try:
-                self.entries.remove(entry)
-            except ValueError:
-                return False
-            return True
+        while True:
+            with self._lock:
+                try:
+                    self.entries.remove(entry)
+                except ValueError:
+                    return False
+                except IndexError:
+                    # Another put has come meanwhile, on a Python without a global lock.
+                    continue
+                return True
 
     def flush(self, timeout: float | None) -> None:
         """Send what is there, and wait until it is settled. See :meth:`Producer.flush`."""

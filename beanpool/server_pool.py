@@ -6,6 +6,7 @@ import collections
 import contextlib
 import enum
 import itertools
+import math
 import threading
 import time
 import weakref
@@ -35,6 +36,7 @@ _LEAST_TIMEOUT = 0.001
 # One connection in so many may be made beyond the limit while jobs hold others, at least one: see ServerPool.
 _JOBS_PER_SPARE = 4
 _SPARE_IDLE_FOR = 2.0
+_REMEMBERED_FOR = 5.0
 # How long the users of connections that were shut down under them may take to see it (seconds).
 _INTERRUPTED_FOR = 0.25
 
@@ -158,6 +160,8 @@ class ServerPool:
         # Which of them are kept when they come back.
         self._kept_generation = 0
         self._stage = _OPEN
+        # When a reserve that could not wait was last told that jobs have all connections.
+        self._refused_at = -math.inf
         self._wanted: Callable[[], None] | None = None
         self._idle: list[PooledConnection] = []
         # By their ids: that of an object that is gone is free for the next one.
@@ -200,8 +204,8 @@ class ServerPool:
 
     @property
     def starving(self) -> bool:
-        """Whether somebody wants a connection, waiting for it or not."""
-        return bool(self._queue or self._wanted)
+        """Whether somebody wants a connection, waiting for it or not, or went without one a moment ago."""
+        return bool(self._queue or self._wanted) or _monotonic() - self._refused_at < _REMEMBERED_FOR
 
     def review_due(self, now: float) -> bool:
         """Whether somebody wants a connection, and one may be held by jobs that are reserved no longer."""
@@ -318,6 +322,7 @@ class ServerPool:
                 return None
             connections = self._connections()
             if sum(bool(c.may_hold_jobs or c.jobs) for c in connections) >= self.max_connections:
+                self._refused_at = _monotonic()
                 return None
             connection = _newest(self._idle, lambda connection: connection.watches_only(tubes))
             if connection is None:

@@ -10,7 +10,7 @@ from beanpool.cluster import Cluster
 from beanpool.errors import BeanpoolError
 from beanpool.job import Job
 from beanpool.pooled_connection import PooledConnection
-from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, MAX_UINT32, check_int, check_tube
+from beanpool.protocol.arguments import MAX_UINT32, check_int, check_tube
 from beanpool.protocol.commands import (
     LIST_TUBE_USED,
     LIST_TUBES,
@@ -156,10 +156,8 @@ class ClusterVerbs(Cluster):
         A tube exists while somebody uses or watches it. So what this pool uses and watches does, as it does for a
         :class:`Connection`, also if nothing was put into it or reserved from it yet.
         """
-        ours = dict.fromkeys((self._used, *self._watched) if tube is None else (tube,))
-        # That one is always there.
-        used = self._used if self._used in ours and self._used != DEFAULT_TUBE_NAME else None
-        watched = tuple(name for name in self._watched if name in ours and name not in (used, DEFAULT_TUBE_NAME))
+        ours = tube is None or tube == self._used or tube in self._watched
+        used, watched = (self._used, self._watched) if ours else (None, None)
 
         def read(connection: PooledConnection, reply: Reply, _: float) -> Any:
             return None if reply.status == "PAUSED" else connection.document_result(command, reply)

@@ -7,7 +7,7 @@ import functools
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from beanpool.address import Address
@@ -266,7 +266,7 @@ class PooledConnection(Connection):
         self._begin(lambda: (questions, STATS, _STATS_REQUEST), min(patience, self.connect_timeout))
 
     def begin_command(
-        self, command: Command, request: bytes, deadline: float, *, uses: str | None, watches: Iterable[str]
+        self, command: Command, request: bytes, deadline: float, *, uses: str | None, watches: tuple[str, ...] | None
     ) -> None:
         """Send a command; the reply comes from :meth:`step`. What it takes goes along in the same round trip.
 
@@ -275,21 +275,19 @@ class PooledConnection(Connection):
 
         :param deadline: until when it is to be answered (monotonic seconds).
         :param uses: the tube that the connection has to use; None if that is all the same.
-        :param watches: tubes that it has to watch, beside others.
+        :param watches: the tubes that it has to watch; None if that is all the same.
         """
         # As in begin_reserve.
         this = weakref.proxy(self)
         self._begin(lambda: (this._prepare_for(uses, watches), command, request), deadline - time.monotonic())
 
-    def _prepare_for(self, uses: str | None, watches: Iterable[str]) -> list[Step]:
+    def _prepare_for(self, uses: str | None, watches: tuple[str, ...] | None) -> list[Step]:
         steps: list[Step] = []
         if uses is not None and self.used != uses:
             check = functools.partial(PooledConnection._now_uses, weakref.proxy(self), uses)
             steps.append((USE, encode_tube(USE, uses), check))
-        watched = set(self.watched)
-        missing = [tube for tube in watches if tube not in watched]
-        if missing:
-            steps += self._retune((*self.watched, *missing))
+        if watches is not None:
+            steps += self._retune(watches)
         return steps
 
     def _now_uses(self, tube: str, reply: Reply) -> None:

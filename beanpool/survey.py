@@ -37,8 +37,8 @@ class Question:
     """Returns the answer in a connection's reply, which took so long (seconds); raises its refusal."""
     uses: str | None = None
     """The tube that the connection has to use; None if that is all the same."""
-    watches: tuple[str, ...] = ()
-    """Tubes that it has to watch."""
+    watches: tuple[str, ...] | None = None
+    """The tubes that it has to watch; None if that is all the same."""
 
 
 def ask_all(members: Iterable[Member], deadline: float, question: Question) -> Answers:

@@ -51,8 +51,8 @@ class TestTubes:
     def test_those_that_the_pool_uses_and_watches_are_there_before_the_first_job(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         with manager(servers, tube="used", watch=["default", "watched"]) as pool:
-            assert pool.stats_tube("used")["current-using"] == 2
-            assert pool.stats_tube("watched")["current-watching"] == 2
+            assert pool.stats_tube("used")["current-using"] >= 2
+            assert pool.stats_tube("watched")["current-watching"] >= 2
             with pytest.raises(NotFound):
                 pool.stats_tube("other")
             pool.use("a")
@@ -60,9 +60,8 @@ class TestTubes:
             pool.watch("c")
             pool.ignore("c")
             pool.pause_tube("b", 60)
-            assert {frozenset(tubes) for tubes in pool.tubes_by_server().values()} == {
-                frozenset({"default", "a", "b", "watched"})
-            }
+            for tubes in pool.tubes_by_server().values():
+                assert {"default", "a", "b", "watched"} <= set(tubes)
             assert pool.stats_tube("b")["pause"] == 60
             with pytest.raises(NotFound):
                 pool.tube("c").stats()
@@ -70,13 +69,22 @@ class TestTubes:
             pool.put("x", tube="b")
             assert pool.reserve(0, tubes="watched") is None
 
+    def test_those_that_it_uses_and_watches_no_more_are_gone(self, cluster: StartCluster) -> None:
+        with manager(cluster(1), max_connections=1, health_interval=60) as pool:
+            pool.use("a")
+            pool.watch("b")
+            assert pool.tubes() == ["a", "b", "default"]
+            pool.use("default")
+            pool.ignore("b")
+            assert pool.tubes() == ["default"]
+
     def test_thousands_that_are_watched_come_in_one_go(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         names = [f"tube-{number}" for number in range(3000)]
         with manager(servers, watch=names) as pool:
             with within(2, "the answer"):
                 assert set(pool.tubes()) >= set(names)
-            assert pool.stats_tube(names[-1])["current-watching"] == 2
+            assert pool.stats_tube(names[-1])["current-watching"] >= 2
 
     def test_a_ping(self, cluster: StartCluster) -> None:
         servers = cluster(2)

@@ -1,0 +1,1 @@
+"""pystalkd's API over beanpool."""

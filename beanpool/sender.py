@@ -218,14 +218,14 @@ class Sender:
             try:
                 self._has_room.notify_all()
                 self._wake()
-                while not settled():
+                while not (done := settled()):
                     remaining = self._until(started, timeout) - time.monotonic()
                     if remaining <= 0:
-                        return False
+                        break
                     self._changed.wait(remaining)
-                return True
             finally:
                 self._flushing -= 1
+        return done
 
     def _until(self, started: float, timeout: float | None) -> float:
         """Until when to wait for what is to be sent (monotonic seconds)."""

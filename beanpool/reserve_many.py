@@ -298,10 +298,15 @@ class Take:
         found.update(jobs)
         if len(found) != lot.in_hand:
             lot.lose(lot.in_hand - len(found))
-        for other in self._lanes:
-            if other is not lane and other.connection.origin == lane.connection.origin:
-                again = [jid for jid, _ in jobs if other.found.pop(jid, None) is not None]
-                other.lot.lose(len(again))
+        # Several connections to one server may be in use.
+        others = [
+            other for other in self._lanes if other is not lane and other.connection.origin == lane.connection.origin
+        ]
+        for other in others:
+            again = other.found.keys() & {jid for jid, _ in jobs}
+            for jid in again:
+                del other.found[jid]
+            other.lot.lose(len(again))
 
     def _lose(self, lane: _Lane, error: BeanpoolError) -> None:
         """The lane's connection is of no more use: what was reserved on it goes back to its server."""

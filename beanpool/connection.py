@@ -427,9 +427,6 @@ class Connection(NotPicklable):
     def _plain(self, command: Command, request: bytes, success: str) -> None:
         self.plain_result(command, success, None, self._exchange(command, request))
 
-    def _finish(self, command: Command, jid: int, request: bytes, success: str) -> None:
-        self.plain_result(command, success, jid, self._exchange(command, request))
-
     def plain_result(self, command: Command, success: str, finished: int | None, reply: Reply) -> None:
         """Check the reply to a command that returns nothing.
 
@@ -614,7 +611,7 @@ class Connection(NotPicklable):
 
         :raises NotFound: if there is none, or it is reserved by another connection.
         """
-        self._finish(DELETE, jid, encode_job(DELETE, jid), "DELETED")
+        self.plain_result(DELETE, "DELETED", jid, self._exchange(DELETE, encode_job(DELETE, jid)))
 
     def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> None:
         """Give a job that is reserved here back to its tube (``release``).
@@ -624,14 +621,15 @@ class Connection(NotPicklable):
         :raises NotFound: if it is not reserved here.
         :raises Buried: if the server had no memory to queue it, and has buried it.
         """
-        self._finish(RELEASE, jid, encode_release(jid, priority, delay), "RELEASED")
+        reply = self._exchange(RELEASE, encode_release(jid, priority, delay))
+        self.plain_result(RELEASE, "RELEASED", jid, reply)
 
     def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> None:
         """Put a job that is reserved here aside (``bury``).
 
         :raises NotFound: if it is not reserved here.
         """
-        self._finish(BURY, jid, encode_bury(jid, priority), "BURIED")
+        self.plain_result(BURY, "BURIED", jid, self._exchange(BURY, encode_bury(jid, priority)))
 
     def touch(self, jid: int) -> None:
         """Start the TTR of a job that is reserved here anew (``touch``).

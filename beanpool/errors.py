@@ -237,7 +237,10 @@ def _named(address: str, error: BaseException) -> str:
 
 
 class PoolTimeout(BeanpoolError):
-    """No connection became free in time: all are in use by calls or by unfinished jobs."""
+    """No connection became free in time: all are in use by calls or by unfinished jobs.
+
+    The message says how many there are, how many of them unfinished jobs hold, and what ``max_connections`` is.
+    """
 
 
 class PoolClosed(BeanpoolError):

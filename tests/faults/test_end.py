@@ -302,8 +302,8 @@ def test_a_connection_that_is_closed_under_a_check_does_not_end_the_monitor(
     """As ``close()`` does in another thread: what the monitor's thread then raised would fail the test."""
     begin, closed = PooledConnection.begin_probe, threading.Event()
 
-    def begin_and_lose(connection: PooledConnection) -> None:
-        begin(connection)
+    def begin_and_lose(connection: PooledConnection, patience: float) -> None:
+        begin(connection, patience)
         connection.drop("another thread has closed it")
         closed.set()
 

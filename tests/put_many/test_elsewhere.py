@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import time
 from collections import Counter
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -43,13 +45,16 @@ def test_it_stays_a_batch(cluster: StartCluster, how: str, keyed: bool) -> None:
     servers = cluster(3)
     with manager(servers) as pool:
         pool.wait(3)
-        puts = [Put(f"{number}", key=f"user {number}" if keyed else None) for number in range(MANY)]
+        puts = [Put("x" * 200, key=f"user {number}" if keyed else None) for number in range(MANY)]
         take_away(how, pool, servers[0])
         before = pool.get_stats()["requests_num"]
         stored = stored_in(pool.put_many(puts))
         assert pool.get_stats()["requests_num"] - before < FEW_CALLS
         assert not any(jid.maybe_duplicate for jid in stored)
         assert {jid.server for jid in stored} == {server.address for server in servers[1:]}
+        if how == "draining":
+            refused = servers[0].control.counter("cmd-put")
+            assert 0 < refused < MANY / 6, "what was on its way, and no more"
         if keyed:
             order = [[address for address in pool.route(str(put.key)) if address != servers[0].address] for put in puts]
             assert [jid.server for jid in stored] == [addresses[0] for addresses in order]
@@ -113,6 +118,10 @@ class TestSuspects:
         with manager(servers, timeout=1, connect_timeout=20, health_interval=60) as pool:
             pool.wait(2)
             key = key_of(pool, servers[0].address)
+            with contextlib.ExitStack() as stack:
+                # One connection for the check of a suspect server, and another one for the batch.
+                for _ in range(3):
+                    stack.enter_context(pool._topology.members[0].pool.lend(time.monotonic() + 5))
             servers[0].freeze()
             pool._topology.members[0].report(
                 CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0

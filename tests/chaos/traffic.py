@@ -6,7 +6,7 @@ import collections
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from chaos.watchdog import HUNG_AFTER, Watchdog
 from support.ledger import Ledger
@@ -17,6 +17,8 @@ from beanpool.errors import BeanpoolError
 DEADLINE = 1.0
 """Of every call but a reserve (seconds)."""
 RESERVE_FOR = 0.5
+_SOURCE_TAKES = 0.2
+"""How long the slow source of a batch makes it wait, in all (seconds)."""
 
 
 class Traffic:
@@ -67,9 +69,12 @@ class Traffic:
         on_ambiguous = "resend" if rng.random() < 0.8 else "raise"
         if rng.random() < 0.02:
             bodies = self.ledger.tokens(rng.randint(1, 60), size=100)
+            source = bodies if rng.random() < 0.5 else _slowly(bodies, rng)
             # Two timeouts after the last put that was stored; in a batch of this size, those come early.
             batch = self._watchdog.timed(
-                "put_many", 2 * DEADLINE, lambda: self.pool.put_many(bodies, key=key, on_ambiguous=on_ambiguous)
+                "put_many",
+                2 * DEADLINE + _SOURCE_TAKES,
+                lambda: self.pool.put_many(source, key=key, on_ambiguous=on_ambiguous),
             )
             for body, one in zip(bodies, batch, strict=True):
                 self._book(body, one)
@@ -173,3 +178,11 @@ class Traffic:
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         return [thread.name for thread in self._threads if thread.is_alive()]
+
+
+def _slowly(bodies: list[bytes], rng: random.Random) -> Iterator[bytes]:
+    """All of them, with pauses at some."""
+    pauses = rng.choices(range(len(bodies)), k=5)
+    for number, body in enumerate(bodies):
+        yield body
+        time.sleep(pauses.count(number) * _SOURCE_TAKES / 5)

@@ -225,13 +225,14 @@ class Take:
         for lane in ready:
             self._receive(lane)
         now = time.monotonic()
-        for lane in lanes:
-            if lane.lot.asked and now + _CLOSE_ENOUGH >= self._late_at(lane, patience):
+        # Those that were lost meanwhile are there no more.
+        for lane in [lane for lane in self._lanes if lane.lot.asked]:
+            if now + _CLOSE_ENOUGH >= self._late_at(lane, patience):
                 if lane.connection.dialing:
                     self._receive(lane)
                 else:
                     self._lose(lane, lane.connection.late())
-        left = [lane for lane in lanes if lane.lot.asked]
+        left = [lane for lane in self._lanes if lane.lot.asked]
         if now < until:
             return not left or now < self._leave_at(left, thorough)
         # What has come in by now is taken; it may be more than one look brings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,21 @@ class TestTrouble:
                 with pytest.raises(NoServerAvailable) as caught:
                     pool.reserve_many(5, timeout)
                 assert set(caught.value.errors) == {server.address for server in servers}
+
+    @pytest.mark.parametrize("timeout", [0, 0.2])
+    def test_the_last_server_loses_its_connection(self, scripted_server: StartScripted, timeout: float) -> None:
+        """With its reply due, after its handshake."""
+
+        def hang_up(connection: ScriptedConnection, line: bytes, body: bytes) -> None:
+            connection.close()
+
+        server = scripted_server(default=answering({"stats": stats_reply(), "reserve-with-timeout": hang_up}))
+        with (
+            PoolManager([server.address], health_interval=60) as pool,
+            within(timeout, slack=0.5),
+            contextlib.suppress(NoServerAvailable),
+        ):
+            assert pool.reserve_many(5, timeout) == []
 
     def test_a_dead_server_among_others(self, cluster: StartCluster) -> None:
         servers = cluster(3)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from beanpool.checks import check_many
 from beanpool.cluster import Cluster
+from beanpool.config import AnyServer
 from beanpool.delete_many import DeleteMany
 from beanpool.errors import JobLost, NotFound
 from beanpool.job import Job
@@ -27,7 +28,7 @@ class JobVerbs(Cluster):
     name or address of its server. A bare ``int`` will do where there is one server only.
     """
 
-    def reserve_job(self, jid: int, *, server: str | None = None) -> Job:
+    def reserve_job(self, jid: int, *, server: AnyServer | None = None) -> Job:
         """Reserve the job with this id, be it ready, delayed or buried (``reserve-job``, beanstalkd 1.12 and newer).
 
         :raises NotFound: if there is none, or it is reserved.
@@ -35,7 +36,7 @@ class JobVerbs(Cluster):
         member, instance = self._locate(jid, server)
         return self._reserver.reserve_job(member, check_id(jid), instance, time.monotonic() + self._timeout)
 
-    def delete(self, jid: int, *, server: str | None = None) -> None:
+    def delete(self, jid: int, *, server: AnyServer | None = None) -> None:
         """Delete a job, by the id that :meth:`put` returned (``delete``).
 
         :param jid: a :class:`JobId`, or an ``int`` together with `server` (its name or address).
@@ -63,7 +64,7 @@ class JobVerbs(Cluster):
         return DeleteMany(lambda jid: self._locate(jid, None), self._timeout).run(jobs)
 
     def release(
-        self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0, *, server: str | None = None
+        self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0, *, server: AnyServer | None = None
     ) -> None:
         """Give a job that this pool has reserved back to its tube (``release``); see :meth:`Job.release`.
 
@@ -72,7 +73,7 @@ class JobVerbs(Cluster):
         encode_release(check_id(jid), priority, delay)
         self._in_hand(jid, server, "release").release(priority, delay)
 
-    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY, *, server: str | None = None) -> None:
+    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY, *, server: AnyServer | None = None) -> None:
         """Put a job that this pool has reserved aside (``bury``); see :meth:`Job.bury`.
 
         :raises NotFound: if it is not reserved by this pool.
@@ -80,21 +81,21 @@ class JobVerbs(Cluster):
         encode_bury(check_id(jid), priority)
         self._in_hand(jid, server, "bury").bury(priority)
 
-    def touch(self, jid: int, *, server: str | None = None) -> None:
+    def touch(self, jid: int, *, server: AnyServer | None = None) -> None:
         """Start the TTR of a job that this pool has reserved anew (``touch``); see :meth:`Job.touch`.
 
         :raises NotFound: if it is not reserved by this pool.
         """
         self._in_hand(jid, server, "touch").touch()
 
-    def kick_job(self, jid: int, *, server: str | None = None) -> None:
+    def kick_job(self, jid: int, *, server: AnyServer | None = None) -> None:
         """Make a buried or delayed job ready (``kick-job``).
 
         :raises NotFound: if it is neither.
         """
         self._on_job(jid, server, lambda connection: connection.kick_job(check_id(jid)))
 
-    def stats_job(self, jid: int, *, server: str | None = None) -> dict[str, Any]:
+    def stats_job(self, jid: int, *, server: AnyServer | None = None) -> dict[str, Any]:
         """The statistics of a job (``stats-job``).
 
         :raises NotFound: if there is none.
@@ -102,7 +103,7 @@ class JobVerbs(Cluster):
         document: dict[str, Any] = self._on_job(jid, server, lambda connection: connection.stats_job(check_id(jid)))
         return document
 
-    def peek(self, jid: int, *, server: str | None = None) -> Job | None:
+    def peek(self, jid: int, *, server: AnyServer | None = None) -> Job | None:
         """Look at the job with this id without reserving it (``peek``); None if there is none."""
         if isinstance(jid, int) and not isinstance(jid, bool) and not jid:
             # No server has ever given it.
@@ -111,7 +112,7 @@ class JobVerbs(Cluster):
         job = self._on_job(jid, server, lambda connection: connection.peek(check_id(jid)))
         return self._reserver.at_home(member, job)
 
-    def _locate(self, jid: int, server: str | None) -> tuple[Member, str | None]:
+    def _locate(self, jid: int, server: AnyServer | None) -> tuple[Member, str | None]:
         """The member that a job's id belongs to, and the server process that gave the id, if that is known."""
         check_id(jid)
         topology = self._topology
@@ -129,7 +130,7 @@ class JobVerbs(Cluster):
             return topology.single, None
         return self._find(topology, server), instance
 
-    def _on_job(self, jid: int, server: str | None, ask: Callable[[PooledConnection], Answer]) -> Answer:
+    def _on_job(self, jid: int, server: AnyServer | None, ask: Callable[[PooledConnection], Answer]) -> Answer:
         member, instance = self._locate(jid, server)
         if not self._started:
             self._start()
@@ -142,7 +143,7 @@ class JobVerbs(Cluster):
 
         return ask_one(member, time.monotonic() + self._timeout, ask_the_same, None)
 
-    def _job_in_hand(self, jid: int, server: str | None) -> Job | None:
+    def _job_in_hand(self, jid: int, server: AnyServer | None) -> Job | None:
         if isinstance(jid, JobId) and server is None:
             # Its server may have been removed since.
             jobs = self._jobs_in_hand.get(jid.server)
@@ -152,7 +153,7 @@ class JobVerbs(Cluster):
         member, instance = self._locate(jid, server)
         return member.pool.in_hand.find(check_id(jid), instance)
 
-    def _in_hand(self, jid: int, server: str | None, command: str) -> Job:
+    def _in_hand(self, jid: int, server: AnyServer | None, command: str) -> Job:
         job = self._job_in_hand(jid, server)
         if job is None:
             raise NotFound(command, "NOT_FOUND", [])

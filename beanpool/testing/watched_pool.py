@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from beanpool import Job, PoolManager
+from beanpool.config import AnyServer
 
 
 class WatchedPool(PoolManager):
@@ -33,7 +34,7 @@ class WatchedPool(PoolManager):
         self._given_out += jobs
         return jobs
 
-    def reserve_job(self, jid: int, *, server: str | None = None) -> Job:
+    def reserve_job(self, jid: int, *, server: AnyServer | None = None) -> Job:
         """See :meth:`PoolManager.reserve_job`."""
         job = super().reserve_job(jid, server=server)
         self._given_out.append(job)

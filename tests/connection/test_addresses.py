@@ -75,7 +75,9 @@ class TestAddresses:
         with PoolManager((first.host, first.port), connect_timeout=None) as pool:
             pool.add_server((second.host, second.port))
             pool.set_weight((first.host, first.port), 0)
-            assert pool.put("x").server == second.address
+            jid = pool.put("x")
+            assert jid.server == second.address
+            pool.delete(int(jid), server=(second.host, second.port))
             pool.remove_server((first.host, first.port))
             assert [server.address for server in pool.servers] == [second.address]
 

@@ -41,8 +41,8 @@ class Address:
             size = len(os.fsencode(self.path))
             if size > MAX_PATH:
                 raise ValueError(
-                    f"path must be at most {MAX_PATH} bytes, which is what this system takes for a Unix socket, "
-                    f"and has {size}: {self.path!r}"
+                    f"path is too long for a Unix socket: this system takes {MAX_PATH} bytes at most, not {size}: "
+                    f"{self.path!r}"
                 )
             return
         if not isinstance(self.host, str):

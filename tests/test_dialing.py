@@ -66,7 +66,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 def black_hole() -> Iterator[tuple[str, int]]:
     """A listening socket with a full queue, which neither accepts nor refuses."""
     with contextlib.ExitStack() as stack:
-        full = stack.enter_context(socket.create_server(("127.0.0.2", 0), backlog=0))
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)

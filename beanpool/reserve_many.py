@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 
-from beanpool.errors import BeanpoolError, CommandFailed, PoolClosed
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, PoolClosed
 from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.member import Member
@@ -215,10 +215,10 @@ class Take:
 
     def _wait(self, lanes: list[_Lane], until: float, thorough: bool) -> bool:
         """Wait for replies on any of these; false if those that are due are waited for no longer."""
-        patience = self._timeout if self.empty else min(self._timeout, _PATIENCE)
+        empty = self.empty
         give_up_at = min(until, self._leave_at(lanes, thorough))
         for lane in lanes:
-            give_up_at = min(give_up_at, self._late_at(lane, patience))
+            give_up_at = min(give_up_at, self._late_at(lane, empty))
         # Also those that owe nothing: their jobs are lost with their connection.
         watched = [(lane.connection, lane) for lane in self._lanes if lane.lot.asked or lane.found]
         ready = wait_for_any(watched, max(0.0, give_up_at - time.monotonic()))
@@ -227,11 +227,11 @@ class Take:
         now = time.monotonic()
         # Those that were lost meanwhile are there no more.
         for lane in [lane for lane in self._lanes if lane.lot.asked]:
-            if now + _CLOSE_ENOUGH >= self._late_at(lane, patience):
+            if now + _CLOSE_ENOUGH >= self._late_at(lane, empty):
                 if lane.connection.dialing:
                     self._receive(lane)
                 else:
-                    self._lose(lane, lane.connection.late())
+                    self._lose(lane, self._late(lane, now))
         left = [lane for lane in self._lanes if lane.lot.asked]
         if now < until:
             return not left or now < self._leave_at(left, thorough)
@@ -241,8 +241,18 @@ class Take:
                 self._receive(lane)
         return False
 
-    def _late_at(self, lane: _Lane, patience: float) -> float:
-        return lane.connection.give_up_at if lane.connection.dialing else lane.progress_at + patience
+    def _late_at(self, lane: _Lane, empty: bool) -> float:
+        if lane.connection.dialing:
+            return lane.connection.give_up_at
+        # What holds up the jobs of others must be a silence that says something of the server.
+        return lane.progress_at + (self._timeout if empty else min(self._timeout, max(_PATIENCE, lane.member.patience)))
+
+    def _late(self, lane: _Lane, now: float) -> ConnectionFailed:
+        error = lane.connection.late()
+        if isinstance(error, CommandTimeout):
+            # Not since the first request: replies have come since.
+            error.waited = now - lane.progress_at
+        return error
 
     def _leave_at(self, lanes: list[_Lane], thorough: bool) -> float:
         """When to leave those that are silent to the wait on all servers."""

@@ -84,6 +84,12 @@ class Promise(Future[T]):
             self._asked = self._state in _DONE
             raise
 
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """As in ``Future``."""
+        # It is given the future, and with it the error.
+        self._asked = True
+        super().add_done_callback(fn)
+
     def unasked_error(self) -> BaseException | None:
         """Its error, if it has failed, and nobody has asked for that."""
         return None if self._asked else self._exception

@@ -120,14 +120,20 @@ class Sender:
             if self._thread is not None:
                 return
             thread = threading.Thread(target=self._run, name=f"beanpool-producer-{self._name}", daemon=True)
+            self._thread = thread
             try:
                 thread.start()
             except RuntimeError as error:
+                self._thread = None
                 raise BeanpoolError(
                     f"the producer's thread could not be started ({error}): there are too many, or the program is at "
                     "its end; use put or put_many"
                 ) from error
-            self._thread = thread
+            except BaseException:
+                # An interrupt: it may run nevertheless.
+                if not thread.is_alive():
+                    self._thread = None
+                raise
 
     def wake(self) -> None:
         """Let the thread look at what there is; in a forked child the first put starts it."""

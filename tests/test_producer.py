@@ -265,17 +265,20 @@ def test_flush_waits_for_what_was_put_before_it_and_for_nothing_else(pool: PoolM
 
 class TestWhatIsLost:
     def test_is_said_once_by_the_error_and_on_the_log(self, refused: str, caplog: pytest.LogCaptureFixture) -> None:
+        told_to: list[BaseException | None] = []
         with PoolManager(refused, timeout=0.3) as pool:
             producer = pool.producer(linger=60)
             for _ in range(3):
                 producer.put("x")
             asked = producer.put("x")
+            producer.put("x").add_done_callback(lambda future: told_to.append(future.exception()))
             waiting = background(lambda: asked.result(5))
             wait_until(lambda: asked._asked, "somebody to wait for it")  # type: ignore[attr-defined]  # It is a Promise.
             with pytest.raises(NoServerAvailable, match=r"3 are not stored, 0 may or may not be.*first error") as told:
                 producer.flush()
             assert set(told.value.errors) == {refused}
             assert isinstance(waiting.error(), NoServerAvailable), "who asks its future is told there"
+            assert [type(error) for error in told_to] == [NoServerAvailable]
             producer.flush()
             producer.close()
         assert [record.levelname for record in caplog.records if record.name == "beanpool.producer"] == ["WARNING"]

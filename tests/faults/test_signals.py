@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from support.servers import BeanstalkdServer
 from support.signals import pelted, pelted_elsewhere
+from support.threads import background
 from support.waiting import within
 
-from beanpool import BeanpoolError, CommandTimeout, Connection, PoolManager
+from beanpool import BeanpoolError, CommandTimeout, Connection, PoolManager, PoolTimeout
 from beanpool.errors import Phase
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
@@ -74,9 +75,23 @@ def test_waiting_for_a_connection(beanstalkd: BeanstalkdServer) -> None:
     with PoolManager([beanstalkd.address], timeout=TIMEOUT, max_connections=1) as pool:
         pool.put("x")
         job = pool.reserve(1)
-        with within(TIMEOUT, slack=0.4), pelted(EVERY), pytest.raises(BeanpoolError):
-            pool.put("y")
         assert job is not None
+        with within(TIMEOUT, slack=0.4), pelted(EVERY), pytest.raises(PoolTimeout):
+            pool.reserve(TIMEOUT)
+        # The same of the turn on the job's own connection, which another thread has.
+        in_use, done = threading.Event(), threading.Event()
+
+        def use() -> None:
+            with job.connection.guard:
+                in_use.set()
+                done.wait(5)
+
+        other = background(use)
+        assert in_use.wait(5)
+        with within(TIMEOUT, slack=0.4), pelted(EVERY), pytest.raises(CommandTimeout):
+            job.touch()
+        done.set()
+        other.result()
         job.delete()
 
 

@@ -147,12 +147,14 @@ class DeleteMany:
     A server that is silent costs it one timeout, once, however many jobs and connections there are, and what was left
     over at first costs it one more.
 
+    :param held: finds the job in hand that an id names by itself.
     :param timeout: the longest that a server may let a reply wait, and other threads a connection, and the longest that
         is spent in vain on what was left over at first (seconds).
     """
 
-    def __init__(self, locate: Locate, timeout: float) -> None:
+    def __init__(self, locate: Locate, held: Callable[[int], Job | None], timeout: float) -> None:
         self._locate = locate
+        self._held = held
         self._timeout = timeout
         self._outcomes: list[Exception | None] = []
         # What is looked at again when the rest of its chunk is done.
@@ -182,15 +184,17 @@ class DeleteMany:
             if isinstance(item, Job):
                 job = item
             else:
-                try:
-                    member, instance = self._locate(item)
-                    job = member.pool.in_hand.find(check_id(item), instance)
-                except (ValueError, TypeError) as error:
-                    self._outcomes[place] = error.with_traceback(None)
-                    continue
+                job = self._held(item)
                 if job is None:
-                    strangers.append((place, check_id(item), member, instance))
-                    continue
+                    try:
+                        member, instance = self._locate(item)
+                        job = member.pool.in_hand.find(check_id(item), instance)
+                    except (ValueError, TypeError) as error:
+                        self._outcomes[place] = error.with_traceback(None)
+                        continue
+                    if job is None:
+                        strangers.append((place, check_id(item), member, instance))
+                        continue
             lease = job.lease
             if not isinstance(lease, Lease):
                 # Not reserved, or lost, or of a plain connection.

@@ -103,7 +103,10 @@ class Buried(CommandFailed):
 
 
 class DeadlineSoon(CommandFailed):
-    """``DEADLINE_SOON``: a job reserved on this connection is in its last second of TTR."""
+    """``DEADLINE_SOON``: a job reserved on this connection is in its last second of TTR.
+
+    It comes from a :class:`Connection` only: a pool's connections that hold jobs never wait for others.
+    """
 
 
 _REFUSALS: dict[str, type[CommandFailed]] = {

@@ -56,12 +56,12 @@ class JobVerbs(Cluster):
             id; any iterable: it is read as the deletes go out.
         :returns: one outcome per item, in order: None for a job that was deleted, else the exception that
             :meth:`Job.delete` or :meth:`delete` would have raised. A failed item does not stop its neighbours. A server
-            may let a reply wait for the pool's timeout; what was lost or refused has as much again, all together.
+            may let a reply wait for the pool's timeout, once in all; what was lost has as much again, all together.
         """
         check_many("jobs", jobs)
         if not self._started:
             self._start()
-        return DeleteMany(lambda jid: self._locate(jid, None), self._timeout).run(jobs)
+        return DeleteMany(lambda jid: self._locate(jid, None), self._held, self._timeout).run(jobs)
 
     def release(
         self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0, *, server: AnyServer | None = None
@@ -143,13 +143,15 @@ class JobVerbs(Cluster):
 
         return ask_one(member, time.monotonic() + self._timeout, ask_the_same, None)
 
+    def _held(self, jid: int) -> Job | None:
+        """The job in hand that a :class:`JobId` names, also where its server has been removed since."""
+        jobs = self._jobs_in_hand.get(jid.server) if isinstance(jid, JobId) else None
+        return jobs.find(jid, jid.instance) if jobs is not None and isinstance(jid, JobId) else None
+
     def _job_in_hand(self, jid: int, server: AnyServer | None) -> Job | None:
-        if isinstance(jid, JobId) and server is None:
-            # Its server may have been removed since.
-            jobs = self._jobs_in_hand.get(jid.server)
-            job = jobs.find(jid, jid.instance) if jobs is not None else None
-            if job is not None:
-                return job
+        job = self._held(jid) if server is None else None
+        if job is not None:
+            return job
         member, instance = self._locate(jid, server)
         return member.pool.in_hand.find(check_id(jid), instance)
 

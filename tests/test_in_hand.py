@@ -95,16 +95,17 @@ class TestByItsId:
     def test_a_server_was_removed_and_added_again(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         with manager(*servers) as pool:
-            put = [pool.put("x") for _ in range(4)]
-            jobs = pool.reserve_many(4, 1)
+            put = [pool.put("x") for _ in range(6)]
+            jobs = pool.reserve_many(6, 1)
             mine = [jid for jid in put if jid.server == servers[0].address]
             pool.remove_server(servers[0].address)
             pool.touch(mine[0])
+            assert pool.delete_many([mine.pop()]) == [None]
             pool.add_server(servers[0].address)
             pool.touch(mine[0])
             pool.delete(mine[0])
             assert pool.delete_many(mine[1:]) == [None] * (len(mine) - 1)
-            assert sum(job.reserved for job in jobs) == 4 - len(mine)
+            assert sum(job.reserved for job in jobs) == 5 - len(mine)
             assert sum(server.control.counter("cmd-touch") for server in servers) == 2
             assert set(pool.delete_many(job for job in jobs if job.reserved)) == {None}
             with pytest.raises(NotFound):

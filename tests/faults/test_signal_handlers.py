@@ -59,6 +59,8 @@ class Stage:
         job = self.pool.reserve(0, tubes="ready")
         if job is not None:
             self.jobs = [job]
+        # From 3.13 on a frame that was traced may live longer than its call.
+        del job
 
     def _reserve_in_vain(self) -> Callable[[], object]:
         return lambda: self.pool.reserve(0.002, tubes="empty")

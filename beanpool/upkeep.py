@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from beanpool.channel import Channel
 from beanpool.complaints import Complaints
 from beanpool.errors import BeanpoolError, PoolClosed
+from beanpool.fresh_checks import FreshChecks
 from beanpool.giving_back import GiveBack
 from beanpool.lease import Lease
 from beanpool.member import Member
@@ -43,11 +44,13 @@ _DOUBTS = 2
 class Probe:
     """A check of one member that is under way."""
 
-    __slots__ = ("__weakref__", "connection", "descriptor", "member")
+    __slots__ = ("__weakref__", "connection", "descriptor", "fresh", "member")
 
-    def __init__(self, member: Member, connection: PooledConnection) -> None:
+    def __init__(self, member: Member, connection: PooledConnection, fresh: bool) -> None:
         self.member = member
         self.connection = connection
+        self.fresh = fresh
+        """Whether it is to find out who answers a new connection."""
         self.descriptor = -1
 
     @property
@@ -71,6 +74,7 @@ class Upkeep:
         self._returns_seen: weakref.WeakKeyDictionary[Member, int] = weakref.WeakKeyDictionary()
         # When the last check began.
         self._started: weakref.WeakKeyDictionary[Member, float] = weakref.WeakKeyDictionary()
+        self._fresh_checks = FreshChecks(interval)
         # Those whose next check is not to be put off.
         self._wanted: weakref.WeakSet[Member] = weakref.WeakSet()
         # Those of them that were silent, but only for a time that says nothing.
@@ -105,8 +109,11 @@ class Upkeep:
 
     def look_at(self, member: Member) -> None:
         """What is believed about a member has changed."""
+        now = time.monotonic()
+        fresh_at = self._fresh_checks.changed(member, now)
+        if fresh_at is not None and member.up:
+            self._checks.hasten(member, fresh_at)
         if member not in self._probes:
-            now = time.monotonic()
             if member.up:
                 self._checks.hasten(member, self._soon(now))
             else:
@@ -229,7 +236,8 @@ class Upkeep:
             return
         with self._tidying_up(member):
             member.pool.trim(_IDLE_FOR)
-        if member not in self._wanted:
+        fresh = self._fresh_checks.due(member, now)
+        if member not in self._wanted and not fresh:
             if member.up and member.pool.returns != self._returns_seen.get(member):
                 # Passive first: commands were answered since the last look, so there is nothing to ask.
                 self._plan(member, now)
@@ -238,7 +246,7 @@ class Upkeep:
                 # It has failed once more meanwhile.
                 self._plan(member, now)
                 return
-        self._start(member, now)
+        self._start(member, now, fresh)
 
     def _plan(self, member: Member, now: float) -> None:
         self._returns_seen[member] = member.pool.returns
@@ -251,17 +259,19 @@ class Upkeep:
         """The next moment at which this process checks several servers: to wake up for each costs more than a check."""
         return moment + (self._phase - moment) % self._grid
 
-    def _start(self, member: Member, now: float) -> None:
+    def _start(self, member: Member, now: float, fresh: bool) -> None:
+        if fresh:
+            self._fresh_checks.began(member, now)
         doubted = member in self._doubted
         self._wanted.discard(member)
         self._doubted.discard(member)
         self._started[member] = now
         try:
-            connection = member.pool.acquire_now(()) or member.pool.extra()
+            connection = (None if fresh else member.pool.acquire_now(())) or member.pool.extra()
         except PoolClosed:
             # It was removed, or the pool is closed: it is not checked any more.
             return
-        probe = self._probes[member] = Probe(member, connection)
+        probe = self._probes[member] = Probe(member, connection, fresh)
         try:
             if connection.channel_state is None:
                 connection.begin_dialing()
@@ -309,6 +319,11 @@ class Upkeep:
     def _finish(self, probe: Probe, error: BeanpoolError) -> None:
         self._unregister(probe)
         self._forget_probe(probe)
+        if probe.fresh:
+            # A server without a descriptor to spare is none that is silent: those that it has say more.
+            probe.member.pool.discard(probe.connection, str(error))
+            self.want((probe.member,))
+            return
         probe.member.pool.broke(probe.connection, error)
         self._plan(probe.member, time.monotonic())
 

@@ -56,7 +56,7 @@ LAYERS: list[set[str]] = [
     {
         *(
             "monitor",
-            "upkeep",
+            *("fresh_checks", "upkeep"),
             "topology",
             "comebacks",
             "putting",

@@ -72,14 +72,34 @@ def balanced(cluster: Callable[..., list[BeanstalkdServer]]) -> Iterator[tuple[s
     balancer.close()
 
 
-def test_it_is_said_once_and_no_job_of_either_server_starves(balanced: tuple[str, list[BeanstalkdServer]]) -> None:
+def test_a_single_worker_with_a_single_connection_finds_the_jobs_of_both(
+    balanced: tuple[str, list[BeanstalkdServer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beanpool.fresh_checks._EVERY", 0.1)
     address, servers = balanced
     with (
         Records("beanpool.pool", logging.WARNING) as records,
-        PoolManager(address, name="p", timeout=5, health_interval=1) as pool,
+        PoolManager(address, name="p", timeout=5, health_interval=0.1) as pool,
     ):
-        workers = [background(lambda: pool.reserve(20, tubes="busy"), f"worker {n}") for n in range(4)]
-        for _ in range(4):
+        waiting = background(lambda: [pool.reserve(20, tubes="starved") for _ in servers], "a worker")
+        wait_until(lambda: sum(server.control.counter("current-waiting") for server in servers) > 0, "it to wait")
+        wait_until(lambda: bool(records), "it to be noticed", 10)
+        for server in servers:
+            server.control.put(b"z", "starved")
+        for job in waiting.result(20):
+            assert job is not None
+            job.delete()
+    assert len(records.take()) == 1
+
+
+def test_it_is_said_once_and_no_job_of_either_server_starves(balanced: tuple[str, list[BeanstalkdServer]]) -> None:
+    address, _ = balanced
+    with (
+        Records("beanpool.pool", logging.WARNING) as records,
+        PoolManager(address, name="p", timeout=5, health_interval=0.3) as pool,
+    ):
+        workers = [background(lambda: pool.reserve(20, tubes="busy"), f"worker {n}") for n in range(2)]
+        for _ in range(2):
             pool.put("x", tube="busy")
         for worker in workers:
             job = worker.result(20)
@@ -93,13 +113,6 @@ def test_it_is_said_once_and_no_job_of_either_server_starves(balanced: tuple[str
             return all(call.result(10) for call in run) and bool(records)
 
         wait_until(noticed, "it to be noticed", 10)
-        # One worker waits; jobs come to either server, past the pool.
-        for server in servers:
-            waiting = background(lambda: pool.reserve(20, tubes="starved"), "a worker")
-            server.control.put(b"z", "starved")
-            job = waiting.result(15)
-            assert job is not None
-            job.delete()
         assert pool.servers[0].state == "up"
     [text] = records.texts()
     records.take()

@@ -42,6 +42,10 @@ def _load(name: str) -> Any:
         # A signal handler that has interrupted the import itself: it must not drop what that is about to use.
         return importlib.import_module(name)
     with _lock:
+        package = _whole.get(name)
+        if package is not None:
+            # Another thread has loaded it meanwhile: it is in use.
+            return package
         if name in _begun:
             _drop(name)
         _begun.add(name)

@@ -84,3 +84,27 @@ def test_what_is_there_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_installed_is_said() -> None:
     with pytest.raises(ModuleNotFoundError, match="beanpool_not_there"):
         load("beanpool_not_there")
+
+
+MANY_AT_ONCE = """
+import threading
+from beanpool import loading
+
+gate, loaded = threading.Barrier(20), []
+
+def need():
+    gate.wait()
+    loaded.append(loading.load("tenacity"))
+
+threads = [threading.Thread(target=need) for _ in range(20)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(loaded), len({id(package) for package in loaded}))
+"""
+
+
+def test_many_threads_that_need_it_at_once_load_it_once() -> None:
+    ended = run_python(MANY_AT_ONCE)
+    assert (ended.returncode, ended.stdout.split(), ended.stderr) == (0, ["20", "1"], "")

@@ -77,6 +77,10 @@ class PooledConnection(Connection):
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
         self.may_hold_jobs = False
         """Whether it was checked out for a reserve; the pool's to say, too."""
+        self.evict: Callable[[], None] | None = None
+        """While it waits in a reserve: has that cancelled, for who needs the connection more."""
+        self.waits_since = 0.0
+        """When that began (monotonic seconds)."""
         self.lease_lock = Lock()
         """Guards the state of its lease. Its own: a lease is made while its caller waits for a job."""
         self.identity = _UNKNOWN

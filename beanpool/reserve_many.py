@@ -106,6 +106,8 @@ class Take:
         self._unasked: collections.deque[Member] = collections.deque()
         self.errors: dict[str, BaseException] = {}
         """Why servers could not be asked, by address."""
+        self.missed: list[Member] = []
+        """The servers to which all connections were in use."""
 
     @property
     def empty(self) -> bool:
@@ -154,7 +156,9 @@ class Take:
                 # It was removed a moment ago, or the whole pool is being closed.
                 self.errors[member.address] = error
                 continue
-            if connection is not None:
+            if connection is None:
+                self.missed.append(member)
+            else:
                 lane = _Lane(member, connection, self._quota.open())
                 self._lanes.append(lane)
                 takers.append(lane)

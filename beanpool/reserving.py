@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from beanpool.errands import Errands
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, no_server
@@ -14,9 +16,11 @@ from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.locks import Lock
 from beanpool.member import Member
+from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.recovery import why_another
 from beanpool.reserve_many import Take
+from beanpool.server_pool import Ticket
 from beanpool.shared_wait import Janitor, Retired, SharedWait
 from beanpool.topology import Topology
 from beanpool.watch import Begun, Catch
@@ -60,11 +64,12 @@ class Reserver:
         shared, deadline, until = self._begin(tubes, timeout)
         begun: Begun = []
         errors: dict[str, BaseException] = {}
+        missed: list[Member] = []
         try:
-            catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors)
+            catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors, missed)
             while catch is None and timeout != 0:
                 try:
-                    catch = shared.wait(deadline, begun)
+                    catch = shared.wait(deadline, begun, missed)
                     break
                 except Retired:
                     shared = self._shared_wait(tubes)
@@ -73,7 +78,7 @@ class Reserver:
             raise
         if catch is not None:
             return self._job(tubes, catch)
-        self._refuse_silence(errors, timeout == 0)
+        self._refuse_silence(errors, missed, timeout == 0)
         return None
 
     def reserve_many(self, tubes: tuple[str, ...], limit: int, timeout: float | None) -> list[Job]:
@@ -88,12 +93,22 @@ class Reserver:
         begun: Begun = []
         try:
             members = self._topology().rotation(next(self._starts))
-            asked = [member for member in members if (member.up or thorough) and not shared.waits_on(member)]
+            asked = [
+                member
+                for member in members
+                if (member.up or thorough) and not shared.waits_on(member, for_sure=thorough)
+            ]
             take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
             take.hand_over(begun)
             take.sort_out()
+            if take.empty and thorough:
+                late = self._ask_in_turn(take.missed, tubes, until, begun, take.errors)
+                if late is not None:
+                    take.add([late])
+                    take.run((), until, True)
+                    take.sort_out()
             while take.empty and not thorough:
-                catches = self._wait_many(shared, deadline, begun, limit)
+                catches = self._wait_many(shared, deadline, begun, take.missed, limit)
                 if not catches:
                     break
                 take.add(catches)
@@ -106,13 +121,15 @@ class Reserver:
             self._dismiss(begun)
             raise
         if not jobs:
-            self._refuse_silence(take.errors, thorough)
+            self._refuse_silence(take.errors, take.missed, thorough)
         return jobs
 
-    def _wait_many(self, shared: SharedWait, deadline: float, begun: Begun, limit: int) -> list[Catch]:
+    def _wait_many(
+        self, shared: SharedWait, deadline: float, begun: Begun, missed: list[Member], limit: int
+    ) -> list[Catch]:
         while True:
             try:
-                return shared.wait_many(deadline, begun, limit)
+                return shared.wait_many(deadline, begun, missed, limit)
             except Retired:
                 shared = self._shared_wait(shared.tubes)
 
@@ -131,9 +148,10 @@ class Reserver:
         # With no time to wait, the sweep itself has as long as any command.
         return shared, deadline, deadline if timeout != 0 else now + self._timeout
 
-    def _refuse_silence(self, errors: dict[str, BaseException], thorough: bool) -> None:
+    def _refuse_silence(self, errors: dict[str, BaseException], missed: Sequence[Member], thorough: bool) -> None:
         """Raise, instead of telling the caller that there is no job, when nobody could say so.
 
+        :param missed: the servers to which all connections were in use, all the time.
         :param thorough: whether nothing but the errors tells whom we could not ask; else a wait has asked again.
         """
         if self._closed:
@@ -144,8 +162,8 @@ class Reserver:
         if all(thorough and member.address in errors for member in usable):
             reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
             raise no_server(reasons, "could be asked for a job")
-        # Connections that wait, or that a call uses for a moment, are in use too, but those servers have been asked.
-        if all(member.pool.full_of_jobs() for member in usable):
+        # Where connections wait, or others have asked meanwhile, nothing is wrong.
+        if all(member in missed or member.pool.full_of_jobs() for member in usable):
             raise usable[0].pool.exhausted()
 
     def _sweep(
@@ -156,23 +174,29 @@ class Reserver:
         thorough: bool,
         begun: Begun,
         errors: dict[str, BaseException],
+        missed: list[Member],
     ) -> Catch | None:
-        """Ask one server after another; what was begun, and who failed, is added to the last two."""
+        """Ask one server after another; what was begun, who failed, and who could not be asked, is added to the last
+        three."""
         members = self._topology().rotation(next(self._starts))
         catch: Catch | None = None
         for member in members:
             ref = shared.watch_ref
             watch = None if ref is None else ref()
-            # Where a connection waits there is known to be no job.
-            if (watch is not None and member in watch.stations) or not (member.up or thorough):
+            # Where a connection waits there is no job; a mere look wants to have heard so.
+            if watch is not None and member in watch.stations and (not thorough or member in watch.empty):
+                continue
+            if not (member.up or thorough):
                 continue
             now = _monotonic()
-            catch = self._ask(member, tubes, min(until, now + _PATIENCE), begun, errors)
+            catch = self._ask(member, tubes, min(until, now + _PATIENCE), begun, errors, missed)
             if catch is not None:
                 break
             if _monotonic() - now >= _PATIENCE >= member.patience:
                 # It is dismissed without a word if another one has a job. It must not cost every sweep this time.
                 member.doubt()
+        if missed and thorough and catch is None:
+            catch = self._ask_in_turn(missed, tubes, until, begun, errors)
         if begun and thorough and catch is None:
             catch = self._collect(begun, until)
         if begun and (catch is not None or thorough):
@@ -180,17 +204,26 @@ class Reserver:
         return catch
 
     def _ask(
-        self, member: Member, tubes: tuple[str, ...], until: float, begun: Begun, errors: dict[str, BaseException]
+        self,
+        member: Member,
+        tubes: tuple[str, ...],
+        until: float,
+        begun: Begun,
+        errors: dict[str, BaseException],
+        missed: list[Member],
+        connection: PooledConnection | None = None,
     ) -> Catch | None:
         pool = member.pool
-        try:
-            connection = pool.acquire_now(tubes)
-        except BeanpoolError as error:
-            # It was removed a moment ago: that is no end of the pool.
-            errors[member.address] = error
-            return None
         if connection is None:
-            return None
+            try:
+                connection = pool.acquire_now(tubes)
+            except BeanpoolError as error:
+                # It was removed a moment ago: that is no end of the pool.
+                errors[member.address] = error
+                return None
+            if connection is None:
+                missed.append(member)
+                return None
         try:
             reply = connection.sweep(tubes, until)
             if reply is not None and reply.status == "RESERVED":
@@ -212,6 +245,55 @@ class Reserver:
         except BaseException:
             pool.discard(connection, "the caller was interrupted")
             raise
+
+    def _ask_in_turn(
+        self,
+        missed: list[Member],
+        tubes: tuple[str, ...],
+        until: float,
+        begun: Begun,
+        errors: dict[str, BaseException],
+    ) -> Catch | None:
+        """Queue for connections to these servers, and ask each with the one that comes.
+
+        Not where unfinished jobs hold all: nothing says that one of them will be finished soon.
+
+        :param missed: the servers; those that were asked are taken out.
+        """
+        come = threading.Event()
+        queue: dict[Member, Ticket] = {}
+
+        def notify() -> bool:
+            come.set()
+            return True
+
+        try:
+            for member in missed:
+                if not member.pool.full_of_jobs():
+                    queue[member] = Ticket(notify)
+                    with _noting(errors, member):
+                        member.pool.queue_up(queue[member])
+                        member.starved()
+                        member.pool.evict(for_jobs=True)
+            while queue:
+                come.clear()
+                for member in [member for member, ticket in queue.items() if ticket.settled]:
+                    connection = None
+                    with _noting(errors, member):
+                        connection = member.pool.collect(queue.pop(member))
+                    if connection is None:
+                        continue
+                    missed.remove(member)
+                    patience = min(until, _monotonic() + _PATIENCE)
+                    catch = self._ask(member, tubes, patience, begun, errors, [], connection)
+                    if catch is not None:
+                        return catch
+                if queue and not come.wait(max(0.0, until - _monotonic())):
+                    break
+        finally:
+            for member, ticket in queue.items():
+                member.pool.leave(ticket)
+        return None
 
     def _collect(self, begun: Begun, until: float) -> Catch | None:
         """Give those who were slow to answer the rest of the time."""
@@ -312,6 +394,7 @@ class Reserver:
         """A caller needs a connection to this server, and one that waits there is in its way."""
         for shared in list(self._waits.values()):
             shared.give_up(member)
+        member.pool.evict()
 
     def close(self) -> None:
         """Wake everybody who waits with :class:`PoolClosed`."""
@@ -320,3 +403,12 @@ class Reserver:
             waits = list(self._waits.values())
         for shared in waits:
             shared.close()
+
+
+@contextlib.contextmanager
+def _noting(errors: dict[str, BaseException], member: Member) -> Iterator[None]:
+    """Let the block end with an error of that server, which may have been removed, without more ado."""
+    try:
+        yield
+    except BeanpoolError as error:
+        errors[member.address] = error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import enum
-import itertools
 import math
 import threading
 import time
@@ -90,21 +89,36 @@ class PoolOwner(Protocol):
         """A connection that stood was given up."""
 
 
-class _Ticket:
-    """A thread's place in the queue for a connection."""
+class Ticket:
+    """A place in the queue for a connection: a command's, whose thread sleeps, or a reserve's, whose wait is told.
 
-    __slots__ = ("connection", "error", "signal")
+    :param notify: what tells the wait, under the pool's lock: it waits for nothing, and returns false if nobody is
+        there any more; None for a command.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_notify", "connection", "error", "for_jobs", "signal")
+
+    def __init__(self, notify: Callable[[], bool] | None = None) -> None:
+        self._notify = notify
+        self.for_jobs = notify is not None
+        """Whether jobs may be reserved on the connection."""
         self.signal = threading.Lock()
         self.signal.acquire()
         self.connection: PooledConnection | None = None
         self.error: BeanpoolError | None = None
 
-    def wake(self) -> None:
-        """Let its thread look at what was done to it. Once more does no harm."""
+    @property
+    def settled(self) -> bool:
+        """Whether it has its connection, or never will."""
+        return self.connection is not None or self.error is not None
+
+    def wake(self) -> bool:
+        """Let its owner look at what was done to it; false if there is none any more. Once more does no harm."""
+        if self._notify is not None:
+            return self._notify()
         with contextlib.suppress(RuntimeError):
             self.signal.release()
+        return True
 
 
 class ServerPool:
@@ -162,11 +176,10 @@ class ServerPool:
         self._stage = _OPEN
         # When a reserve that could not wait was last told that jobs have all connections.
         self._refused_at = -math.inf
-        self._wanted: Callable[[], None] | None = None
         self._idle: list[PooledConnection] = []
         # By their ids: that of an object that is gone is free for the next one.
         self._places: dict[int, weakref.ref[PooledConnection]] = {}
-        self._queue: collections.deque[_Ticket] = collections.deque()
+        self._queue: collections.deque[Ticket] = collections.deque()
         self._lock = Lock()
         # Of those who wait until others have given back what they use.
         self._closers: collections.deque[threading.Lock] = collections.deque()
@@ -199,13 +212,13 @@ class ServerPool:
 
     @property
     def contended(self) -> bool:
-        """Whether callers wait for a connection."""
+        """Whether somebody waits for a connection."""
         return bool(self._queue)
 
     @property
     def starving(self) -> bool:
         """Whether somebody wants a connection, waiting for it or not, or went without one a moment ago."""
-        return bool(self._queue or self._wanted) or _monotonic() - self._refused_at < _REMEMBERED_FOR
+        return bool(self._queue) or _monotonic() - self._refused_at < _REMEMBERED_FOR
 
     def review_due(self, now: float) -> bool:
         """Whether somebody wants a connection, and one may be held by jobs that are reserved no longer."""
@@ -301,7 +314,7 @@ class ServerPool:
         with self._lock:
             if self._stage is not _OPEN:
                 raise self._ended()
-            return None if self._queue else self._take(tube)
+            return None if self._others_come_first() else self._take(tube)
 
     def _take(self, tube: str | None = None) -> PooledConnection | None:
         """An idle connection, or a new one, for a command; None if all are in use."""
@@ -320,17 +333,31 @@ class ServerPool:
                 raise self._ended()
             if self._queue or self._stage is not _OPEN:
                 return None
-            connections = self._connections()
-            if sum(bool(c.may_hold_jobs or c.jobs) for c in connections) >= self.max_connections:
+            if not self._may_hold_more_jobs():
                 self._refused_at = _monotonic()
                 return None
-            connection = _newest(self._idle, lambda connection: connection.watches_only(tubes))
-            if connection is None:
-                if len(connections) >= self.max_connections:
-                    return None
-                connection = self._new_place()
-            connection.may_hold_jobs = True
-            return connection
+            return self._take_for_jobs(lambda connection: connection.watches_only(tubes))
+
+    def _take_for_jobs(self, fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:
+        """An idle connection, or a new one, for a reserve; None if all that there may be are in use."""
+        if not self._may_hold_more_jobs():
+            return None
+        connection = _newest(self._idle, fits)
+        if connection is None:
+            if len(self._connections()) >= self.max_connections:
+                return None
+                return None
+            connection = self._new_place()
+        connection.may_hold_jobs = True
+        return connection
+
+    def _may_hold_more_jobs(self) -> bool:
+        return sum(bool(c.may_hold_jobs or c.jobs) for c in self._connections()) < self.max_connections
+
+    def _others_come_first(self) -> bool:
+        """Whether somebody waits who could be served."""
+        queue = self._queue
+        return bool(queue) and (any(not ticket.for_jobs for ticket in list(queue)) or self._may_hold_more_jobs())
 
     def _make_room(self) -> None:
         """See to jobs that were dropped unfinished, before somebody has to wait, or has one connection too many."""
@@ -371,7 +398,7 @@ class ServerPool:
         )
 
     def _await_turn(self, deadline: float) -> PooledConnection:
-        ticket = _Ticket()
+        ticket = Ticket()
         started = time.monotonic()
         # From before the ticket is in the queue: an interrupt must not leave one there that nobody holds.
         try:
@@ -379,7 +406,7 @@ class ServerPool:
                 if self._stage is not _OPEN:
                     raise self._ended()
                 # What came free between the first look and now.
-                connection = None if self._queue else self._take()
+                connection = None if self._others_come_first() else self._take()
                 if connection is not None:
                     return connection
                 self._queue.append(ticket)
@@ -398,13 +425,86 @@ class ServerPool:
             raise ticket.error
         raise self.exhausted()
 
-    def _leave_queue(self, ticket: _Ticket, since: float) -> PooledConnection | None:
+    def _leave_queue(self, ticket: Ticket, since: float) -> PooledConnection | None:
         with self._lock:
             with contextlib.suppress(ValueError):
                 self._queue.remove(ticket)
             self._counts["requests_wait_ms"] += round((time.monotonic() - since) * 1000)
             self._counts["requests_errors"] += ticket.connection is None
             return ticket.connection
+
+    # For reserves, which wait for more than one server.
+
+    def queue_up(self, ticket: Ticket) -> None:
+        """Queue for a connection for a reserve, behind all who wait, without waiting for it: see :meth:`collect`.
+
+        :raises PoolClosed: if the pool is closed.
+        :raises ConnectionFailed: if the server was removed.
+        """
+        refuse_within(self._lock, f"a command to {self.server}")
+        with self._lock:
+            if self._stage is not _OPEN:
+                raise self._ended()
+            self._counts["requests_queued"] += 1
+            self._queue.append(ticket)
+            self._fill_places()
+
+    def collect(self, ticket: Ticket) -> PooledConnection | None:
+        """The connection that a ticket has got, as :meth:`acquire_now` gives it; None if it has none that is of use.
+
+        :raises BeanpoolError: if those who wait were turned away.
+        """
+        if ticket.error is not None:
+            raise ticket.error
+        connection = ticket.connection
+        if connection is None or connection.opened_channel is None or self._is_alive(connection):
+            return connection
+        self.discard(connection)
+        return None
+
+    def leave(self, ticket: Ticket) -> None:
+        """Queue no longer."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._queue.remove(ticket)
+        if ticket.connection is not None:
+            self.release(ticket.connection)
+
+    def may_wait(self) -> bool:
+        """Whether a reserve that has found no job may keep its connection waiting for one.
+
+        Not if somebody wants a connection, and calls would have fewer than reserves that wait.
+        """
+        if not self._queue:
+            return True
+        waiting, calls = self._waiting_and_calls()
+        return len(waiting) + 1 < calls
+
+    def evict(self, spared: float = 0.0, *, for_jobs: bool = False) -> float:
+        """Have the reserve cancelled that has waited longest, for a caller that found no connection free.
+
+        Nothing happens while calls have as many connections as reserves that wait: theirs come back by themselves.
+
+        :param spared: how long a reserve may wait in any case (seconds).
+        :param for_jobs: whether the caller is a reserve, too, and so cannot have any connection.
+        :returns: when it is worth another try (seconds from now); infinite if it is not.
+        """
+        waiting, calls = self._waiting_and_calls()
+        if not waiting or (calls >= len(waiting) and not (for_jobs and not self._may_hold_more_jobs())):
+            return math.inf
+        longest = min(waiting, key=lambda connection: connection.waits_since)
+        rest = longest.waits_since + spared - time.monotonic()
+        if rest > 0:
+            return rest
+        evict, longest.evict = longest.evict, None
+        if evict is not None:
+            evict()
+        return math.inf
+
+    def _waiting_and_calls(self) -> tuple[list[PooledConnection], int]:
+        """The connections on which reserves wait, and how many there are for calls: that no unfinished job holds."""
+        connections = self._connections()
+        waiting = [connection for connection in connections if connection.evict is not None]
+        return waiting, sum(not connection.jobs for connection in connections) - len(waiting)
 
     def exhausted(self) -> PoolTimeout:
         """The error of a caller for whom no connection became free."""
@@ -455,13 +555,8 @@ class ServerPool:
                 connection.may_hold_jobs = False
                 if not self._queue or not self._serve(connection):
                     self._idle.append(connection)
-                if self._wanted is None:
-                    return
-                wanted, self._wanted = self._wanted, None
-        if keep:
-            wanted()
-        else:
-            self.discard(connection)
+                return
+        self.discard(connection)
 
     def discard(self, connection: PooledConnection, because: str = "the pool gave it up") -> None:
         """Close a connection for good; its place is free for another."""
@@ -474,9 +569,6 @@ class ServerPool:
             known, connection.counted = connection.counted, False
             self._places.pop(id(connection), None)
             self._fill_places()
-            wanted, self._wanted = self._wanted, None
-        if wanted is not None:
-            wanted()
         for closer in list(self._closers):
             with contextlib.suppress(RuntimeError):
                 closer.release()
@@ -518,31 +610,45 @@ class ServerPool:
             self._owner.report(error, connection.generation)
 
     def _serve(self, connection: PooledConnection) -> bool:
-        """Hand it to who has waited longest; false if nobody waits."""
-        self._send_off()
-        for ticket in itertools.islice(self._queue, 1):
-            ticket.connection = connection
-            self._send_off()
-            return True
+        """Hand it to who has waited longest, and may have it; false if nobody does."""
+        for ticket in list(self._queue):
+            if ticket.connection is None and ticket.for_jobs and not self._may_hold_more_jobs():
+                continue
+            if self._hand(ticket, connection):
+                return True
         return False
 
-    def _send_off(self) -> None:
-        """Wake those that have their connection. An interrupt at any line leaves the rest to the next call."""
-        for ticket in list(self._queue):
-            if ticket.connection is None:
-                return
-            ticket.wake()
-            with contextlib.suppress(ValueError):
-                self._queue.remove(ticket)
+    def _hand(self, ticket: Ticket, connection: PooledConnection) -> bool:
+        """An interrupt at any line leaves what is to be done to the next one who serves."""
+        served_before = ticket.connection is not None
+        if not served_before:
+            connection.may_hold_jobs = ticket.for_jobs
+            ticket.connection = connection
+        taken = ticket.wake()
+        with contextlib.suppress(ValueError):
+            self._queue.remove(ticket)
+        if not taken and not served_before:
+            ticket.connection = None
+            connection.may_hold_jobs = False
+        return taken and not served_before
 
     def _fill_places(self) -> None:
-        """Make connections for those who wait, where there is a place."""
-        self._send_off()
-        while self._queue and self._stage is _OPEN:
-            connection = self._add()
-            if connection is None:
+        """Find connections for those who wait, where there is a place."""
+        for ticket in list(self._queue):
+            if self._stage is not _OPEN:
                 return
-            self._serve(connection)
+            connection = ticket.connection
+            if connection is None:
+                connection = self._take_for_jobs(lambda _: True) if ticket.for_jobs else self._take()
+            if connection is not None:
+                self._hand(ticket, connection)
+                if ticket.connection is None and connection.opened_channel is not None:
+                    # Its owner is gone.
+                    self._idle.append(connection)
+                elif ticket.connection is None:
+                    self._places.pop(id(connection), None)
+            elif not ticket.for_jobs:
+                return
 
     @contextlib.contextmanager
     def lend(self, deadline: float, tube: str | None = None) -> Iterator[PooledConnection]:
@@ -568,11 +674,6 @@ class ServerPool:
             self.discard(connection, "the caller was interrupted")
             raise
         self.release(connection)
-
-    def want(self, notify: Callable[[], None]) -> None:
-        """Call `notify`, once, as soon as a connection may be free."""
-        with self._lock:
-            self._wanted = notify
 
     # Upkeep.
 

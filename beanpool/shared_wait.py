@@ -131,35 +131,40 @@ class SharedWait:
         ref = self.watch_ref
         return None if ref is None else ref()
 
-    def waits_on(self, member: Member) -> bool:
-        """Whether a connection waits on this server already: then it is known to have no job."""
+    def waits_on(self, member: Member, *, for_sure: bool = False) -> bool:
+        """Whether a connection waits on this server already: then it has no job, or is about to say so.
+
+        :param for_sure: whether it must have said so.
+        """
         watch = self.watch
-        return watch is not None and member in watch.stations
+        return watch is not None and member in watch.stations and (not for_sure or member in watch.empty)
 
     @property
     def waiting(self) -> int:
         """How many threads wait."""
         return len(self._seats)
 
-    def wait(self, deadline: float, begun: Begun) -> Catch | None:
+    def wait(self, deadline: float, begun: Begun, missed: list[Member]) -> Catch | None:
         """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
 
         :param begun: connections on which this caller has a reserve under way; they are taken over: who
             takes an entry out of the list has it.
+        :param missed: the servers that this caller could not ask, for want of a connection; afterwards, those of them
+            that were not asked meanwhile.
         :raises PoolClosed: if the pool is closed meanwhile.
         :raises Retired: if another wait was made for these tubes; nothing was taken over.
         """
-        return self._wait(_Seat(deadline, 1), begun).catch
+        return self._wait(_Seat(deadline, 1), begun, missed).catch
 
-    def wait_many(self, deadline: float, begun: Begun, most: int) -> list[Catch]:
+    def wait_many(self, deadline: float, begun: Begun, missed: list[Member], most: int) -> list[Catch]:
         """As :meth:`wait`, and with what came in on other servers at the same time and nobody else waits for."""
-        return self._wait(_Seat(deadline, most), begun).catches
+        return self._wait(_Seat(deadline, most), begun, missed).catches
 
-    def _wait(self, seat: _Seat, begun: Begun) -> _Seat:
+    def _wait(self, seat: _Seat, begun: Begun, missed: list[Member]) -> _Seat:
         refuse_within(self._lock, "a reserve")
         try:
             with seat.presence:
-                self._take_part(seat, begun)
+                self._take_part(seat, begun, missed)
         except BaseException:
             # It must not end the wait of others. If there is another interrupt here, who comes next does the same.
             self.mend()
@@ -174,7 +179,8 @@ class SharedWait:
             raise seat.error
         return seat
 
-    def _take_part(self, seat: _Seat, begun: Begun) -> None:
+    def _take_part(self, seat: _Seat, begun: Begun, missed: list[Member]) -> None:
+        started = time.monotonic()
         with self._lock:
             if self._closed:
                 raise PoolClosed("the pool is closed")
@@ -189,6 +195,7 @@ class SharedWait:
             leader = self._leader
             watch = self._watch_now()
             watch.adopt(begun)
+            watch.missed.extend(missed)
         if leader is not seat:
             if leader.present:
                 leader.wake()
@@ -198,6 +205,10 @@ class SharedWait:
             self._sleep(seat)
         if self._leader is seat and seat.open:
             self._lead(seat)
+        if missed:
+            watch = self.watch or watch
+            asked = watch.stations
+            missed[:] = [m for m in missed if m not in asked and watch.heard.get(m, 0.0) < started]
         self._leave(seat)
 
     def _watch_now(self) -> Watch:
@@ -205,7 +216,7 @@ class SharedWait:
         if watch is None:
             members = self._members()
             try:
-                watch = Watch(self.tubes)
+                watch = Watch(self.tubes, self.evict)
             except OSError as error:
                 # This process has no descriptor left to wait with.
                 raise no_server(dict.fromkeys([m.address for m in members], error), "can be waited for") from error
@@ -240,8 +251,8 @@ class SharedWait:
             now = time.monotonic()
             if now >= seat.deadline + (LAST_MOMENT if watch.ends_by(seat.deadline + LAST_MOMENT) else 0):
                 return
-            longest = self._longest_wait(now)
-            watch.attend(self._members(), now, longest)
+            longest, waiting = self._who_waits(now)
+            watch.attend(self._members(), now, longest, waiting)
             watch.look(seat.deadline)
             if caught and seat.error is None:
                 # Who leads has waited longest. The job is its own before it is not among the caught any more: an
@@ -255,9 +266,10 @@ class SharedWait:
             while caught:
                 self._deliver(caught)
 
-    def _longest_wait(self, now: float) -> float:
+    def _who_waits(self, now: float) -> tuple[float, int]:
+        """How long the most patient thread will (seconds), and how many do."""
         with self._lock:
-            return max((seat.deadline for seat in self._seats), default=now) - now
+            return max((seat.deadline for seat in self._seats), default=now) - now, len(self._seats)
 
     def _deliver(self, caught: collections.deque[Catch]) -> None:
         member, connection, _ = caught[0]
@@ -298,7 +310,7 @@ class SharedWait:
             heir.wake()
             return
         watch = self.watch
-        if watch is not None and (watch.stations or watch.adopted):
+        if watch is not None and watch.holds_something:
             self._errands.soon(functools.partial(self.end, watch))
         elif not self._end_is_due:
             # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
@@ -353,11 +365,18 @@ class SharedWait:
             watch.poke()
 
     def give_up(self, member: Member) -> None:
-        """Free the connection that waits on this server: a caller needs it more."""
-        self.mend()
-        if self.waits_on(member):
+        """Free what nobody waits for on this server any more: a caller needs it."""
+        leader = self._leader
+        if (leader is None or not leader.present) and self.watch is not None:
             self.end()
-            self.poke()
+
+    def evict(self, member: Member) -> None:
+        """End the reserve that waits on this server: a caller needs its connection more."""
+        watch = self.watch
+        if watch is not None:
+            watch.evictions.append(member)
+            self.end()
+            watch.poke()
 
     def end(self, watch: Watch | None = None) -> None:
         """Cancel what waits on the servers, if nobody waits here any more.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Iterable, Set
+import weakref
+from collections.abc import Callable, Iterable, Set
 
 from beanpool.channel import Channel, ChannelState
 from beanpool.errors import BeanpoolError, CommandFailed
@@ -15,6 +17,7 @@ from beanpool.poller import Bell, new_poller
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT
 from beanpool.protocol.replies import Reply
+from beanpool.server_pool import Ticket
 
 # A server's TIMED_OUT may come this much after our own deadline, and spares a cancelled connection (seconds).
 LAST_MOMENT = 0.05
@@ -28,6 +31,12 @@ _USUAL_ROUND_TRIPS = 4
 _LOOK_AGAIN = 0.2
 # How soon to try again to wait on a server that could not be joined (seconds).
 _REJOIN_AFTER = 0.2
+# Where connections are short: how long a reserve may wait before another one has its turn, and how long it then leaves
+# alone a server that has just said that it has no job, at most (seconds).
+_LEAST_TURN = 0.25
+_LONGEST_PAUSE = 1.0
+# How many connections to one server are queued for at the same time, at most.
+_MOST_TICKETS = 32
 # How long a connection waits whose server's address leads to several processes (seconds).
 _SHARED_SLICE = 1
 
@@ -39,13 +48,17 @@ Begun = list[tuple[Member, PooledConnection]]
 
 
 class Station:
-    """A connection that waits on one server."""
+    """A connection that waits on one server.
 
-    __slots__ = ("connection", "descriptor", "doubted_at", "ends_at", "member", "returns", "step")
+    :param beside: whether it is one of several there, and only asks.
+    """
 
-    def __init__(self, member: Member, connection: PooledConnection) -> None:
+    __slots__ = ("beside", "connection", "descriptor", "doubted_at", "ends_at", "member", "returns", "step")
+
+    def __init__(self, member: Member, connection: PooledConnection, *, beside: bool = False) -> None:
         self.member = member
         self.connection = connection
+        self.beside = beside
         self.step = connection.step
         """What to call when it is ready."""
         self.descriptor = -1
@@ -63,6 +76,22 @@ class Station:
         self.returns = -1
 
 
+class _Notify:
+    """Tells a watch that a connection has come for it. Weakly: what interrupts have left of a watch gets none."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = weakref.ref(watch)
+
+    def __call__(self) -> bool:
+        watch = self._watch()
+        if watch is None:
+            return False
+        watch.poke()
+        return True
+
+
 class Watch:
     """The connections that wait, and the poller over them. Used by the leader alone, but for what says otherwise.
 
@@ -73,14 +102,30 @@ class Watch:
     runs. In a forked child nobody ends the wait of a thread that is the parent's; then its parts let go by themselves.
     """
 
-    def __init__(self, tubes: tuple[str, ...]) -> None:
+    def __init__(self, tubes: tuple[str, ...], evict: Callable[[Member], None]) -> None:
         self._tubes = tubes
+        self._evict = evict
+        self.heard: dict[Member, float] = {}
+        """When the servers have last said that they have no job (monotonic seconds)."""
         self.stations: dict[Member, Station] = {}
+        self._beside: list[Station] = []
+        # Where no connection was free: the places in the queue for one.
+        self._tickets: dict[Member, list[Ticket]] = {}
+        self._notify = _Notify(self)
+        self.empty: dict[Member, float] = {}
+        """The servers that said that they have no job, and nothing else since; how long each is left alone, if need be.
+        """
+        # Those on which a reserve was cancelled before it was known to be answered.
+        self._cut_off: set[Member] = set()
         self.caught: collections.deque[Catch] = collections.deque()
         """Jobs that came in and that no thread has yet."""
         # Lists that their first owners still hold: who pops an entry has it, whoever else was interrupted.
         self.adopted: collections.deque[Begun] = collections.deque()
         """Connections that wait, or can, beside those of the stations."""
+        self.evictions: collections.deque[Member] = collections.deque()
+        """The servers where somebody needs the connection that waits more."""
+        self.missed: collections.deque[Member] = collections.deque()
+        """The servers that somebody who has come to wait could not ask."""
         self._not_before: dict[Member, float] = {}
         self._bell = Bell()
         self._poller = new_poller()
@@ -101,14 +146,22 @@ class Watch:
         """Take over connections with a reserve under way."""
         self.adopted.append(begun)
 
+    @property
+    def holds_something(self) -> bool:
+        """Whether there is a connection that waits, or a place in a queue for one."""
+        return bool(self.stations or self.adopted or self._tickets or self._beside)
+
     # The leader's.
 
     def ends_by(self, moment: float) -> bool:
         """Whether a server's own wait ends until then."""
         return any(station.ends_at <= moment and station.connection.waiting for station in self.stations.values())
 
-    def attend(self, members: Iterable[Member], now: float, longest_wait: float) -> None:
-        """See to it that a connection waits on every server that can be asked."""
+    def attend(self, members: Iterable[Member], now: float, longest_wait: float, waiting: int) -> None:
+        """See to it that a connection waits on every server that can be asked.
+
+        :param waiting: how many threads wait; where connections are short, they queue for as many as they would alone.
+        """
         answered, self._answered = self._answered, []
         if not self._changed and now < self._wake_at and not self.adopted:
             # What there is to do goes with what has come, not with how many servers there are.
@@ -123,10 +176,13 @@ class Watch:
             for member, connection in _taken(self.adopted[0]):
                 self._settle_in(member, connection)
             self.adopted.popleft()
-        for member in [member for member in self.stations if member.pool.contended]:
-            self._vacate(member, now)
+        while self.missed:
+            self.empty.pop(self.missed[0], None)
+            self._not_before.pop(self.missed.popleft(), None)
+        self._give_way(now)
         if longest_wait <= 0:
             return
+        self._collect(now, longest_wait)
         present = set()
         for member in members:
             present.add(member)
@@ -136,28 +192,102 @@ class Watch:
             if not_before > now:
                 self._wake_at = min(self._wake_at, not_before)
             else:
-                self._join(member, now, longest_wait)
+                self._join(member, now, longest_wait, waiting)
         for member in [member for member in self.stations if member not in present or member.down]:
             self._vacate(member, now)
+        for member in [member for member in self._tickets if member not in present or member.down]:
+            self._leave_queue(member)
         for station in list(self.stations.values()):
             self._go_on(station, now, longest_wait)
 
     def _go_on(self, station: Station, now: float, longest_wait: float) -> None:
-        connection = station.connection
+        connection, pool = station.connection, station.member.pool
         # What was closed by somebody else is asked, too, and lost: the poller may say nothing of it.
         if not connection.waiting or connection.channel_state is ChannelState.CLOSED:
-            if station.member.pool.keeps_nothing and not connection.closed:
+            if pool.keeps_nothing and not connection.closed:
                 # The process that it leads to has no job; another connection may lead to another process.
                 self._renew(station.member, now, longest_wait)
-            else:
+                return
+            self._leave_queue(station.member)
+            if connection.closed or pool.may_wait():
                 self._ask(station, now, longest_wait)
+            else:
+                self._pause(station, now)
         elif connection.instance and connection.generation < station.member.health.generation:
             # It should be dead, for another process answers there. If it is not, there are two.
             self._renew(station.member, now, longest_wait)
 
     def _renew(self, member: Member, now: float, longest_wait: float) -> None:
         self._vacate(member, now)
-        self._join(member, now, longest_wait)
+        self._join(member, now, longest_wait, 1)
+
+    # Where connections are short.
+
+    def _give_way(self, now: float) -> None:
+        """End the reserves whose connections are needed more. A reserve that only asks ends soon, and is left alone."""
+        while self.evictions:
+            member = self.evictions.popleft()
+            station = self.stations.get(member)
+            if not member.pool.contended:
+                if station is not None and station.connection.waiting and station.ends_at > now:
+                    station.connection.evict = functools.partial(self._evict, member)
+            elif station is None or not station.connection.waiting:
+                # It has brought a job meanwhile: then another one is ended.
+                member.pool.evict()
+            else:
+                self._cut_off.add(member)
+                self._vacate(member, now)
+
+    def _pause(self, station: Station, now: float) -> None:
+        """Leave the connection to others, and the server alone for a while: it has said that it has no job."""
+        member = station.member
+        del self.stations[member]
+        self._disarm(station)
+        pause = self.empty[member] = min(_LONGEST_PAUSE, 2 * self.empty.get(member, 0.0) or _REJOIN_AFTER)
+        self._not_before[member] = now + pause
+        self._wake_at = min(self._wake_at, now + pause)
+        member.pool.release(station.connection)
+
+    def _queue_up(self, member: Member, now: float, waiting: int) -> None:
+        """Queue for a connection, behind all others who want one.
+
+        For a server that may have jobs, each thread that waits has its place, and reserves that wait for others give
+        way at once. One that is known to have none is asked again in its turn.
+        """
+        tickets = self._tickets.setdefault(member, [])
+        empty = member in self.empty
+        while len(tickets) < (1 if empty else min(waiting, _MOST_TICKETS)):
+            tickets.append(Ticket(self._notify))
+            member.pool.queue_up(tickets[-1])
+        if any(ticket.settled for ticket in tickets):
+            self._changed = True
+            self._wake_at = now
+            return
+        if not empty:
+            member.starved()
+        # Who was to give way may have got a job instead, and the next turn comes in any case.
+        retry = member.pool.evict(_LEAST_TURN if empty else 0.0, for_jobs=True)
+        self._wake_at = min(self._wake_at, now + min(retry, _LONGEST_PAUSE if empty else _LEAST_TURN))
+
+    def _collect(self, now: float, longest_wait: float) -> None:
+        """Ask with the connections that have come."""
+        for member, tickets in list(self._tickets.items()):
+            for ticket in [ticket for ticket in tickets if ticket.settled]:
+                tickets.remove(ticket)
+                try:
+                    connection = member.pool.collect(ticket)
+                except BeanpoolError:
+                    self._not_before[member] = now + _REJOIN_AFTER
+                    continue
+                if connection is not None:
+                    self._begin(member, connection, now, longest_wait, asks=member.pool.contended)
+            if not tickets:
+                del self._tickets[member]
+
+    def _leave_queue(self, member: Member) -> None:
+        tickets = self._tickets.pop(member, ())
+        for ticket in tickets:
+            member.pool.leave(ticket)
 
     def _settle_in(self, member: Member, connection: PooledConnection) -> None:
         if member in self.stations:
@@ -165,7 +295,10 @@ class Watch:
             self._cancel(member, connection)
             return
         station = self.stations[member] = Station(member, connection)
-        if connection.waiting:
+        if not connection.waiting:
+            # It was asked, and has answered.
+            self.empty.setdefault(member, 0.0)
+        else:
             station.asked(time.monotonic())
             station.ends_at = connection.give_up_at
             try:
@@ -173,30 +306,49 @@ class Watch:
             except BeanpoolError as error:
                 self._lose(station, error)
 
-    def _join(self, member: Member, now: float, longest_wait: float) -> None:
-        connection = None
+    def _join(self, member: Member, now: float, longest_wait: float, waiting: int) -> None:
         try:
-            connection = member.pool.acquire_now(self._tubes)
+            connection = member.pool.acquire_now(self._tubes) if member not in self._tickets else None
             if connection is None:
-                member.pool.want(self.poke)
-                self._not_before[member] = now + _REJOIN_AFTER
-                return
+                self._queue_up(member, now, waiting)
+        except BeanpoolError:
+            self._not_before[member] = now + _REJOIN_AFTER
+            self._wake_at = min(self._wake_at, now + _REJOIN_AFTER)
+            return
+        if connection is not None:
+            self._begin(member, connection, now, longest_wait, asks=member in self._cut_off)
+
+    def _begin(
+        self, member: Member, connection: PooledConnection, now: float, longest_wait: float, *, asks: bool
+    ) -> None:
+        """Ask with a connection that was checked out; with one that is there already, it is one beside it.
+
+        :param asks: whether only to ask, and not to wait: nobody may cut that short.
+        """
+        station = Station(member, connection, beside=member in self.stations)
+        if station.beside:
+            self._beside.append(station)
+        else:
+            self.stations[member] = station
+        try:
             if connection.channel_state is None:
                 connection.begin_dialing()
-            station = self.stations[member] = Station(member, connection)
-            self._ask(station, now, longest_wait)
         except BeanpoolError as error:
-            self.stations.pop(member, None)
-            self._not_before[member] = now + _REJOIN_AFTER
-            if connection is not None:
-                member.pool.broke(connection, error)
+            self._lose(station, error)
+            return
+        self._ask(station, now, 0.0 if asks or station.beside else longest_wait)
 
     def _ask(self, station: Station, now: float, longest_wait: float) -> None:
+        """Have the server asked for a job, and wait for one; with a `longest_wait` of 0 it does not wait."""
         longest = _SHARED_SLICE if station.member.pool.keeps_nothing else RESERVE_SLICE
-        seconds = max(1, min(longest, math.ceil(min(longest_wait, longest))))
+        seconds = max(1, min(longest, math.ceil(min(longest_wait, longest)))) if longest_wait > 0 else 0
         station.asked(now + seconds)
+        connection = station.connection
         try:
-            station.connection.begin_reserve(self._tubes, seconds)
+            connection.begin_reserve(self._tubes, seconds)
+            if seconds:
+                connection.waits_since = now
+                connection.evict = functools.partial(self._evict, station.member)
             if station.connection.dialing:
                 station.connection.step()
             self._arm(station)
@@ -209,7 +361,7 @@ class Watch:
         until = min(deadline, self._wake_at)
         if self.ends_by(deadline + LAST_MOMENT):
             until += LAST_MOMENT
-        for station in self.stations.values():
+        for station in (*self.stations.values(), *self._beside):
             until = min(until, station.connection.give_up_at)
             if not station.connection.dialing:
                 until = min(until, station.doubted_at if station.returns < 0 else now + _LOOK_AGAIN)
@@ -217,7 +369,7 @@ class Watch:
         if self.caught:
             return
         now = time.monotonic()
-        for station in list(self.stations.values()):
+        for station in (*self.stations.values(), *self._beside):
             if station.connection.waiting and station.connection.give_up_at <= now:
                 if station.connection.dialing:
                     self._step(station)
@@ -234,9 +386,7 @@ class Watch:
             member.doubt()
         elif member.pool.returns != station.returns:
             # What it has reserved by now, it gives to others when it learns of the end.
-            self._disarm(station)
-            del self.stations[member]
-            self._changed = True
+            self._remove(station)
             member.pool.discard(station.connection, "it went silent, while the server answers on others")
 
     def glance(self) -> None:
@@ -270,22 +420,41 @@ class Watch:
         member = station.member
         if not member.up:
             member.works()
+        station.connection.evict = None
         if brought_job:
             self.caught.append((member, station.connection, reply))
-            del self.stations[member], self._by_descriptor[station.descriptor]
+            del self._by_descriptor[station.descriptor]
+            if station.beside:
+                self._beside.remove(station)
+            else:
+                del self.stations[member]
+            self.empty.pop(member, None)
             self._changed = True
         else:
-            self._answered.append(station)
+            self.heard[member] = time.monotonic()
+            self._cut_off.discard(member)
+            self.empty.setdefault(member, 0.0)
+            if station.beside:
+                self._remove(station)
+                member.pool.release(station.connection)
+            else:
+                self._answered.append(station)
 
     def _lose(self, station: Station, error: BeanpoolError) -> None:
-        self._disarm(station)
-        self.stations.pop(station.member, None)
+        self._remove(station)
         self._not_before[station.member] = time.monotonic() + _REJOIN_AFTER
-        self._changed = True
         if isinstance(error, CommandFailed):
             station.member.pool.discard(station.connection, str(error))
         else:
             station.member.pool.broke(station.connection, error)
+
+    def _remove(self, station: Station) -> None:
+        self._disarm(station)
+        if station.beside:
+            self._beside.remove(station)
+        else:
+            self.stations.pop(station.member, None)
+        self._changed = True
 
     def _vacate(self, member: Member, now: float) -> None:
         station = self.stations.pop(member, None)
@@ -323,12 +492,13 @@ class Watch:
 
         :param spared: connections that have brought a job to somebody who has it.
         """
-        connections = [(station.member, station.connection) for station in list(self.stations.values())]
+        connections = [(station.member, station.connection) for station in (*self.stations.values(), *self._beside)]
         connections += [(member, connection) for member, connection, _ in self.caught]
         for member, connection in connections:
             if connection not in spared:
                 member.pool.discard(connection, "the thread that watched it was interrupted")
         self.stations.clear()
+        self._beside.clear()
         self.caught.clear()
         for member, connection in self._let_go():
             member.pool.discard(connection, "the thread that watched it was interrupted")
@@ -346,8 +516,11 @@ class Watch:
         """Close the poller, and hand over the connections that wait."""
         self._bell.close()
         self._poller.close()
-        connections = [(station.member, station.connection) for station in list(self.stations.values())]
+        for member in list(self._tickets):
+            self._leave_queue(member)
+        connections = [(station.member, station.connection) for station in (*self.stations.values(), *self._beside)]
         self.stations.clear()
+        self._beside.clear()
         while self.adopted:
             connections += _taken(self.adopted[0])
             self.adopted.popleft()

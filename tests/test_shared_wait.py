@@ -629,6 +629,112 @@ class TestFewConnections:
             assert body_of(waiting) == b"another one", "a connection that comes free joins the wait"
 
 
+class TestShortOfConnections:
+    """A server that was not asked is not empty: reserves queue for connections like everybody else."""
+
+    def test_many_puts_keep_no_job_from_few_workers(self, cluster: StartCluster) -> None:
+        """With more threads that put than connections there is always somebody who wants the next one."""
+        servers = cluster(1)
+        done = threading.Event()
+        with manager(servers, max_connections=4, timeout=20) as pool:
+
+            def put() -> None:
+                while not done.is_set():
+                    pool.put("job", tube="work")
+
+            def take() -> None:
+                for _ in range(10):
+                    job = pool.reserve(timeout=10, tubes="work")
+                    assert job is not None
+                    job.delete()
+
+            def take_many() -> None:
+                for timeout in (10, 0):
+                    jobs = pool.reserve_many(2, timeout=timeout, tubes="work")
+                    assert jobs
+                    pool.delete_many(jobs)
+
+            def look() -> None:
+                for _ in range(3):
+                    job = pool.reserve(timeout=0, tubes="work")
+                    assert job is not None
+                    job.delete()
+
+            puts = [background(put) for _ in range(12)]
+            wait_until(lambda: servers[0].control.counter("current-jobs-ready") > 100, "jobs to be there")
+            try:
+                run_together(*[take] * 4, take_many, look, timeout=30)
+            finally:
+                done.set()
+                for thread in puts:
+                    thread.result()
+
+    def test_more_sets_of_tubes_than_connections(self, cluster: StartCluster) -> None:
+        servers = cluster(2)
+        with manager(servers, max_connections=2) as pool:
+
+            def take(tube: str) -> bytes:
+                job = pool.reserve(timeout=20, tubes=tube)
+                assert job is not None
+                job.delete()
+                return job.data
+
+            tubes = [f"tube-{number}" for number in range(7)]
+            for turn in range(2):
+                threads = [background(functools.partial(take, tube)) for tube in tubes]
+                wait_until(lambda: threads_waiting(pool) == len(tubes), "all to wait")
+                if turn:
+                    # One that has just come finds what is there at once.
+                    servers[0].control.put(b"at once", tube="another")
+                    with within(1.0, "the delivery"):
+                        assert take("another") == b"at once"
+                for number, tube in enumerate(tubes):
+                    servers[(number + turn) % 2].control.put(tube.encode(), tube=tube)
+                with within(3.0, "all deliveries"):
+                    assert [thread.result() for thread in threads] == [tube.encode() for tube in tubes]
+            assert [status.state for status in pool.servers] == ["up", "up"]
+
+    @pytest.mark.parametrize("timeout", [0, 5])
+    def test_a_server_whose_connections_are_in_use_is_asked_when_one_comes_free(
+        self, cluster: StartCluster, timeout: float
+    ) -> None:
+        busy, other = cluster(2)
+        with manager([busy, other], max_connections=1) as pool:
+            connections = pool._topology.members[0].pool
+            held = connections.acquire(time.monotonic() + 5)
+            busy.control.put(b"job")
+            thread = background(functools.partial(pool.reserve, timeout=timeout))
+            wait_until(lambda: connections.contended, "it to queue")
+            connections.release(held)
+            with within(0.2, "the delivery"):
+                assert body_of(thread) == b"job"
+
+    def test_who_waits_in_vain_for_a_connection_does_not_wait_longer_than_asked(self, cluster: StartCluster) -> None:
+        (server,) = cluster(1)
+        with manager([server], max_connections=1, timeout=0.3) as pool:
+            connections = pool._topology.members[0].pool
+            held = connections.acquire(time.monotonic() + 5)
+            for timeout in (0, 0.3):
+                with within(0.3), pytest.raises(PoolTimeout, match="no connection became free in time"):
+                    pool.reserve(timeout=timeout)
+            connections.release(held)
+            assert not connections.contended
+            assert pool.reserve(timeout=0) is None
+
+    def test_one_that_waits_for_a_connection_is_reached_by_others_and_by_close(self, cluster: StartCluster) -> None:
+        busy, other = cluster(2)
+        with manager([busy, other], max_connections=1) as pool:
+            held = pool._topology.members[0].pool.acquire(time.monotonic() + 5)
+            threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
+            other.control.put(b"from the other one")
+            wait_until(lambda: any(thread.done for thread in threads), "the delivery")
+            pool._topology.members[0].pool.release(held)
+            pool.close(0)
+        errors = [thread.error() for thread in threads]
+        assert sorted(errors, key=bool)[0] is None
+        assert isinstance(sorted(errors, key=bool)[1], PoolClosed)
+
+
 class TestDelivered:
     """A connection that has brought a job is its caller's, also where the wait goes on and has not let go of it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 import threading
 import time
 
@@ -13,7 +14,9 @@ from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, PoolTimeout
+from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, Job, PoolTimeout
+from beanpool.lease import Lease
+from beanpool.server_pool import Ticket
 
 
 class TestCheckOut:
@@ -171,16 +174,87 @@ class TestCheckOut:
             assert pool.counts() == (1, 1)
             assert not owner.reports
 
-    def test_who_wants_one_is_called_once_when_one_may_be_free(self, beanstalkd: BeanstalkdServer) -> None:
-        calls: list[str] = []
+    def test_a_reserve_queues_like_everybody_else_and_is_told(self, beanstalkd: BeanstalkdServer) -> None:
+        told: list[str] = []
+
+        def ticket(name: str) -> Ticket:
+            def notify() -> bool:
+                told.append(name)
+                return True
+
+            return Ticket(notify)
+
         with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
-            pool.want(lambda: calls.append("released"))
-            assert not calls
+            first, gone, last = ticket("first"), ticket("gone"), ticket("last")
+            pool.queue_up(first)
+            pool.queue_up(gone)
+            command = background(lambda: pool.acquire(soon()))
+            wait_until(lambda: waiting(pool) == 3, "the command to wait")
+            pool.queue_up(last)
+            assert not told
             pool.release(held)
-            pool.release(pool.acquire(soon()))
-            assert calls == ["released"]
-            held = pool.acquire(soon())
-            pool.want(lambda: calls.append("discarded"))
+            assert told == ["first"]
+            assert pool.collect(first) is held
+            pool.leave(gone)
+            assert not command.done
+            pool.release(held)
+            assert command.result() is held
+            # One that is lost makes room, too.
             pool.discard(held)
-            assert calls == ["released", "discarded"]
+            assert told == ["first", "last"]
+            assert pool.acquire_now(("default",)) is None
+            pool.leave(last)
+            assert pool.counts() == (0, 0)
+
+    def test_a_reserve_whose_owner_is_gone_gets_nothing(self, beanstalkd: BeanstalkdServer) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+            held = pool.acquire(soon())
+            pool.queue_up(Ticket(lambda: False))
+            behind = Ticket(lambda: True)
+            pool.queue_up(behind)
+            pool.release(held)
+            assert pool.collect(behind) is held
+            pool.release(held)
+            pool.queue_up(Ticket(lambda: False))
+            assert pool.counts() == (1, 1)
+
+    def test_commands_overtake_reserves_while_jobs_hold_all_that_these_may_have(
+        self, beanstalkd: BeanstalkdServer
+    ) -> None:
+        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+            held = pool.acquire_now(("default",))
+            assert held is not None
+            held.open(soon())
+            reserve = Ticket(lambda: True)
+            pool.queue_up(reserve)
+            command = background(lambda: pool.acquire(soon()))
+            wait_until(lambda: waiting(pool) == 2, "the command to wait")
+            lease = Lease(pool, held)
+            job = Job.of(held, 1, b"", None, None, lease)
+            lease.hold(job)
+            pool.fill_places()
+            spare = command.result()
+            assert spare is not held
+            pool.release(spare)
+            assert not reserve.settled
+            lease.end(job.number)
+            assert pool.collect(reserve) is held
+
+    def test_a_reserve_that_waits_gives_way_where_calls_have_fewer_connections(
+        self, beanstalkd: BeanstalkdServer
+    ) -> None:
+        evicted: list[int] = []
+        with pool_of(beanstalkd.host, beanstalkd.port, 3) as (pool, _):
+            connections = [pool.acquire(soon()) for _ in range(3)]
+            for number, connection in enumerate(connections[:2]):
+                connection.evict = functools.partial(evicted.append, number)
+                connection.waits_since = 2.0 - number
+            assert pool.evict(1e9) > 1e8, "the longest wait is not long enough"
+            assert pool.evict() == math.inf
+            assert evicted == [1]
+            # One waits now, and one is in use by a call, which gives it back.
+            assert pool.evict() == math.inf
+            assert evicted == [1]
+            for connection in connections:
+                pool.discard(connection)

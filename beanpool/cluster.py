@@ -335,14 +335,13 @@ class Cluster:
             answers |= {member.address: member.unusable("does not count") for member in members if member.twin}
             if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
                 return
-            remaining = deadline - time.monotonic()
+            with self._changed:
+                self._changed.wait(min(max(0.0, deadline - time.monotonic()), _WAIT_STEP))
             if self._closing.is_set():
                 raise PoolClosed(f"{self.name} is closed")
-            if remaining <= 0:
+            if time.monotonic() >= deadline:
                 silent = {address: error for address, error in answers.items() if isinstance(error, BaseException)}
                 raise no_server(silent, f"answered, or fewer than {min_servers} did")
-            with self._changed:
-                self._changed.wait(min(remaining, _WAIT_STEP))
 
     @property
     def servers(self) -> tuple[ServerStatus, ...]:

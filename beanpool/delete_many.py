@@ -79,7 +79,8 @@ class _Lane:
         return [b"delete %d\r\n" % jid for jid in self.ids]
 
     def _fail(self, error: ConnectionFailed | UnexpectedResponse) -> None:
-        self.error = error
+        # A traceback would hold the frame that has the lane, and with it the jobs, in a circle.
+        self.error = error.with_traceback(None)
         accepted = sum(map(len, self._requests())) - self.connection.channel.unsent
         self.sent = sum(end <= accepted for end in itertools.accumulate(map(len, self._requests())))
 

@@ -49,7 +49,8 @@ def delete_again(
     def fail(positions: Iterable[int], reason: str, cause: BaseException | None = None) -> None:
         for position in positions:
             outcomes[position] = error = lost(jobs[position][0], f"{_GONE}, and {reason}")
-            error.__cause__ = cause
+            # Without the frames, which have the jobs and what is told of them.
+            error.__cause__ = cause.with_traceback(None) if cause is not None else None
 
     try:
         connection = pool.acquire(deadline)

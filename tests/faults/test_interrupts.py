@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from faults.interrupting import Interrupt, at_every_place
+from support.batches import cut
 from support.processes import assert_baseline, run_python
 from support.servers import BeanstalkdServer
 from support.threads import background
@@ -242,6 +243,19 @@ def test_commands_of_a_job(stage: Stage, command: str) -> None:
         return getattr(job, command)  # type: ignore[no-any-return]  # One of the Job's methods.
 
     assert at_every_place(prepare, stage.check, KeyboardInterrupt) > 20
+
+
+def test_deletes_of_jobs_that_lost_their_connection(stage: Stage) -> None:
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        for _ in range(2):
+            stage.control.put(b"in hand")
+        jobs = stage.pool.reserve_many(2, 0)
+        cut(jobs[0].connection)
+        wait_until(lambda: stage.control.counter("current-jobs-ready") == 2, "the server to take them back")
+        return lambda: stage.pool.delete_many(jobs)
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt, step=7) > 200
 
 
 @pytest.mark.parametrize("command", ["delete", "touch", "stats"])

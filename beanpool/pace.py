@@ -22,11 +22,12 @@ class Pace:
     :param round_trip: how long a short command takes there (seconds), if that is known.
     """
 
-    __slots__ = ("_answers", "_busy", "_first", "_further", "_known", "_rounds", "_shortest", "_since")
+    __slots__ = ("_answers", "_busy", "_first", "_further", "_known", "_rounds", "_since", "round_trip")
 
     def __init__(self, round_trip: float | None = None) -> None:
         self._known = round_trip
-        self._shortest = math.inf
+        self.round_trip = math.inf
+        """The shortest time that it took for the first reply to be there (seconds); infinite before there was one."""
         self._rounds = 0
         self._answers = 0
         self._busy = 0.0
@@ -48,9 +49,9 @@ class Pace:
             if size <= _PACKET:
                 self._known = took if self._known is None else min(self._known, took)
             self._rounds += 1
-            self._shortest = min(self._shortest, took)
+            self.round_trip = min(self.round_trip, took)
             # What it took longer than others is the round trip's, unless it is that of several replies.
-            self._further += took - self._shortest if count > 1 else 0.0
+            self._further += took - self.round_trip if count > 1 else 0.0
         else:
             self._further += took
         self._answers += count
@@ -64,7 +65,7 @@ class Pace:
         """
         if not self._answers:
             return min(most, int(seconds > 0))
-        left = (seconds - self._shortest * _JITTER) / _SLOWDOWN
+        left = (seconds - self.round_trip * _JITTER) / _SLOWDOWN
         if left <= 0:
             return 0
         further = self._answers - self._rounds

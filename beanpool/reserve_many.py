@@ -30,6 +30,9 @@ MOST_JOBS = 100_000
 _REQUEST = encode_reserve_with_timeout(0)
 # How many requests may be on their way to one server. A server that runs dry answers all of them in vain.
 _WINDOW = 256
+# The same where a round trip takes so long (seconds) that it is what the time goes into.
+_FAR_WINDOW = 4096
+_FAR = 0.01
 # With each command on a connection beanstalkd looks through all jobs that are reserved on it. From about here on that
 # takes longer than the command itself, so more than these are taken over another connection.
 _MOST_ON_ONE = 4096
@@ -82,7 +85,8 @@ class _Lane:
     @property
     def window(self) -> int:
         """How many replies may be due."""
-        return min(_WINDOW, max(2, _BYTES * len(self.found) // max(1, self.size)))
+        most = _FAR_WINDOW if _FAR <= self.pace.round_trip < math.inf else _WINDOW
+        return min(most, max(2, _BYTES * len(self.found) // max(1, self.size)))
 
     @property
     def stage(self) -> tuple[bool, int]:

@@ -137,19 +137,25 @@ _NEARBY = {
     """,
     "it moves more than a window of data for each round trip": """
         test_a_stream_that_nobody_could_hold
+        test_are_spread_over_a_part_of_its_connections
+        test_as_many_as_one_connection_may_hold
         test_large_bodies
         test_large_bodies_among_small_ones
         test_many_that_are_dropped
+        test_many_that_are_no_longer_reserved
         test_one_that_drains_gets_no_puts_and_gives_its_jobs
+        test_stay_together_where_no_other_connection_is_free
     """,
     "its deadlines are shorter than what a far server takes to connect and to answer": """
         test_a_frozen_server_among_others
+        test_a_frozen_server_costs_a_long_batch_two_timeouts
         test_a_frozen_server_leaves_time_for_another_one
         test_a_server_that_is_taken_for_down_keeps_what_it_gave
         test_a_server_that_stops_in_the_middle_of_its_share
         test_a_silent_server_takes_half_of_the_time_at_most
         test_a_timeout_closes_it
         test_all_drain
+        test_all_that_are_dropped
         test_every_server_is_named_with_its_reason
         test_frozen_servers
         test_jobs_of_all_servers
@@ -166,6 +172,7 @@ _NEARBY = {
         test_who_waits_for_a_connection_gets_it_at_once
     """,
     "what it expects of the same moment comes a moment apart": """
+        test_all_connections_are_held_by_unfinished_jobs
         test_commands_by_the_ids_of_jobs_that_were_reserved
         test_no_more_than_the_limit_of_what_comes_at_the_same_time
         test_what_comes_on_all_servers_at_the_same_time

@@ -30,12 +30,12 @@ def test_servers_that_are_silent_cost_two_timeouts_at_most(cluster: StartCluster
             server.freeze()
         try:
             with within(0.8, "the batch", slack=0.6):
-                outcomes = pool.put_many("x" * 50 for _ in range(20_000))
+                outcomes = pool.put_many("x" * 50 for _ in range(4_000))
         finally:
             for server in servers:
                 server.thaw()
     kinds = {type(outcome) for outcome in outcomes}
-    assert len(outcomes) == 20_000
+    assert len(outcomes) == 4_000
     assert kinds == {PutAmbiguous, NoServerAvailable}, "what was sent, and what was not"
 
 
@@ -45,10 +45,10 @@ def test_a_server_that_is_far_gets_all_of_it_however_long_it_takes(
     """Time in which puts are stored is no waiting."""
     (server,) = cluster(1)
     line = delay_line(server, 0.15)
-    with PoolManager([line.address], timeout=0.5) as pool:
-        pool.wait(1)
-        stored = stored_in(pool.put_many("x" * 20_000 for _ in range(15)))
-    assert len(stored) == 15
+    with PoolManager([line.address], timeout=0.8) as pool:
+        pool.wait(1, timeout=10)
+        stored = stored_in(pool.put_many("x" * 20_000 for _ in range(24)))
+    assert len(stored) == 24
 
 
 def test_a_slow_link_with_bodies_that_take_their_time(beanstalkd: BeanstalkdServer, delay_line: StartDelayLine) -> None:

@@ -529,32 +529,26 @@ class TestOnTheWay:
 
 
 class TestManyTubes:
-    @pytest.fixture(params=[8192, None], ids=["small-buffers", "usual-buffers"])
-    def buffers(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As over a real network, where a batch of commands does not fit into what the system takes at once."""
-
+    def test_a_job_of_the_last_of_10_000(self, cluster: StartCluster, monkeypatch: pytest.MonkeyPatch) -> None:
         def with_small_buffers(sock: socket.socket, server: str) -> Channel:
-            if request.param is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, request.param)
+            """As over a real network, where the commands do not fit into what the system takes at once."""
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             return Channel(sock, server)
 
         monkeypatch.setattr("beanpool.pooled_connection.Channel", with_small_buffers)
-
-    @pytest.mark.usefixtures("buffers")
-    def test_a_job_of_the_last_of_10_000(self, cluster: StartCluster) -> None:
-        servers = cluster(2)
+        servers = cluster(1)
         tubes = [f"one-of-very-many-tubes-{number:06}" for number in range(10_000)]
         with manager(servers) as pool:
-            thread = start_waiting(pool, functools.partial(pool.reserve, timeout=20, tubes=tubes))
-            wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
-            servers[1].control.put(b"job", tube=tubes[-1])
+            thread = start_waiting(pool, functools.partial(pool.reserve, timeout=40, tubes=tubes))
+            wait_until(lambda: waiters(servers) == [1], "the waiter", timeout=20)
+            servers[0].control.put(b"job", tube=tubes[-1])
             assert body_of(thread) == b"job"
-            assert [status.state for status in pool.servers] == ["up", "up"]
+            assert [status.state for status in pool.servers] == ["up"]
             # Back to few, and to as many: the connection is the same one.
             servers[0].control.put(b"another one")
-            servers[1].control.put(b"and one more", tube=tubes[0])
+            servers[0].control.put(b"and one more", tube=tubes[0])
             for some in (["default"], tubes):
-                job = pool.reserve(timeout=20, tubes=some)
+                job = pool.reserve(timeout=40, tubes=some)
                 assert job is not None
                 job.delete()
 
@@ -562,9 +556,9 @@ class TestManyTubes:
         """0.1 s of the processor; it was 4 when each tube was compared with all others."""
         tubes = [f"tube-{number}" for number in range(8_000)]
         with manager([beanstalkd], timeout=20) as pool:
-            started = time.process_time()
+            started = time.thread_time()
             assert pool.reserve(timeout=0, tubes=tubes) is None
-            assert time.process_time() - started < 1.5
+            assert time.thread_time() - started < 1.5
 
 
 class TestFewConnections:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from beanpool.counters import Counters
-from beanpool.errors import BeanpoolError
+from beanpool.errors import BeanpoolError, describe
 from beanpool.events import (
     ConnectionClosed,
     ConnectionOpened,
@@ -20,7 +20,6 @@ from beanpool.job import Job
 from beanpool.listeners import Listeners
 from beanpool.log import logger, say
 from beanpool.member import Member
-from beanpool.resolving import describe
 
 _log = logger("pool")
 

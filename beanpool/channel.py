@@ -18,12 +18,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, refusal
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, describe, refusal
 from beanpool.protocol.commands import DELETE, PUT, RESERVE_WITH_TIMEOUT, Command
 from beanpool.protocol.parser import Parser
 from beanpool.protocol.replies import ID, Reply
 from beanpool.readiness import LONGEST_WAIT, wait_for
-from beanpool.resolving import describe
 
 _READ_SIZE = 4096
 _LARGE_READ_SIZE = 256 * 1024

@@ -15,10 +15,10 @@ from beanpool.errors import (
     BeanpoolError,
     CommandTimeout,
     ConnectionFailed,
-    JobLost,
     NotFound,
     Phase,
     UnexpectedResponse,
+    job_lost,
 )
 from beanpool.job import Job, JobState
 from beanpool.job_home import JobHome
@@ -340,7 +340,7 @@ class DeleteMany:
                     lane = lanes[member] = found
                 reason = why_another(lane.connection, instance) if instance is not None else None
                 if reason is not None:
-                    self._outcomes[place] = JobLost(f"job {jid} of {member.address} is lost: {reason}", reason=reason)
+                    self._outcomes[place] = job_lost(jid, member.address, reason)
                     continue
                 lane.places.append(place)
                 lane.ids.append(jid)

@@ -15,10 +15,10 @@ import time
 from typing import Any
 
 from beanpool.address import Address
-from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+from beanpool.errors import CommandTimeout, ConnectionFailed, Phase, describe
 from beanpool.own_limits import is_own_limit, of_a_connect
 from beanpool.readiness import wait_for
-from beanpool.resolving import Lookup, Target, describe, lookup_timeout
+from beanpool.resolving import Lookup, Target, lookup_timeout
 from beanpool.sockets import Socket, new_socket, tune
 
 # EAGAIN is none: a Unix socket's queue is full then, and nothing will tell when it is no longer.

@@ -217,6 +217,11 @@ class JobLost(BeanpoolError):
         self.reason = reason or str(self)
 
 
+def job_lost(jid: int, server: str, reason: str) -> JobLost:
+    """Build the error of a job whose reservation is gone, or that cannot be found again."""
+    return JobLost(f"job {jid} of {server} is lost: {reason}", reason=reason)
+
+
 class NoServerAvailable(BeanpoolError):
     """No server could take the command.
 
@@ -252,6 +257,13 @@ class PoolClosed(BeanpoolError):
 
 class ReentrantCall(BeanpoolError):
     """A signal handler or a finalizer has called what the very frame that it interrupted is in the middle of."""
+
+
+def describe(error: BaseException) -> str:
+    """The type of `error` and its text: never an empty reason."""
+    text = str(error)
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
 
 
 SocketError = ConnectionFailed

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotPicklable, UnexpectedResponse
+from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotPicklable, UnexpectedResponse, job_lost
 from beanpool.job_id import JobId
 from beanpool.protocol.commands import (
     BURY,
@@ -524,7 +524,7 @@ class Job(NotPicklable):
             self._connection.held.discard(self.number)
 
     def _lost(self, reason: str) -> JobLost:
-        return JobLost(f"job {self.number} of {self.server} is lost: {reason}", reason=reason)
+        return job_lost(self.number, self.server, reason)
 
 
 def _confirm_deleted(connection: Connection, command: Command, reply: Reply) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from beanpool.errors import JobLost
+from beanpool.errors import JobLost, job_lost
 from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
-from beanpool.recovery import delete_again, lost, reacquire, why_another
+from beanpool.recovery import delete_again, reacquire, why_another
 from beanpool.server_pool import ServerPool
 
 
@@ -34,7 +34,7 @@ class JobHome:
         with self._pool.lend(deadline) as connection:
             reason = why_another(connection, _instance(job))
             if reason is not None:
-                raise lost(job, reason)
+                raise job_lost(job.number, job.server, reason)
             yield connection
 
     def delete_again(self, job: Job, sent: bool, deadline: float) -> None:

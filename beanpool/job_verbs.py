@@ -10,7 +10,7 @@ from beanpool.checks import check_many
 from beanpool.cluster import Cluster
 from beanpool.config import AnyServer
 from beanpool.delete_many import DeleteMany
-from beanpool.errors import JobLost, NotFound
+from beanpool.errors import NotFound, job_lost
 from beanpool.job import Job
 from beanpool.job_id import JobId
 from beanpool.member import Member
@@ -138,7 +138,7 @@ class JobVerbs(Cluster):
         def ask_the_same(connection: PooledConnection, deadline: float) -> Answer:
             reason = why_another(connection, instance) if instance is not None else None
             if reason is not None:
-                raise JobLost(f"job {jid} of {member.address} is lost: {reason}", reason=reason)
+                raise job_lost(jid, member.address, reason)
             return ask(connection)
 
         return ask_one(member, time.monotonic() + self._timeout, ask_the_same, None)

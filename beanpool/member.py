@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from beanpool.config import Server, Settings
-from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase, describe
 from beanpool.health import Failure, Health, ServerState, answered, failed, patience, refused_to_store, rested, worked
 from beanpool.in_hand import InHand
 from beanpool.job import Job
@@ -17,7 +17,6 @@ from beanpool.locks import Lock
 from beanpool.own_limits import is_own_limit
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
-from beanpool.resolving import describe
 from beanpool.server_pool import ServerPool
 from beanpool.status import ServerStatus
 

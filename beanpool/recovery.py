@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, Phase
+from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, Phase, job_lost
 from beanpool.job import Job
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import DELETE, RESERVE_JOB, STATS_JOB, Command, encode_job
@@ -17,13 +17,11 @@ from beanpool.protocol.documents import parse_mapping
 from beanpool.protocol.replies import Reply
 from beanpool.server_pool import ServerPool
 
-_GONE = "its connection is gone"
 _ANOTHER = "another job has its id"
 
 
-def lost(job: Job, reason: str) -> JobLost:
-    """The error of a job whose reservation is gone."""
-    return JobLost(f"job {job.number} of {job.server} is lost: {reason}", reason=reason)
+def _lost(job: Job, reason: str) -> JobLost:
+    return job_lost(job.number, job.server, f"its connection is gone, and {reason}")
 
 
 def why_another(connection: PooledConnection, instance: str) -> str | None:
@@ -48,7 +46,7 @@ def delete_again(
 
     def fail(positions: Iterable[int], reason: str, cause: BaseException | None = None) -> None:
         for position in positions:
-            outcomes[position] = error = lost(jobs[position][0], f"{_GONE}, and {reason}")
+            outcomes[position] = error = _lost(jobs[position][0], reason)
             # Without the frames, which have the jobs and what is told of them.
             error.__cause__ = cause.with_traceback(None) if cause is not None else None
 
@@ -97,13 +95,13 @@ def reacquire(pool: ServerPool, job: Job, instance: str, deadline: float) -> Poo
     try:
         connection = pool.acquire(deadline)
     except BeanpoolError as error:
-        raise lost(job, f"{_GONE}, and its server cannot be asked again ({error})") from error
+        raise _lost(job, f"its server cannot be asked again ({error})") from error
     try:
         [reason] = _reserve_again(connection, [(job, False)], instance, deadline)
     except BaseException as error:
         pool.broke(connection, error)
         if isinstance(error, BeanpoolError):
-            raise lost(job, f"{_GONE}, and its server could not be asked again ({error})") from error
+            raise _lost(job, f"its server could not be asked again ({error})") from error
         raise
     if reason is None:
         return connection
@@ -111,7 +109,7 @@ def reacquire(pool: ServerPool, job: Job, instance: str, deadline: float) -> Poo
         pool.discard(connection, "it holds a job that nobody works on")
     else:
         pool.release(connection)
-    raise lost(job, f"{_GONE}, and {reason}")
+    raise _lost(job, reason)
 
 
 def _reserve_again(

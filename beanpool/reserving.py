@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from beanpool.errands import Errands
-from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, no_server
+from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, job_lost, no_server
 from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.locks import Lock
@@ -345,7 +345,7 @@ class Reserver:
         try:
             reason = why_another(connection, instance) if instance is not None else None
             if reason is not None:
-                raise JobLost(f"job {jid} of {member.address} is lost: {reason}", reason=reason)
+                raise job_lost(jid, member.address, reason)
             reply = connection.channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, jid), deadline)
             if reply.status != "RESERVED":
                 raise connection.refuse(RESERVE_JOB, reply)

@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 from beanpool.address import Address
-from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+from beanpool.errors import CommandTimeout, ConnectionFailed, Phase, describe
 from beanpool.own_limits import OwnLimit, out_of_descriptors
 
 Target = tuple[int, Any]
@@ -19,13 +19,6 @@ Target = tuple[int, Any]
 
 # So many names are remembered for when no thread can be started.
 _MOST_REMEMBERED = 1000
-
-
-def describe(error: BaseException) -> str:
-    """The type of `error` and its text: never an empty reason."""
-    text = str(error)
-    name = type(error).__name__
-    return f"{name}: {text}" if text else name
 
 
 class _Bell:

@@ -18,7 +18,7 @@ from beanpool.events import (
 from beanpool.health import Health, ServerState
 from beanpool.job import Job
 from beanpool.listeners import Listeners
-from beanpool.log import logger, say
+from beanpool.log import log_safely, logger
 from beanpool.member import Member
 
 _log = logger("pool")
@@ -47,13 +47,19 @@ class Announcer:
         lasted = max(0.0, after.since - before.since)
         if after.state is ServerState.DOWN and before.state is not ServerState.DOWN:
             self.counters.add("outages_num")
-            say(_log, logging.WARNING, "pool %s: server %s is down: %s", self.name, member.name, after.last_error)
+            log_safely(
+                _log, logging.WARNING, "pool %s: server %s is down: %s", self.name, member.name, after.last_error
+            )
         elif before.state is ServerState.DOWN and after.state is ServerState.UP:
-            say(_log, logging.INFO, "pool %s: server %s is up again after %.1f s", self.name, member.name, lasted)
+            log_safely(
+                _log, logging.INFO, "pool %s: server %s is up again after %.1f s", self.name, member.name, lasted
+            )
         if after.draining and not before.draining:
-            say(_log, logging.INFO, "pool %s: server %s is draining: it gets no more puts", self.name, member.name)
+            log_safely(
+                _log, logging.INFO, "pool %s: server %s is draining: it gets no more puts", self.name, member.name
+            )
         if self.listeners:
-            self.listeners.tell(
+            self.listeners.publish(
                 ServerStateChanged(
                     self.name,
                     member.address,
@@ -69,7 +75,7 @@ class Announcer:
 
     def twin_found(self, member: Member, twin: Member) -> None:
         """Two of the servers are the same process."""
-        say(
+        log_safely(
             _log,
             logging.WARNING,
             "pool %s: server %s is the same process as %s, which is used instead: list each server once",
@@ -81,7 +87,7 @@ class Announcer:
     def several_found(self, member: Member, health: Health) -> None:
         """An address leads to several server processes in turn."""
         processes = [*health.former, health.identity.instance] if health.identity is not None else health.former
-        say(
+        log_safely(
             _log,
             logging.WARNING,
             "pool %s: the address of server %s leads to several server processes (%s): a load balancer, or a name with "
@@ -95,30 +101,32 @@ class Announcer:
     def connection_opened(self, member: Member, instance: str) -> None:
         """A connection stands."""
         if self.listeners:
-            self.listeners.tell(ConnectionOpened(self.name, member.address, instance))
+            self.listeners.publish(ConnectionOpened(self.name, member.address, instance))
 
     def connection_closed(self, member: Member, because: str) -> None:
         """A connection was given up."""
         if self.listeners:
-            self.listeners.tell(ConnectionClosed(self.name, member.address, because))
+            self.listeners.publish(ConnectionClosed(self.name, member.address, because))
 
     def put_rerouted(self, member: Member, instead_of: Member, error: BeanpoolError) -> None:
         """A put went to another server than the first choice."""
         self.counters.add("puts_rerouted")
         if self.listeners:
-            self.listeners.tell(PutRerouted(self.name, member.address, instead_of.address, describe(error)))
+            self.listeners.publish(PutRerouted(self.name, member.address, instead_of.address, describe(error)))
 
     def put_ambiguous(self, member: Member, error: BeanpoolError) -> None:
         """A put may or may not be stored."""
         self.counters.add("puts_ambiguous")
         if self.listeners:
-            self.listeners.tell(PutMadeAmbiguous(self.name, member.address, describe(error)))
+            self.listeners.publish(PutMadeAmbiguous(self.name, member.address, describe(error)))
 
     def retry_scheduled(self, wait: float, error: BaseException | None) -> None:
         """A put will be tried again."""
         self.counters.add("retries_num")
         if self.listeners:
-            self.listeners.tell(RetryScheduled(self.name, wait, describe(error) if error else "no server took the put"))
+            self.listeners.publish(
+                RetryScheduled(self.name, wait, describe(error) if error else "no server took the put")
+            )
 
     def retry_refused(self) -> None:
         """A put was not tried again: too many were, of late."""
@@ -128,4 +136,4 @@ class Announcer:
         """The reservation of a job is gone."""
         self.counters.add("jobs_lost")
         if self.listeners:
-            self.listeners.tell(ReservationLost(self.name, job.server, job.id, reason))
+            self.listeners.publish(ReservationLost(self.name, job.server, job.id, reason))

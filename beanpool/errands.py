@@ -15,8 +15,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from beanpool.complaints import Complaints
 from beanpool.locks import Lock, is_mine
+from beanpool.log import ErrorLog
 
 Errand = Callable[[], None]
 
@@ -42,7 +42,7 @@ class Errands:
             # It knows the queue alone: what it has nothing to do for may be collected.
             thread = threading.Thread(
                 target=_run,
-                args=(self._queue, Complaints(self._name)),
+                args=(self._queue, ErrorLog(self._name)),
                 name=f"beanpool-errands-{self._name}",
                 daemon=True,
             )
@@ -76,10 +76,10 @@ class Errands:
         self._queue.put(None)
 
 
-def _run(errands: queue.SimpleQueue[Errand | None], complaints: Complaints) -> None:
+def _run(errands: queue.SimpleQueue[Errand | None], error_log: ErrorLog) -> None:
     _be_patient()
     while (errand := errands.get()) is not None:
-        with complaints.about("an errand"):
+        with error_log.catching("an errand"):
             errand()
         # Nothing that keeps the pool alive may be held while waiting.
         del errand

@@ -1,4 +1,4 @@
-"""Those who want to know what a pool does."""
+"""The callables that a program has registered for the events of a pool."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import Any
 
 from beanpool.events import Event
 from beanpool.locks import Lock
-from beanpool.log import logger, say
+from beanpool.log import log_safely, logger
 
 Listener = Callable[[Event], Any]
 
 
 class Listeners:
-    """Calls every listener with every event, outside of all locks. One that raises harms nobody, and is logged once."""
+    """Calls every listener with every event, outside of all locks.
 
-    __slots__ = ("_complained", "_listeners", "_lock")
+    A listener that raises disturbs neither the pool nor the other listeners; its first error is logged.
+    """
+
+    __slots__ = ("_listeners", "_lock", "_logged")
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
-        self._complained: set[int] = set()
+        self._logged: set[int] = set()
         self._lock = Lock()
 
     def __iter__(self) -> Iterator[Listener]:
@@ -49,18 +52,13 @@ class Listeners:
                 raise ValueError("this listener was never added")
             self._listeners = tuple(known for known in self._listeners if known != listener)
 
-    def tell(self, event: Event) -> None:
-        """Tell everybody."""
+    def publish(self, event: Event) -> None:
+        """Call every listener with `event`."""
         for listener in self._listeners:
             try:
                 listener(event)
             except Exception:
-                if id(listener) not in self._complained:
-                    self._complained.add(id(listener))
-                    say(
-                        logger("listeners"),
-                        logging.ERROR,
-                        "pool %s: a listener raised; it will not be logged again",
-                        event.pool,
-                        exc_info=True,
-                    )
+                if id(listener) not in self._logged:
+                    self._logged.add(id(listener))
+                    text = "pool %s: a listener raised; its further errors are not logged"
+                    log_safely(logger("listeners"), logging.ERROR, text, event.pool, exc_info=True)

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from beanpool.channel import Channel
-from beanpool.complaints import Complaints
 from beanpool.locks import Lock, is_mine
+from beanpool.log import ErrorLog
 from beanpool.member import Member
 from beanpool.upkeep import TICK, Upkeep
 
@@ -47,7 +47,7 @@ class Monitor:
         self._start_at = 0.0
         self._stopping = False
         self._hurried = False
-        self._complaints = Complaints(name)
+        self._error_log = ErrorLog(name)
         self._wake_reader = self._wake_writer = -1
         self._lingering: collections.deque[Channel] = collections.deque()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
@@ -171,10 +171,10 @@ class Monitor:
         now = time.monotonic()
         if self._stopping or now < self._in_place_at or is_mine(self._in_place_lock):
             return
-        with self._in_place_lock, self._complaints.about("a turn of the monitor"):
+        with self._in_place_lock, self._error_log.catching("a turn of the monitor"):
             self._in_place_at = now + _TURN_AGAIN_AFTER
             if self._in_place is None:
-                self._in_place = _Desk(self._interval, self._complaints)
+                self._in_place = _Desk(self._interval, self._error_log)
             desk = self._in_place
             until = now + seconds
             while self._prepare(desk):
@@ -203,7 +203,7 @@ class Monitor:
             goes_on = True
             while goes_on and not self._stopping:
                 done = False
-                with self._complaints.about("a turn of the monitor"):
+                with self._error_log.catching("a turn of the monitor"):
                     if desk is None:
                         # Here: there may be no descriptor for it at first.
                         desk = self._sit_down()
@@ -218,7 +218,7 @@ class Monitor:
             self._close_pipe()
 
     def _sit_down(self) -> _Desk:
-        desk = _Desk(self._interval, self._complaints)
+        desk = _Desk(self._interval, self._error_log)
         desk.selector.register(self._wake_reader, selectors.EVENT_READ)
         return desk
 
@@ -236,7 +236,7 @@ class Monitor:
             return None
         while self._calls:
             call = self._calls.popleft()
-            with self._complaints.about("what was left to the monitor"):
+            with self._error_log.catching("what was left to the monitor"):
                 call()
             del call
         upkeep = desk.upkeep
@@ -264,9 +264,9 @@ class Monitor:
 class _Desk:
     """Where the monitor's work is done: a selector, and what is in hand."""
 
-    def __init__(self, interval: float, complaints: Complaints) -> None:
+    def __init__(self, interval: float, error_log: ErrorLog) -> None:
         self.selector = selectors.DefaultSelector()
-        self.upkeep = Upkeep(self.selector, interval, complaints)
+        self.upkeep = Upkeep(self.selector, interval, error_log)
 
     def pump(self, seconds: float, wake_reader: int) -> None:
         """Wait so long (seconds) until something is ready, and see to it."""

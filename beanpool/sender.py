@@ -20,7 +20,7 @@ from collections.abc import Callable
 from beanpool.errors import BeanpoolError, NoServerAvailable, PoolClosed, PoolTimeout, PutAmbiguous
 from beanpool.job_id import JobId
 from beanpool.locks import Lock
-from beanpool.log import logger, say
+from beanpool.log import log_safely, logger
 from beanpool.promise import Promise
 from beanpool.put_item import EncodedPut
 from beanpool.put_many import Outcome, PutMany, Settle
@@ -279,7 +279,7 @@ class Sender:
         if first is not None:
             text += f". The first error: {first}"
         if errors or unsure:
-            say(_log, logging.WARNING, "pool %s: %s", self._name, text)
+            log_safely(_log, logging.WARNING, "pool %s: %s", self._name, text)
         raise _summary(text, late, first) from first
 
     def _note_failed(self, promises: list[Promise[JobId]]) -> None:

@@ -16,11 +16,11 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 
 from beanpool.channel import Channel
-from beanpool.complaints import Complaints
 from beanpool.errors import BeanpoolError, PoolClosed
 from beanpool.fresh_checks import FreshChecks
 from beanpool.giving_back import GiveBack
 from beanpool.lease import Lease
+from beanpool.log import ErrorLog
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.schedule import Schedule
@@ -65,10 +65,10 @@ class Upkeep:
     :param interval: how often an idle server is probed (seconds); every interval is jittered by a fifth.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, interval: float, complaints: Complaints) -> None:
+    def __init__(self, selector: selectors.BaseSelector, interval: float, error_log: ErrorLog) -> None:
         self._selector = selector
         self._interval = interval
-        self._complaints = complaints
+        self._error_log = error_log
         # Whatever is kept of members is kept weakly: they know their pool, which must not live because it is watched.
         self._checks: Schedule[Member] = Schedule()
         self._returns_seen: weakref.WeakKeyDictionary[Member, int] = weakref.WeakKeyDictionary()
@@ -156,7 +156,7 @@ class Upkeep:
             doing = f"the check of {what.name}"
         else:
             doing = f"giving back jobs to {what.connection.server}"
-        with self._complaints.about(doing):
+        with self._error_log.catching(doing):
             try:
                 yield
             except BaseException as error:
@@ -219,7 +219,7 @@ class Upkeep:
             self.want(starved)
 
     def _tidying_up(self, member: Member) -> contextlib.AbstractContextManager[None]:
-        return self._complaints.about(f"tidying up after {member.name}")
+        return self._error_log.catching(f"tidying up after {member.name}")
 
     def _meet(self, member: Member, now: float) -> None:
         self._returns_seen[member] = member.pool.returns
@@ -366,7 +366,7 @@ class Upkeep:
 
     def _care_for_dropped(self, lease: Lease) -> None:
         seen_to = False
-        with self._complaints.about(f"giving back jobs to {lease.connection.server}"):
+        with self._error_log.catching(f"giving back jobs to {lease.connection.server}"):
             seen_to = self._begin_to_give_back(lease)
         if not seen_to:
             self._to_go_on.plan(lease, time.monotonic() + _LOOK_AGAIN)

@@ -45,7 +45,6 @@ LAYERS: list[set[str]] = [
     {"testing.embedded", "testing.embedded.server"},
     {"resolving", "readiness", "sockets"},
     {"channel", "dialing", "job", "job_id", "poller", "promise", "status", "put_item", "counters", "listeners"},
-    {"complaints"},
     {"connection", "pipeline"},
     {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry", "retry_budget"},
     {"config"},

@@ -17,7 +17,7 @@ from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 
 from beanpool import BeanpoolError, PoolManager
-from beanpool.complaints import Complaints
+from beanpool.log import ErrorLog
 from beanpool.upkeep import Upkeep
 
 
@@ -157,7 +157,7 @@ def test_a_turn_in_which_nothing_is_due_costs_the_same_however_many_servers_ther
         pool = PoolManager([f"127.0.0.1:{port}" for port in range(1, number + 1)], health_interval=3600)
         members = pool._topology.members
         selector = selectors.DefaultSelector()
-        upkeep = Upkeep(selector, 3600, Complaints("p"))
+        upkeep = Upkeep(selector, 3600, ErrorLog("p"))
         upkeep.tend(members)
         # Far from the next tick.
         upkeep._tick_at += 3600

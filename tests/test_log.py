@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw: in the log at once, but not again and again."""
+"""Unexpected errors of background threads are logged at once, and the same again once a minute."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 import pytest
 from support.records import Records
 
-from beanpool.complaints import Complaints
+from beanpool.log import ErrorLog
 
 
 @pytest.mark.parametrize("kind", [ValueError, MemoryError, SystemExit, KeyboardInterrupt])
 def test_an_error_goes_no_further_and_is_logged_with_its_traceback(
     kind: type[BaseException], unforeseen: Records
 ) -> None:
-    with Complaints("p").about("the check of q1"):
+    with ErrorLog("p").catching("the check of q1"):
         raise kind("why")
     (record,) = unforeseen.take()
     assert (record.name, record.levelname) == ("beanpool.pool", "ERROR")
@@ -29,10 +29,10 @@ def test_the_same_again_is_counted_and_logged_once_a_minute(
 ) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    told = Complaints("p")
+    told = ErrorLog("p")
 
     def fail(what: str, error: BaseException) -> list[str]:
-        with told.about(what):
+        with told.catching(what):
             raise error
         return [record.getMessage() for record in unforeseen.take()]
 
@@ -56,5 +56,5 @@ def test_a_handler_that_raises_harms_nobody(monkeypatch: pytest.MonkeyPatch, unf
         raise RuntimeError("from the handler")
 
     monkeypatch.setattr(unforeseen, "emit", raises)
-    with Complaints("p").about("the check of q1"):
+    with ErrorLog("p").catching("the check of q1"):
         raise ValueError

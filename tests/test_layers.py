@@ -76,7 +76,7 @@ LAYERS: list[set[str]] = [
     {"announcer", "cluster", "job_verbs", "cluster_verbs", "manager", "tube"},
     {""},
     {"testing.waiting", "testing.finding", "testing.raw_client", "testing.write_ahead_log"},
-    {"testing.servers", "testing.toxiproxy"},
+    {"testing.beanstalkd", "testing.toxiproxy"},
     {"testing.cluster", "testing.watched_pool"},
     {"testing.*"},
     {"cli.*", "__main__"},

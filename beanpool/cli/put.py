@@ -10,7 +10,7 @@ from typing import Any
 
 from beanpool import BeanpoolError, JobId, JobTooBig
 from beanpool.cli.exits import CommandError, Exit, usage_errors
-from beanpool.cli.servers import open_pool
+from beanpool.cli.pool import open_pool
 from beanpool.cli.terminal import complain, is_terminal, say, to_json
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beanpool.cli.exits import Exit, usage_errors
-from beanpool.cli.servers import open_pool, say_missing, split_answers
+from beanpool.cli.pool import open_pool, say_missing, split_answers
 from beanpool.cli.tables import count, format_table
 from beanpool.cli.terminal import complain, say, to_json
 from beanpool.survey import add_up

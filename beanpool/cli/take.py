@@ -10,7 +10,7 @@ from typing import Any
 
 from beanpool import BeanpoolError, Job, PoolManager
 from beanpool.cli.exits import Exit, usage_errors
-from beanpool.cli.servers import open_pool
+from beanpool.cli.pool import open_pool
 from beanpool.cli.terminal import say, say_body, to_json
 
 _SPARE_CONNECTIONS = 2

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beanpool.cli.exits import Exit
-from beanpool.cli.servers import open_pool, say_missing, split_answers
+from beanpool.cli.pool import open_pool, say_missing, split_answers
 from beanpool.cli.tables import count, format_table
 from beanpool.cli.terminal import say, to_json
 

@@ -14,7 +14,7 @@ from chaos.proxies import STREAMS, Link, Toxiproxy, Truth
 from support.raw_client import RawClient, Target
 from support.servers import BeanstalkdServer
 
-import beanpool.testing.servers
+import beanpool.testing.beanstalkd
 
 _proxy: list[Toxiproxy] = []
 
@@ -94,4 +94,4 @@ def pytest_unconfigure() -> None:
 
 # What the conftest imports afterwards, and what its factory makes.
 support.servers.BeanstalkdServer = SlicedServer  # type: ignore[misc]  # a subclass takes its place
-beanpool.testing.servers.BeanstalkdServer = SlicedServer  # type: ignore[misc]  # a subclass takes its place
+beanpool.testing.beanstalkd.BeanstalkdServer = SlicedServer  # type: ignore[misc]  # a subclass takes its place

@@ -8,10 +8,10 @@ import socket
 
 import pytest
 
+from beanpool.testing.beanstalkd import BeanstalkdServer, ServerFactory, ServerOptions, takes_listening_socket
 from beanpool.testing.failures import ServerFailed
 from beanpool.testing.finding import beanstalkd_version, find_beanstalkd, no_beanstalkd
 from beanpool.testing.raw_client import RawClient, StoredJob, UnexpectedReply
-from beanpool.testing.servers import BeanstalkdServer, ServerFactory, ServerOptions, takes_listening_socket
 
 __all__ = [
     "BeanstalkdServer",

@@ -16,7 +16,7 @@ from support.delay_line import DelayLine
 from support.raw_client import RawClient
 from support.servers import BeanstalkdServer, find_beanstalkd, takes_listening_socket
 
-import beanpool.testing.servers
+import beanpool.testing.beanstalkd
 
 ROUND_TRIP = 0.3
 
@@ -210,4 +210,4 @@ if (_binary := find_beanstalkd()) is not None:
 
 # What the conftest imports afterwards, and what its factory makes.
 support.servers.BeanstalkdServer = FarBeanstalkd  # type: ignore[misc]  # a subclass takes its place
-beanpool.testing.servers.BeanstalkdServer = FarBeanstalkd  # type: ignore[misc]  # a subclass takes its place
+beanpool.testing.beanstalkd.BeanstalkdServer = FarBeanstalkd  # type: ignore[misc]  # a subclass takes its place

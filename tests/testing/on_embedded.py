@@ -14,7 +14,7 @@ import support.servers
 from support.raw_client import RawClient, close_all
 from support.servers import BeanstalkdServer
 
-import beanpool.testing.servers
+import beanpool.testing.beanstalkd
 from beanpool.testing import EmbeddedServer
 from beanpool.testing.embedded.server import DEFAULT_MAX_JOB_SIZE
 
@@ -113,4 +113,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 # What the conftest imports afterwards, and what its factory makes.
 support.servers.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # a subclass takes its place
-beanpool.testing.servers.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # a subclass takes its place
+beanpool.testing.beanstalkd.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # a subclass takes its place

@@ -17,7 +17,7 @@ from support.raw_client import RawClient
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 
-import beanpool.testing.servers
+import beanpool.testing.beanstalkd
 from beanpool import Connection
 
 COMMAND = (sys.executable, "-P", "-m", "beanpool.testing")
@@ -109,7 +109,7 @@ def test_it_takes_the_place_of_the_program(tmp_path: Path, monkeypatch: pytest.M
     program.write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     # It serves on the socket that it inherits, if it is given the time that Python takes to start.
-    monkeypatch.setattr(beanpool.testing.servers, "takes_listening_socket", lambda binary: True)
+    monkeypatch.setattr(beanpool.testing.beanstalkd, "takes_listening_socket", lambda binary: True)
     server = BeanstalkdServer(binary=str(program), max_job_size=10)
     try:
         server.start(wait=False)

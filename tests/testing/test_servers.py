@@ -25,8 +25,8 @@ from support.servers import (
 from support.threads import background
 from support.waiting import wait_until, within
 
+import beanpool.testing.beanstalkd
 import beanpool.testing.finding
-import beanpool.testing.servers
 
 if TYPE_CHECKING:
     from conftest import StartCluster
@@ -196,7 +196,7 @@ class TestBeanstalkd:
     def test_without_a_handed_over_socket(
         self, beanstalkd_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(beanpool.testing.servers, "takes_listening_socket", lambda binary: False)
+        monkeypatch.setattr(beanpool.testing.beanstalkd, "takes_listening_socket", lambda binary: False)
         server = beanstalkd_factory(wal=True)
         server.control.put(b"kept")
         server.kill()
@@ -273,7 +273,7 @@ print(server.port, flush=True)
         if child == 0:
             try:
                 beanstalkd.stop()
-                beanpool.testing.servers._stop_the_rest()
+                beanpool.testing.beanstalkd._stop_the_rest()
             finally:
                 os._exit(0)
         assert os.getpid() == source_pid

@@ -40,7 +40,7 @@ LAYERS: list[set[str]] = [
     {"testing.embedded.documents", "testing.embedded.replies"},
     {"testing.embedded.commands"},
     {"testing.embedded.dialogue"},
-    {"testing.embedded.link"},
+    {"testing.embedded.client_socket"},
     {"testing.embedded.loop"},
     {"testing.embedded", "testing.embedded.server"},
     {"resolving", "readiness", "sockets"},

@@ -12,7 +12,7 @@ from beanpool.testing.embedded.server import DEFAULT_MAX_JOB_SIZE, EmbeddedServe
 from beanpool.testing.finding import find_beanstalkd
 
 
-class Server(Protocol):
+class LocalServer(Protocol):
     """What a test can do with a server of either kind.
 
     :ivar host: the loopback address.
@@ -56,7 +56,7 @@ class Server(Protocol):
         """End it for good."""
 
 
-def new_server(*, max_job_size: int | None = None, embedded: bool | None = None) -> Server:
+def new_server(*, max_job_size: int | None = None, embedded: bool | None = None) -> LocalServer:
     """A server that is not started yet.
 
     :param max_job_size: bytes; None for beanstalkd's own default.
@@ -79,7 +79,7 @@ class Cluster:
     """
 
     def __init__(self, count: int = 3, *, max_job_size: int | None = None, embedded: bool | None = None) -> None:
-        self.servers: list[Server] = []
+        self.servers: list[LocalServer] = []
         try:
             for _ in range(count):
                 self.servers.append(new_server(max_job_size=max_job_size, embedded=embedded))
@@ -104,14 +104,14 @@ class Cluster:
     def __len__(self) -> int:
         return len(self.servers)
 
-    def __iter__(self) -> Iterator[Server]:
+    def __iter__(self) -> Iterator[LocalServer]:
         return iter(self.servers)
 
     @overload
-    def __getitem__(self, number: int) -> Server: ...
+    def __getitem__(self, number: int) -> LocalServer: ...
     @overload
-    def __getitem__(self, number: slice) -> list[Server]: ...
-    def __getitem__(self, number: int | slice) -> Server | list[Server]:
+    def __getitem__(self, number: slice) -> list[LocalServer]: ...
+    def __getitem__(self, number: int | slice) -> LocalServer | list[LocalServer]:
         return self.servers[number]
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from beanpool.testing.cluster import Cluster, Server, new_server
+from beanpool.testing.cluster import Cluster, LocalServer, new_server
 from beanpool.testing.finding import beanstalkd_version, find_beanstalkd, no_beanstalkd
 from beanpool.testing.toxiproxy import Toxiproxy, find_toxiproxy, no_toxiproxy
 from beanpool.testing.watched_pool import WatchedPool
@@ -48,7 +48,7 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture
-def beanstalkd(request: pytest.FixtureRequest) -> Iterator[Server]:
+def beanstalkd(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
     """A fresh server, running: beanstalkd where there is one, else an embedded one."""
     options = _marked(request)
     options.pop("servers", None)

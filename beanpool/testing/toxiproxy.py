@@ -64,7 +64,7 @@ class Toxiproxy(Service):
             raise ServerFailed(no_toxiproxy())
         self.binary = found
         self._port = 0
-        self._links: list[Link] = []
+        self._proxied: list[ProxiedServer] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._log = Path(tempfile.mkdtemp(prefix="toxiproxy-"), "log")
 
@@ -97,10 +97,10 @@ class Toxiproxy(Service):
         finally:
             port.give_up()
 
-    def link(self, server: _Upstream) -> Link:
-        """A new link to `server`, whose address the client is given instead of the server's."""
-        link = Link(self, f"link-{len(self._links) + 1}", _Port())
-        self._links.append(link)
+    def link(self, server: _Upstream) -> ProxiedServer:
+        """A proxy before `server`, whose address the client is given instead of the server's."""
+        link = ProxiedServer(self, f"link-{len(self._proxied) + 1}", _Port())
+        self._proxied.append(link)
         upstream = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
         self.ask("POST", "/proxies", {"name": link.name, "listen": link.address, "upstream": upstream})
         return link
@@ -112,8 +112,8 @@ class Toxiproxy(Service):
                 self._process.stdin.close()
             self._process.wait()
             self._process = None
-        while self._links:
-            self._links.pop().forget()
+        while self._proxied:
+            self._proxied.pop().forget()
         shutil.rmtree(self._log.parent, ignore_errors=True)
 
     def ask(self, method: str, path: str, document: dict[str, Any] | None = None) -> None:
@@ -142,7 +142,7 @@ class Toxiproxy(Service):
         return True
 
 
-class Link:
+class ProxiedServer:
     """The network between a client and one server; made by :meth:`Toxiproxy.link`. Any thread may call.
 
     :ivar host: where the client connects to.

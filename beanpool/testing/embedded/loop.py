@@ -12,11 +12,11 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
+from beanpool.testing.embedded.client_socket import ClientSocket
 from beanpool.testing.embedded.clock import SECOND, Clock
 from beanpool.testing.embedded.dialect import Dialect
 from beanpool.testing.embedded.dialogue import Dialogue
 from beanpool.testing.embedded.host import Host
-from beanpool.testing.embedded.link import Link
 from beanpool.testing.embedded.model import Model
 
 T = TypeVar("T")
@@ -44,11 +44,11 @@ class Loop:
         self._dialect = dialect
         self._listening = listening
         self._listening.setblocking(False)
-        self._links: set[Link] = set()
+        self._clients: set[ClientSocket] = set()
         # Who is to do something next, one thing each: beanstalkd lets no connection go ahead of the others.
-        self._turns: dict[Link, None] = {}
+        self._turns: dict[ClientSocket, None] = {}
         # Whose reserves have ended since the last turn.
-        self._answered: list[Link] = []
+        self._answered: list[ClientSocket] = []
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._ending = False
         # Reentrant, because a signal's handler may end a loop that is ending.
@@ -113,21 +113,21 @@ class Loop:
 
     def _take_turn(self) -> None:
         if self._turns:
-            link = next(iter(self._turns))
-            del self._turns[link]
-            link.proceed()
-            if link.finished:
-                self._drop(link)
+            client = next(iter(self._turns))
+            del self._turns[client]
+            client.proceed()
+            if client.finished:
+                self._drop(client)
             else:
-                self._watch(link)
-                if link.dialogue.outgoing and not link.blocked:
-                    self._turns[link] = None
+                self._watch(client)
+                if client.dialogue.outgoing and not client.blocked:
+                    self._turns[client] = None
         self.model.tick()
         # The last one first, as beanstalkd does it.
         while self._answered:
-            link = self._answered.pop()
-            if link in self._links:
-                self._turns.setdefault(link)
+            client = self._answered.pop()
+            if client in self._clients:
+                self._turns.setdefault(client)
 
     def _seconds_to_next(self) -> float | None:
         if self.model.due is None:
@@ -143,33 +143,33 @@ class Loop:
         connected.setblocking(False)
         if connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = Link(connected)
-        link.dialogue = Dialogue(self.model, self._host, self._dialect, partial(self._answered.append, link))
-        self._links.add(link)
-        self._watch(link)
+        client = ClientSocket(connected)
+        client.dialogue = Dialogue(self.model, self._host, self._dialect, partial(self._answered.append, client))
+        self._clients.add(client)
+        self._watch(client)
 
-    def _serve(self, link: Link, events: int) -> None:
+    def _serve(self, client: ClientSocket, events: int) -> None:
         if events & selectors.EVENT_READ:
-            link.read()
-        self._turns.setdefault(link)
+            client.read()
+        self._turns.setdefault(client)
 
-    def _drop(self, link: Link) -> None:
-        self._links.discard(link)
-        if link.watched_for:
-            self._selector.unregister(link.socket)
-        link.close()
+    def _drop(self, client: ClientSocket) -> None:
+        self._clients.discard(client)
+        if client.watched_for:
+            self._selector.unregister(client.socket)
+        client.close()
 
-    def _watch(self, link: Link) -> None:
-        wanted = link.wanted_events
-        if wanted == link.watched_for:
+    def _watch(self, client: ClientSocket) -> None:
+        wanted = client.wanted_events
+        if wanted == client.watched_for:
             return
-        if not link.watched_for:
-            self._selector.register(link.socket, wanted, partial(self._serve, link))
+        if not client.watched_for:
+            self._selector.register(client.socket, wanted, partial(self._serve, client))
         elif not wanted:
-            self._selector.unregister(link.socket)
+            self._selector.unregister(client.socket)
         else:
-            self._selector.modify(link.socket, wanted, partial(self._serve, link))
-        link.watched_for = wanted
+            self._selector.modify(client.socket, wanted, partial(self._serve, client))
+        client.watched_for = wanted
 
     def _ring(self) -> None:
         # A bell that is not heard yet need not ring twice.
@@ -192,8 +192,8 @@ class Loop:
     def abandon(self) -> None:
         """Close every descriptor, in a forked child, where no thread is in :meth:`run`."""
         self._listening.close()
-        for link in list(self._links):
-            link.socket.close()
+        for client in list(self._clients):
+            client.socket.close()
         self._bell.close()
         self._bell_rope.close()
         # An epoll descriptor is shared with the parent: it may be closed, and nothing may be unregistered.
@@ -204,8 +204,8 @@ class Loop:
             self._ending = True
         self._listening.close()
         # As with a process that dies: nobody is told anything any more.
-        for link in self._links:
-            link.socket.close()
+        for client in self._clients:
+            client.socket.close()
         self._selector.close()
         self._bell.close()
         self._bell_rope.close()

@@ -10,7 +10,7 @@ from beanpool.testing.embedded.dialogue import Dialogue
 _PIECE = 65536
 
 
-class Link:
+class ClientSocket:
     """Moves bytes between a socket, which must not block, and a dialogue.
 
     :ivar watched_for: the events that the loop's selector has it registered for.

@@ -32,10 +32,9 @@ LAYERS: list[set[str]] = [
     {"testing.failures", "testing.service"},
     {
         *("testing.embedded.clock", "testing.embedded.bag", "testing.embedded.dialect", "testing.embedded.host"),
-        *("testing.embedded.tube", "testing.embedded.stored_job", "testing.embedded.arguments"),
-        "testing.embedded.binding",
+        *("testing.embedded.arguments", "testing.embedded.binding"),
     },
-    {"testing.embedded.session"},
+    {"testing.embedded.state"},
     {"testing.embedded.model"},
     {"testing.embedded.documents", "testing.embedded.replies"},
     {"testing.embedded.commands"},
@@ -85,8 +84,6 @@ LAYERS: list[set[str]] = [
 # The imports for types only that may go against the order.
 TYPING_ONLY: set[tuple[str, str]] = {
     ("job", "connection"),
-    ("testing.embedded.tube", "testing.embedded.session"),
-    ("testing.embedded.stored_job", "testing.embedded.session"),
 }
 
 IO_AND_CLOCKS = {
@@ -106,7 +103,7 @@ PURE: dict[str, set[str]] = {
     "health": IO_AND_CLOCKS,
     **{
         f"testing.embedded.{name}": IO_AND_CLOCKS
-        for name in ("bag", "tube", "stored_job", "session", "model", "documents", "commands", "dialogue")
+        for name in ("bag", "state", "model", "documents", "commands", "dialogue")
     },
 }
 

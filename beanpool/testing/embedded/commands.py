@@ -18,8 +18,7 @@ from beanpool.testing.embedded.arguments import (
 from beanpool.testing.embedded.dialect import Dialect
 from beanpool.testing.embedded.host import Host
 from beanpool.testing.embedded.model import Model
-from beanpool.testing.embedded.session import Session
-from beanpool.testing.embedded.stored_job import StoredJob
+from beanpool.testing.embedded.state import Session, StoredJob
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from beanpool.testing.embedded.commands import Commands, Hang, Outcome, SkipByte
 from beanpool.testing.embedded.dialect import Dialect
 from beanpool.testing.embedded.host import Host
 from beanpool.testing.embedded.model import Model
-from beanpool.testing.embedded.session import NoJob
-from beanpool.testing.embedded.stored_job import StoredJob
+from beanpool.testing.embedded.state import NoJob, StoredJob
 
 # A line with its line break has at most so many bytes.
 _LONGEST_LINE = 224

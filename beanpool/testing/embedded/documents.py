@@ -8,8 +8,7 @@ from beanpool.testing.embedded.clock import SECOND
 from beanpool.testing.embedded.dialect import Dialect
 from beanpool.testing.embedded.host import Host
 from beanpool.testing.embedded.model import Model
-from beanpool.testing.embedded.stored_job import JobState, StoredJob
-from beanpool.testing.embedded.tube import Tube
+from beanpool.testing.embedded.state import JobState, StoredJob, Tube
 
 # In the order of the document; reserve-job and kick-job have no counter there.
 _COUNTED = (

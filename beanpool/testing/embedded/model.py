@@ -11,9 +11,7 @@ from collections.abc import Callable
 from beanpool.protocol.arguments import DEFAULT_TUBE_NAME
 from beanpool.testing.embedded.bag import Bag
 from beanpool.testing.embedded.clock import SECOND
-from beanpool.testing.embedded.session import NoJob, Session
-from beanpool.testing.embedded.stored_job import JobState, StoredJob
-from beanpool.testing.embedded.tube import Tube
+from beanpool.testing.embedded.state import JobState, NoJob, Session, StoredJob, Tube
 
 
 class Model:

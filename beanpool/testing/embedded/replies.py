@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beanpool.testing.embedded.stored_job import StoredJob
+from beanpool.testing.embedded.state import StoredJob
 
 BAD_FORMAT = b"BAD_FORMAT\r\n"
 DRAINING = b"DRAINING\r\n"

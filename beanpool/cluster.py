@@ -134,7 +134,7 @@ class Cluster:
         # Those that were removed too: they may still have jobs in hand.
         members = (*self._topology.members, *self._leaving)
         for member in members:
-            member.pool.retire()
+            member.pool.close_to_new()
         for member in members:
             member.pool.close(min(now + seconds, now + _CLOSE_GRACE), now + seconds)
         self._errands.stop(1.0)

@@ -352,7 +352,7 @@ class DeleteMany:
         for member, lane in lanes.items():
             if lane.error is None:
                 member.works()
-                member.pool.release(lane.connection)
+                member.pool.checkin(lane.connection)
             else:
                 member.pool.broke(lane.connection, lane.error)
             for position, refusal in lane.refusals.items():

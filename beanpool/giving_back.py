@@ -20,7 +20,7 @@ from beanpool.protocol.replies import Reply
 _AT_ONCE = 256
 
 
-class GiveBack:
+class PartialRelease:
     """The release of some jobs of one lease. While it is under way it has the connection for itself."""
 
     def __init__(self, lease: Lease) -> None:
@@ -54,7 +54,7 @@ class GiveBack:
         :raises BeanpoolError: if the connection broke; call :meth:`end` then, too.
         """
         self.give_up_at = time.monotonic() + self.connection.timeout
-        dropped = self.lease.dropped()[:_AT_ONCE]
+        dropped = self.lease.abandoned()[:_AT_ONCE]
         self._asked.extend(dropped)
         if dropped:
             request = b"".join(encode_job(STATS_JOB, jid) for jid in dropped)

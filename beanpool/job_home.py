@@ -10,7 +10,7 @@ from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
 from beanpool.recovery import delete_again, reacquire, why_another
-from beanpool.server_pool import ServerPool
+from beanpool.server_pool import ConnectionPool
 
 
 class JobHome:
@@ -21,7 +21,7 @@ class JobHome:
 
     __slots__ = ("_on_lost", "_pool")
 
-    def __init__(self, pool: ServerPool, on_lost: Callable[[Job, str], None]) -> None:
+    def __init__(self, pool: ConnectionPool, on_lost: Callable[[Job, str], None]) -> None:
         self._pool = pool
         self._on_lost = on_lost
 

@@ -11,7 +11,7 @@ from beanpool.job import Job
 
 if TYPE_CHECKING:  # server_pool.py and pooled_connection.py know leases by what they leave behind.
     from beanpool.pooled_connection import PooledConnection
-    from beanpool.server_pool import ServerPool
+    from beanpool.server_pool import ConnectionPool
 
 
 class JobRef(weakref.ref[Job]):
@@ -35,7 +35,7 @@ class Lease:
 
     __slots__ = ("__weakref__", "_ended", "_lock", "_pins", "connection", "pool")
 
-    def __init__(self, pool: ServerPool, connection: PooledConnection) -> None:
+    def __init__(self, pool: ConnectionPool, connection: PooledConnection) -> None:
         self.pool = pool
         self.connection = connection
         self._lock = connection.lease_lock
@@ -87,7 +87,7 @@ class Lease:
             if self._ended or self._pins:
                 return
             self._ended = True
-        self.pool.release(connection)
+        self.pool.checkin(connection)
 
     # For who carries out commands for several jobs.
 
@@ -109,18 +109,18 @@ class Lease:
 
     # For who sees to jobs that were dropped.
 
-    def scrap(self, because: str) -> None:
+    def discard(self, because: str) -> None:
         """Close the connection: the server gives its jobs to others."""
         with self._lock:
             self._ended = True
         self.pool.discard(self.connection, because)
 
-    def dropped(self) -> list[int]:
+    def abandoned(self) -> list[int]:
         """The ids of its jobs that were dropped unfinished. While there are any, nobody else has the connection."""
         return [jid for jid, ref in self._refs() if ref() is None]
 
     @property
-    def deserted(self) -> bool:
+    def orphaned(self) -> bool:
         """Whether nobody works on any of its jobs."""
         return all(ref() is None for _, ref in self._refs())
 

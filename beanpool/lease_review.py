@@ -124,4 +124,4 @@ def _evict(suspect: _Suspect, connection: PooledConnection) -> None:
     finally:
         connection.guard.release()
     if refs and connection.closed:
-        refs[0].lease.scrap(_WHY)
+        refs[0].lease.discard(_WHY)

@@ -17,7 +17,7 @@ from beanpool.locks import Lock
 from beanpool.own_limits import is_own_limit
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
-from beanpool.server_pool import ServerPool
+from beanpool.server_pool import ConnectionPool
 from beanpool.status import ServerStatus
 
 _REST_AFTER_OUT_OF_MEMORY = 1.0
@@ -78,7 +78,7 @@ class Member:
         self._settings = settings
         self._owner = owner
         self._lock = Lock()
-        self.pool = ServerPool(
+        self.pool = ConnectionPool(
             server.address,
             max_connections=settings.max_connections,
             connect_timeout=settings.connect_timeout,
@@ -200,7 +200,7 @@ class Member:
         if after.generation != before.generation:
             self.pool.start_generation(after.generation)
         if after.state is not ServerState.UP and before.state is ServerState.UP:
-            self.pool.turn_away(self._not_worth_waiting)
+            self.pool.fail_waiters(self._not_worth_waiting)
         if after is not before:
             self._owner.member_changed(self, before, after)
         return after

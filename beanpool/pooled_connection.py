@@ -46,7 +46,7 @@ Plan = tuple[list[Step], Command, bytes]
 
 
 class PooledConnection(Connection):
-    """A connection that a :class:`~beanpool.server_pool.ServerPool` owns; made closed, opened by its first user.
+    """A connection that a :class:`~beanpool.server_pool.ConnectionPool` owns; made closed, opened by its first user.
 
     Beside the blocking calls it can be driven by readiness, so that one thread waits on many servers:
     :meth:`begin_dialing`, :meth:`begin_reserve`, then :meth:`step` whenever :meth:`fileno` is ready.

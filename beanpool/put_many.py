@@ -145,7 +145,7 @@ class PutMany(Generic[Place]):
         for key, lane in list(self._lanes.items()):
             if not lane.due and not lane.unsent:
                 del self._lanes[key]
-                lane.member.pool.release(lane.connection)
+                lane.member.pool.checkin(lane.connection)
         return bool(self._lanes)
 
     def rested(self, seconds: float) -> None:
@@ -302,7 +302,7 @@ class PutMany(Generic[Place]):
         while self._lanes:
             # First out of the batch: an interrupt in between must not close what another caller has by then.
             _, lane = self._lanes.popitem()
-            lane.member.pool.release(lane.connection)
+            lane.member.pool.checkin(lane.connection)
 
     def _wait(self) -> None:
         """Wait for replies, until some have come or a server has been silent for too long."""

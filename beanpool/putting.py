@@ -119,7 +119,7 @@ def _use(member: Member, connection: PooledConnection, tube: str, deadline: floa
         member.pool.broke(connection, error)
         raise
     except BaseException:
-        member.pool.release(connection)
+        member.pool.checkin(connection)
         raise
 
 
@@ -150,12 +150,12 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
         else:
             raise connection.refuse(PUT, reply)
     except CommandFailed:
-        pool.release(connection)
+        pool.checkin(connection)
         raise
     except BaseException as error:
         pool.broke(connection, error)
         raise
-    pool.release(connection)
+    pool.checkin(connection)
     return jid
 
 

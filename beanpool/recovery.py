@@ -15,7 +15,7 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import DELETE, RESERVE_JOB, STATS_JOB, Command, encode_job
 from beanpool.protocol.documents import parse_mapping
 from beanpool.protocol.replies import Reply
-from beanpool.server_pool import ServerPool
+from beanpool.server_pool import ConnectionPool
 
 _ANOTHER = "another job has its id"
 
@@ -34,7 +34,7 @@ def why_another(connection: PooledConnection, instance: str) -> str | None:
 
 
 def delete_again(
-    pool: ServerPool, jobs: Sequence[tuple[Job, bool]], instance: str, deadline: float
+    pool: ConnectionPool, jobs: Sequence[tuple[Job, bool]], instance: str, deadline: float
 ) -> list[JobLost | None]:
     """Delete those of `jobs` that are still the same and nobody else has, in a few round trips for all of them.
 
@@ -81,13 +81,13 @@ def delete_again(
         fail(undecided, f"the attempt to delete it again failed ({error})", error)
     else:
         if clean:
-            pool.release(connection)
+            pool.checkin(connection)
         else:
             pool.discard(connection, "it holds a job that nobody works on")
     return outcomes
 
 
-def reacquire(pool: ServerPool, job: Job, instance: str, deadline: float) -> PooledConnection:
+def reacquire(pool: ConnectionPool, job: Job, instance: str, deadline: float) -> PooledConnection:
     """Reserve `job` again; returns the connection that holds it now.
 
     :raises JobLost: if somebody else has it, or it cannot be found out whether it is still the same.
@@ -108,7 +108,7 @@ def reacquire(pool: ServerPool, job: Job, instance: str, deadline: float) -> Poo
     if reason is _ANOTHER:
         pool.discard(connection, "it holds a job that nobody works on")
     else:
-        pool.release(connection)
+        pool.checkin(connection)
     raise _lost(job, reason)
 
 

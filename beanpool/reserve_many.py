@@ -155,7 +155,7 @@ class Take:
         while self._unasked and len(takers) < free and time.monotonic() < last_call:
             member = self._unasked.popleft()
             try:
-                connection = member.pool.acquire_now(self._tubes)
+                connection = member.pool.try_acquire(self._tubes)
             except PoolClosed as error:
                 # It was removed a moment ago, or the whole pool is being closed.
                 self.errors[member.address] = error
@@ -183,7 +183,7 @@ class Take:
         if lane.lot.in_hand % self._most_on_one(lane.member) or not lane.lot.in_hand or not self._quota.free:
             return lane
         try:
-            connection = lane.member.pool.acquire_now(self._tubes)
+            connection = lane.member.pool.try_acquire(self._tubes)
         except PoolClosed:
             return lane
         if connection is None:
@@ -332,7 +332,7 @@ class Take:
         self._forget(lane)
         self.errors[lane.member.address] = error
         if isinstance(error, CommandFailed):
-            lane.member.pool.release(lane.connection)
+            lane.member.pool.checkin(lane.connection)
         else:
             lane.member.pool.broke(lane.connection, error)
 

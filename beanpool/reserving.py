@@ -216,7 +216,7 @@ class Reserver:
         pool = member.pool
         if connection is None:
             try:
-                connection = pool.acquire_now(tubes)
+                connection = pool.try_acquire(tubes)
             except BeanpoolError as error:
                 # It was removed a moment ago: that is no end of the pool.
                 errors[member.address] = error
@@ -236,7 +236,7 @@ class Reserver:
             raise connection.refuse(RESERVE_WITH_TIMEOUT, reply)
         except CommandFailed as error:
             errors[member.address] = error
-            pool.release(connection)
+            pool.checkin(connection)
             return None
         except BeanpoolError as error:
             errors[member.address] = error
@@ -314,14 +314,14 @@ class Reserver:
                 raise
             if reply.status == "RESERVED":
                 return member, connection, reply
-            member.pool.release(connection)
+            member.pool.checkin(connection)
         return None
 
     def _dismiss(self, begun: Begun) -> None:
         cancelled = []
         while begun:
             member, connection = begun.pop()
-            channel = member.pool.cancel(connection)
+            channel = member.pool.cancel_reserve(connection)
             if channel is not None:
                 cancelled.append(channel)
         if cancelled:
@@ -352,7 +352,7 @@ class Reserver:
             if reply.number != jid:
                 raise connection.violated(RESERVE_JOB, "another job")
         except (CommandFailed, JobLost):
-            member.pool.release(connection)
+            member.pool.checkin(connection)
             raise
         except BaseException as error:
             member.pool.broke(connection, error)

@@ -32,7 +32,7 @@ from beanpool.protocol.identity import Identity
 
 _TRUSTED_IDLE_SECONDS = 0.01
 _LEAST_TIMEOUT = 0.001
-# One connection in so many may be made beyond the limit while jobs hold others, at least one: see ServerPool.
+# One connection in so many may be made beyond the limit while jobs hold others, at least one: see ConnectionPool.
 _JOBS_PER_SPARE = 4
 _SPARE_IDLE_FOR = 2.0
 _REMEMBERED_FOR = 5.0
@@ -92,15 +92,15 @@ class PoolOwner(Protocol):
 class Ticket:
     """A place in the queue for a connection: a command's, whose thread sleeps, or a reserve's, whose wait is told.
 
-    :param notify: what tells the wait, under the pool's lock: it waits for nothing, and returns false if nobody is
+    :param on_available: tells the wait, under the pool's lock: it waits for nothing, and returns false if nobody is
         there any more; None for a command.
     """
 
-    __slots__ = ("_notify", "connection", "error", "for_jobs", "signal")
+    __slots__ = ("_on_available", "connection", "error", "for_jobs", "signal")
 
-    def __init__(self, notify: Callable[[], bool] | None = None) -> None:
-        self._notify = notify
-        self.for_jobs = notify is not None
+    def __init__(self, on_available: Callable[[], bool] | None = None) -> None:
+        self._on_available = on_available
+        self.for_jobs = on_available is not None
         """Whether jobs may be reserved on the connection."""
         self.signal = threading.Lock()
         self.signal.acquire()
@@ -114,14 +114,14 @@ class Ticket:
 
     def wake(self) -> bool:
         """Let its owner look at what was done to it; false if there is none any more. Once more does no harm."""
-        if self._notify is not None:
-            return self._notify()
+        if self._on_available is not None:
+            return self._on_available()
         with contextlib.suppress(RuntimeError):
             self.signal.release()
         return True
 
 
-class ServerPool:
+class ConnectionPool:
     """The connections of one server.
 
     A connection has a place for as long as its object exists and is not given up, so one that is lost to an interrupt
@@ -155,7 +155,7 @@ class ServerPool:
         self.max_connections = max_connections
         self.abandoned: collections.deque[JobRef] = collections.deque()
         """Jobs that were dropped unfinished; appended to by finalizers, without the lock."""
-        self.bereaved: collections.deque[Lease] = collections.deque()
+        self.partly_abandoned: collections.deque[Lease] = collections.deque()
         """Leases of which some jobs were dropped unfinished, and others were not."""
         self.in_hand = in_hand if in_hand is not None else InHand()
         """Its jobs in hand, by id."""
@@ -187,7 +187,7 @@ class ServerPool:
     def __repr__(self) -> str:
         opened, idle = self.counts()
         stage = "" if self._stage is _OPEN else f", {self._stage.value}"
-        return f"<ServerPool of {self.server}: {opened} of {self.max_connections} open, {idle} idle{stage}>"
+        return f"<ConnectionPool of {self.server}: {opened} of {self.max_connections} open, {idle} idle{stage}>"
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open (or being opened), and how many of them are idle."""
@@ -246,7 +246,7 @@ class ServerPool:
     # Check-out.
 
     def acquire(self, deadline: float, tube: str | None = None) -> PooledConnection:
-        """Check out an open connection, preferably one that uses `tube`. Give it to :meth:`release` or :meth:`broke`.
+        """Check out an open connection, preferably one that uses `tube`. Give it to :meth:`checkin` or :meth:`broke`.
 
         It is for commands: who reserves a job on it and keeps that takes what others need to finish theirs.
 
@@ -286,7 +286,7 @@ class ServerPool:
                 raise
             connection = None
 
-    def acquire_now(self, tubes: tuple[str, ...]) -> PooledConnection | None:
+    def try_acquire(self, tubes: tuple[str, ...]) -> PooledConnection | None:
         """Check out a connection for a reserve of `tubes`, if that takes no waiting.
 
         :returns: an idle one, or a new one that is still closed; None if all are in use, or the server was removed.
@@ -380,12 +380,12 @@ class ServerPool:
         # Those that were collected took their places along; here they are forgotten.
         for key in [key for key, place in self._places.copy().items() if place() is None]:
             self._places.pop(key, None)
-        connection = self.extra()
+        connection = self.probe_connection()
         self._places[id(connection)] = weakref.ref(connection)
         connection.counted = True
         return connection
 
-    def extra(self) -> PooledConnection:
+    def probe_connection(self) -> PooledConnection:
         """A connection that does not count and is not kept: for probes while all others are in use."""
         return PooledConnection(
             self.address,
@@ -416,7 +416,7 @@ class ServerPool:
         except BaseException:
             connection = self._leave_queue(ticket, started)
             if connection is not None:
-                self.release(connection)
+                self.checkin(connection)
             raise
         connection = self._leave_queue(ticket, started)
         if connection is not None:
@@ -450,7 +450,7 @@ class ServerPool:
             self._fill_places()
 
     def collect(self, ticket: Ticket) -> PooledConnection | None:
-        """The connection that a ticket has got, as :meth:`acquire_now` gives it; None if it has none that is of use.
+        """The connection that a ticket has got, as :meth:`try_acquire` gives it; None if it has none that is of use.
 
         :raises BeanpoolError: if those who wait were turned away.
         """
@@ -467,7 +467,7 @@ class ServerPool:
         with self._lock, contextlib.suppress(ValueError):
             self._queue.remove(ticket)
         if ticket.connection is not None:
-            self.release(ticket.connection)
+            self.checkin(ticket.connection)
 
     def may_wait(self) -> bool:
         """Whether a reserve that has found no job may keep its connection waiting for one.
@@ -542,7 +542,7 @@ class ServerPool:
 
     # Check-in.
 
-    def release(self, connection: PooledConnection) -> None:
+    def checkin(self, connection: PooledConnection) -> None:
         """Take a connection back: into the hands of whoever waits longest, else to the idle ones."""
         channel = connection.opened_channel
         if channel is None or channel.state is not _IN_STEP:
@@ -561,9 +561,9 @@ class ServerPool:
     def discard(self, connection: PooledConnection, because: str = "the pool gave it up") -> None:
         """Close a connection for good; its place is free for another."""
         connection.drop(because)
-        self.forget(connection, because)
+        self._free_place(connection, because)
 
-    def forget(self, connection: PooledConnection, because: str = "its reserve was cancelled") -> None:
+    def _free_place(self, connection: PooledConnection, because: str = "its reserve was cancelled") -> None:
         """Free the place of a connection that somebody else closes. Idempotent."""
         with self._lock:
             known, connection.counted = connection.counted, False
@@ -575,24 +575,24 @@ class ServerPool:
         if known and connection.instance:
             self._owner.closed(connection, because)
 
-    def cancel(self, connection: PooledConnection) -> Channel | None:
+    def cancel_reserve(self, connection: PooledConnection) -> Channel | None:
         """Take back a connection whose reserve nobody waits for any more.
 
         :returns: if its reserve was still under way, the half-closed channel, to be read to its end: the server takes
             back by itself what raced in.
         """
         if not connection.waiting:
-            self.release(connection)
+            self.checkin(connection)
             return None
         channel = connection.half_close()
-        self.forget(connection)
+        self._free_place(connection)
         return channel
 
     def broke(self, connection: PooledConnection, error: BaseException) -> None:
         """Give up a connection that failed, and report the error if it says something of the server."""
         if isinstance(error, CommandTimeout) and connection.channel_state is ChannelState.IN_STEP:
             # Nothing was sent: the caller's time was up, after waiting for its turn. The server has done nothing.
-            self.release(connection)
+            self.checkin(connection)
             return
         channel = connection.opened_channel
         if channel is not None and channel.interrupted:
@@ -667,34 +667,34 @@ class ServerPool:
             self.broke(connection, error)
             raise
         except Exception:
-            self.release(connection)
+            self.checkin(connection)
             raise
         except BaseException:
             # Between two commands it may hold what nobody will ever finish.
             self.discard(connection, "the caller was interrupted")
             raise
-        self.release(connection)
+        self.checkin(connection)
 
     # Upkeep.
 
     def collect_abandoned(self) -> None:
         """Give back the jobs that were dropped unfinished: close their connection, if it has no others in hand.
 
-        If it has, closing would take those away: such a lease is left in :attr:`bereaved`.
+        If it has, closing would take those away: such a lease is left in :attr:`partly_abandoned`.
         """
         notes = _snapshot(self.abandoned)
         for lease in dict.fromkeys(note.lease for note in notes):
-            if not lease.dropped():
+            if not lease.abandoned():
                 # Given back already, together with others.
                 continue
-            if not lease.deserted:
-                self.bereaved.append(lease)
+            if not lease.orphaned:
+                self.partly_abandoned.append(lease)
             elif lease.connection.guard.locked():
                 # Some of its jobs are just being given back, and who does that closes it: see giving_back.py.
-                self.bereaved.append(lease)
+                self.partly_abandoned.append(lease)
                 lease.connection.interrupt()
             else:
-                lease.scrap("its job was dropped unfinished")
+                lease.discard("its job was dropped unfinished")
         # Last: an interrupt must leave no job of which nobody knows any more.
         for note in notes:
             with contextlib.suppress(ValueError):
@@ -730,7 +730,7 @@ class ServerPool:
         for connection in idle:
             self.discard(connection, "its address leads to several server processes")
 
-    def turn_away(self, build_error: Callable[[], BeanpoolError]) -> None:
+    def fail_waiters(self, build_error: Callable[[], BeanpoolError]) -> None:
         """Let those who wait for a connection fail now: the server is not worth waiting for."""
         with self._lock:
             queue = list(self._queue)
@@ -757,10 +757,10 @@ class ServerPool:
             self.discard(connection, "it was idle for long")
 
     def remove(self) -> None:
-        """The server is no longer one of the cluster's: as :meth:`retire`, but what was wanted of it others can do."""
+        """The server left the cluster: as :meth:`close_to_new`, but other servers can do what was wanted of it."""
         self._end(_Stage.REMOVED)
 
-    def retire(self) -> None:
+    def close_to_new(self) -> None:
         """Hand out no connection any more; unfinished jobs keep theirs."""
         self._end(_Stage.CLOSED)
 
@@ -771,7 +771,7 @@ class ServerPool:
             idle, self._idle = self._idle, []
         for connection in idle:
             self.discard(connection, "the pool was closed" if stage is _Stage.CLOSED else stage.value)
-        self.turn_away(self._ended)
+        self.fail_waiters(self._ended)
 
     def close(self, grace: float, deadline: float) -> None:
         """Close everything. Idempotent.
@@ -779,7 +779,7 @@ class ServerPool:
         :param grace: until when commands on their way may finish (monotonic seconds).
         :param deadline: until when jobs may be finished (monotonic seconds); then the server gives them to others.
         """
-        self.retire()
+        self.close_to_new()
         self.collect_abandoned()
         busy = self._await_return(self._in_command, grace)
         for connection in busy:

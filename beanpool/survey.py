@@ -98,7 +98,7 @@ class _Survey:
         """Send the question."""
         question = self._question
         try:
-            connection = member.pool.acquire_now(()) or member.pool.extra()
+            connection = member.pool.try_acquire(()) or member.pool.probe_connection()
         except BeanpoolError as error:
             self.answers[member.address] = error.with_traceback(None)
             return
@@ -142,7 +142,7 @@ class _Survey:
         if reply is None:
             return
         answer = self._question.read(connection, reply, now - asked.since)
-        asked.member.pool.release(connection)
+        asked.member.pool.checkin(connection)
         del self._open[asked.member]
         asked.member.works()
         self.answers[asked.member.address] = answer
@@ -153,7 +153,7 @@ class _Survey:
             error.waited = time.monotonic() - self._began
         self.answers[asked.member.address] = error.with_traceback(None)
         if isinstance(error, CommandFailed):
-            asked.member.pool.release(asked.connection)
+            asked.member.pool.checkin(asked.connection)
         else:
             asked.member.pool.broke(asked.connection, error)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from beanpool.channel import Channel
 from beanpool.errors import BeanpoolError, PoolClosed
 from beanpool.fresh_checks import FreshChecks
-from beanpool.giving_back import GiveBack
+from beanpool.giving_back import PartialRelease
 from beanpool.lease import Lease
 from beanpool.log import ErrorLog
 from beanpool.member import Member
@@ -86,11 +86,11 @@ class Upkeep:
         self._tick_at = 0.0
         self._probes: dict[Member, Probe] = {}
         self._lingering: set[Channel] = set()
-        self._give_backs: dict[Lease, GiveBack] = {}
+        self._give_backs: dict[Lease, PartialRelease] = {}
         # When to go on with what was dropped.
         self._to_go_on: Schedule[Lease] = Schedule()
         # When what is under way is late.
-        self._limits: Schedule[Probe | GiveBack | Channel] = Schedule()
+        self._limits: Schedule[Probe | PartialRelease | Channel] = Schedule()
 
     def tend(self, members: Sequence[Member]) -> float:
         """Start what is due; return until when to wait at most (monotonic seconds)."""
@@ -148,7 +148,7 @@ class Upkeep:
             self._register_as(channel.fileno(), selectors.EVENT_READ, channel)
 
     @contextlib.contextmanager
-    def _caring_for(self, what: Channel | Member | GiveBack) -> Iterator[None]:
+    def _caring_for(self, what: Channel | Member | PartialRelease) -> Iterator[None]:
         """Let an error that nobody foresaw cost no more than what the block is for, which is begun anew."""
         if isinstance(what, Channel):
             doing = "closing a connection"
@@ -163,10 +163,10 @@ class Upkeep:
                 self._let_go(what, error)
                 raise
 
-    def _let_go(self, what: Channel | Member | GiveBack, error: BaseException) -> None:
+    def _let_go(self, what: Channel | Member | PartialRelease, error: BaseException) -> None:
         if isinstance(what, Channel):
             self._close(what)
-        elif isinstance(what, GiveBack):
+        elif isinstance(what, PartialRelease):
             self._end_give_back(what, error)
         else:
             # It says nothing of the server.
@@ -177,7 +177,7 @@ class Upkeep:
                 self._unregister(probe)
                 what.pool.discard(probe.connection, f"its check failed: {type(error).__name__}")
 
-    def _give_up(self, late: Probe | GiveBack | Channel, now: float) -> None:
+    def _give_up(self, late: Probe | PartialRelease | Channel, now: float) -> None:
         if isinstance(late, Channel):
             with self._caring_for(late):
                 self._close(late)
@@ -209,7 +209,7 @@ class Upkeep:
                     pool.fill_places()
                     if member.up and pool.review_due(now):
                         starved.append(member)
-            if pool.abandoned or pool.bereaved or member.health.rests_until:
+            if pool.abandoned or pool.partly_abandoned or member.health.rests_until:
                 with self._tidying_up(member):
                     pool.collect_abandoned()
                     self._give_back(member)
@@ -267,7 +267,7 @@ class Upkeep:
         self._doubted.discard(member)
         self._started[member] = now
         try:
-            connection = (None if fresh else member.pool.acquire_now(())) or member.pool.extra()
+            connection = (None if fresh else member.pool.try_acquire(())) or member.pool.probe_connection()
         except PoolClosed:
             # It was removed, or the pool is closed: it is not checked any more.
             return
@@ -297,7 +297,7 @@ class Upkeep:
                     self._step(what)
                 except BeanpoolError as error:
                     self._finish(what, error)
-        elif isinstance(what, GiveBack):
+        elif isinstance(what, PartialRelease):
             with self._caring_for(what):
                 self._go_on_giving_back(what)
 
@@ -312,7 +312,7 @@ class Upkeep:
         probe.member.works()
         # From here on the connection is the pool's again: what goes wrong now must not close it under its next user.
         self._forget_probe(probe)
-        probe.member.pool.release(probe.connection)
+        probe.member.pool.checkin(probe.connection)
         # The probe's own return is no sign of other life.
         self._plan(probe.member, time.monotonic())
 
@@ -361,8 +361,8 @@ class Upkeep:
     # Jobs that were dropped while others on the same connection are being worked on.
 
     def _give_back(self, member: Member) -> None:
-        while member.pool.bereaved:
-            self._care_for_dropped(member.pool.bereaved.popleft())
+        while member.pool.partly_abandoned:
+            self._care_for_dropped(member.pool.partly_abandoned.popleft())
 
     def _care_for_dropped(self, lease: Lease) -> None:
         seen_to = False
@@ -376,12 +376,12 @@ class Upkeep:
         if lease in self._give_backs:
             # Its end looks for more.
             return True
-        if not lease.dropped():
+        if not lease.abandoned():
             return True
-        if lease.deserted and not lease.connection.guard.locked():
-            lease.scrap("its jobs were dropped unfinished")
+        if lease.orphaned and not lease.connection.guard.locked():
+            lease.discard("its jobs were dropped unfinished")
             return True
-        give_back = GiveBack(lease)
+        give_back = PartialRelease(lease)
         if not give_back.take_connection():
             # A sibling's command is under way.
             return False
@@ -395,7 +395,7 @@ class Upkeep:
                 self._end_give_back(give_back, error)
         return True
 
-    def _go_on_giving_back(self, give_back: GiveBack) -> None:
+    def _go_on_giving_back(self, give_back: PartialRelease) -> None:
         try:
             if give_back.step():
                 self._end_give_back(give_back)
@@ -405,7 +405,7 @@ class Upkeep:
         except BeanpoolError as error:
             self._end_give_back(give_back, error)
 
-    def _end_give_back(self, give_back: GiveBack, error: BaseException | None = None) -> None:
+    def _end_give_back(self, give_back: PartialRelease, error: BaseException | None = None) -> None:
         if self._give_backs.pop(give_back.lease, None) is None:
             # It was its end that failed.
             return

@@ -246,7 +246,7 @@ class Watch:
         pause = self.empty[member] = min(_LONGEST_PAUSE, 2 * self.empty.get(member, 0.0) or _REJOIN_AFTER)
         self._not_before[member] = now + pause
         self._wake_at = min(self._wake_at, now + pause)
-        member.pool.release(station.connection)
+        member.pool.checkin(station.connection)
 
     def _queue_up(self, member: Member, now: float, waiting: int) -> None:
         """Queue for a connection, behind all others who want one.
@@ -308,7 +308,7 @@ class Watch:
 
     def _join(self, member: Member, now: float, longest_wait: float, waiting: int) -> None:
         try:
-            connection = member.pool.acquire_now(self._tubes) if member not in self._tickets else None
+            connection = member.pool.try_acquire(self._tubes) if member not in self._tickets else None
             if connection is None:
                 self._queue_up(member, now, waiting)
         except BeanpoolError:
@@ -436,7 +436,7 @@ class Watch:
             self.empty.setdefault(member, 0.0)
             if station.beside:
                 self._remove(station)
-                member.pool.release(station.connection)
+                member.pool.checkin(station.connection)
             else:
                 self._answered.append(station)
 
@@ -464,7 +464,7 @@ class Watch:
             self._cancel(member, station.connection)
 
     def _cancel(self, member: Member, connection: PooledConnection) -> None:
-        channel = member.pool.cancel(connection)
+        channel = member.pool.cancel_reserve(connection)
         if channel is not None:
             channel.close("its reserve was cancelled")
 
@@ -507,7 +507,7 @@ class Watch:
         """Nobody waits any more: cancel what still waits; returns the channels to be read to their end."""
         cancelled: list[Channel] = []
         for member, connection in self._let_go():
-            channel = member.pool.cancel(connection)
+            channel = member.pool.cancel_reserve(connection)
             if channel is not None:
                 cancelled.append(channel)
         return cancelled

@@ -308,7 +308,7 @@ class TestFaults:
             ids(pool.put_many(["x"] * 500))
             connection = pool._topology.members[0].pool.acquire(time.monotonic() + 1)
             lowest = connection.channel._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
-            pool._topology.members[0].pool.release(connection)
+            pool._topology.members[0].pool.checkin(connection)
             assert lowest == 1
             with within(1, "a put"):
                 pool.put("y")

@@ -26,7 +26,7 @@ from beanpool import BeanpoolError, Job, PoolClosed, PoolManager, PoolTimeout
 from beanpool.channel import Channel
 from beanpool.poller import SelectorPoller, new_poller
 from beanpool.reserving import Reserver
-from beanpool.server_pool import ServerPool
+from beanpool.server_pool import ConnectionPool
 from beanpool.watch import Begun, Station, Watch, _taken
 
 if TYPE_CHECKING:
@@ -406,16 +406,16 @@ class TestServersComeAndGo:
         self, cluster: StartCluster, monkeypatch: pytest.MonkeyPatch, timeout: float
     ) -> None:
         servers = cluster(2)
-        acquire_now = ServerPool.acquire_now
+        try_acquire = ConnectionPool.try_acquire
         with manager(servers) as pool:
 
-            def remove_first(self: ServerPool, *args: Any) -> Any:
+            def remove_first(self: ConnectionPool, *args: Any) -> Any:
                 for status in pool.servers[1:]:
                     pool.remove_server(status.address)
-                return acquire_now(self, *args)
+                return try_acquire(self, *args)
 
             assert pool.reserve(timeout=0) is None
-            monkeypatch.setattr(ServerPool, "acquire_now", remove_first)
+            monkeypatch.setattr(ConnectionPool, "try_acquire", remove_first)
             # From whichever it starts.
             for _ in range(2):
                 assert pool.reserve(timeout=timeout) is None
@@ -699,7 +699,7 @@ class TestShortOfConnections:
             busy.control.put(b"job")
             thread = background(functools.partial(pool.reserve, timeout=timeout))
             wait_until(lambda: connections.contended, "it to queue")
-            connections.release(held)
+            connections.checkin(held)
             with within(0.2, "the delivery"):
                 assert body_of(thread) == b"job"
 
@@ -711,7 +711,7 @@ class TestShortOfConnections:
             for timeout in (0, 0.3):
                 with within(0.3), pytest.raises(PoolTimeout, match="no connection became free in time"):
                     pool.reserve(timeout=timeout)
-            connections.release(held)
+            connections.checkin(held)
             assert not connections.contended
             assert pool.reserve(timeout=0) is None
 
@@ -722,7 +722,7 @@ class TestShortOfConnections:
             threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
             other.control.put(b"from the other one")
             wait_until(lambda: any(thread.done for thread in threads), "the delivery")
-            pool._topology.members[0].pool.release(held)
+            pool._topology.members[0].pool.checkin(held)
             pool.close(0)
         errors = [thread.error() for thread in threads]
         assert sorted(errors, key=bool)[0] is None

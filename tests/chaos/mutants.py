@@ -99,10 +99,10 @@ MUTANTS = (
             Edit(
                 "putting.py",
                 "    except BaseException as error:\n        pool.broke(connection, error)\n        raise\n"
-                "    pool.release(connection)\n    return jid\n",
+                "    pool.checkin(connection)\n    return jid\n",
                 "    except BaseException as error:\n"
-                "        pool.release(connection)\n        raise\n"
-                "    pool.release(connection)\n    return jid\n",
+                "        pool.checkin(connection)\n        raise\n"
+                "    pool.checkin(connection)\n    return jid\n",
             ),
         ),
         (_SCENARIOS + "test_a_late_reply_is_never_given_to_the_next_command",),
@@ -144,10 +144,12 @@ MUTANTS = (
         (
             Edit(
                 "server_pool.py",
-                "        channel = connection.half_close()\n        self.forget(connection)\n        return channel\n",
+                "        channel = connection.half_close()\n"
+                "        self._free_place(connection)\n"
+                "        return channel\n",
                 "        connection.channel._due.clear()\n"
                 "        connection.channel.state = type(connection.channel.state).IN_STEP\n"
-                "        self.release(connection)\n"
+                "        self.checkin(connection)\n"
                 "        return None\n",
             ),
         ),

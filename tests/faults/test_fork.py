@@ -153,7 +153,16 @@ def test_mid_reserve_and_with_every_lock_held_by_other_threads(beanstalkd: Beans
     # A fork waits for this one, so that no socket is just being made.
     locks.pop(id(sockets._making))
     paths = " ".join(path for path, _ in locks.values())
-    for owner in ("PoolManager", "ServerPool", "Member", "SharedWait", "Counters", "Listeners", "Monitor", "Producer"):
+    for owner in (
+        "PoolManager",
+        "ConnectionPool",
+        "Member",
+        "SharedWait",
+        "Counters",
+        "Listeners",
+        "Monitor",
+        "Producer",
+    ):
         assert owner in paths
     held = threading.Event()
     release = threading.Event()

@@ -98,7 +98,7 @@ def test_put(stage: Stage, kind: type[BaseException]) -> None:
 def test_put_on_a_new_connection(stage: Stage, kind: type[BaseException]) -> None:
     def prepare() -> Callable[[], object]:
         connections = stage.pool._topology.members[0].pool
-        idle = connections.acquire_now(())
+        idle = connections.try_acquire(())
         assert idle is not None
         connections.discard(idle)
         body = stage.token()
@@ -378,7 +378,7 @@ def test_waiting_for_a_connection(stage: Stage) -> None:
 
     def check(where: str) -> None:
         nonlocal held
-        connections.release(held)
+        connections.checkin(held)
         stage.check(where)
         held = connections.acquire(time.monotonic() + 10)
 
@@ -387,7 +387,7 @@ def test_waiting_for_a_connection(stage: Stage) -> None:
             stage.pool.put("x", timeout=0.005)
 
     assert at_every_place(lambda: put, check, KeyboardInterrupt, step=2) > 50
-    connections.release(held)
+    connections.checkin(held)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -111,7 +111,7 @@ def test_a_put_that_waits_for_a_server_that_is_removed_goes_to_another(cluster: 
         with pytest.raises(ConnectionFailed, match="was removed") as caught:
             member.pool.acquire(time.monotonic() + 1)
         assert not caught.value.may_have_taken_effect
-        assert member.pool.acquire_now(("default",)) is None
+        assert member.pool.try_acquire(("default",)) is None
 
 
 def test_a_job_of_a_removed_server_can_be_finished_until_the_pool_closes(cluster: Cluster) -> None:

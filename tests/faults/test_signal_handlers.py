@@ -43,7 +43,7 @@ class Stage:
     def _put_on_a_new_connection(self) -> Callable[[], object]:
         for member in self.pool._topology.members:
             while member.pool.counts()[1]:
-                connection = member.pool.acquire_now(())
+                connection = member.pool.try_acquire(())
                 assert connection is not None
                 member.pool.discard(connection)
         return lambda: self.pool.put("x", tube="filled")
@@ -211,7 +211,7 @@ def test_a_finalizer_that_asks_the_pool_while_its_thread_holds_every_lock(beanst
     with PoolManager(beanstalkd.url) as pool:
         member = pool._topology.members[0]
         # Empty, so that the put has to decide something under the lock.
-        idle = member.pool.acquire_now(())
+        idle = member.pool.try_acquire(())
         assert idle is not None
         member.pool.discard(idle)
 

@@ -18,10 +18,10 @@ from support.waiting import wait_until
 from beanpool import Job, PoolManager
 from beanpool.channel import Channel
 from beanpool.events import ConnectionClosed, Event
-from beanpool.giving_back import GiveBack
+from beanpool.giving_back import PartialRelease
 from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
-from beanpool.server_pool import ServerPool
+from beanpool.server_pool import ConnectionPool
 
 Cluster = Callable[..., list[BeanstalkdServer]]
 
@@ -157,7 +157,7 @@ def test_tidying_up_that_fails_keeps_nobody_from_being_checked(
     unforeseen: Records,
 ) -> None:
     pool, (bad, *others) = watched
-    trouble = Trouble(monkeypatch, ServerPool, "trim", Unforeseen(), server=bad.address)
+    trouble = Trouble(monkeypatch, ConnectionPool, "trim", Unforeseen(), server=bad.address)
     trouble.wait_for_calls(bad.address)
     for server in (bad, others[0]):
         server.kill()
@@ -171,7 +171,7 @@ def test_jobs_that_could_not_be_given_back_are_seen_to_again(
     watched: tuple[PoolManager, list[BeanstalkdServer]], monkeypatch: pytest.MonkeyPatch, unforeseen: Records
 ) -> None:
     pool, (bad, *_) = watched
-    trouble = Trouble(monkeypatch, ServerPool, "collect_abandoned", Unforeseen(), server=bad.address)
+    trouble = Trouble(monkeypatch, ConnectionPool, "collect_abandoned", Unforeseen(), server=bad.address)
     bad.control.put(b"x")
     job = pool.reserve(10)
     assert job is not None
@@ -200,22 +200,22 @@ def counter(server: BeanstalkdServer, state: str) -> int:
 def test_a_give_back_that_fails_in_no_known_way_gives_back_all_by_closing_the_connection(
     beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch, unforeseen: Records, method: str
 ) -> None:
-    plain = getattr(GiveBack, method)
+    plain = getattr(PartialRelease, method)
     fails = threading.Event()
 
-    def fail(give_back: GiveBack) -> object:
+    def fail(give_back: PartialRelease) -> object:
         plain(give_back)
         fails.set()
         raise Unforeseen
 
-    monkeypatch.setattr(GiveBack, method, fail)
+    monkeypatch.setattr(PartialRelease, method, fail)
     with PoolManager(beanstalkd.url, name="p", max_connections=1, timeout=5, health_interval=60) as pool:
         jobs = three_jobs_of_a_batch(beanstalkd, pool)
         del jobs[0]
         assert fails.wait(10)
         wait_until(lambda: counter(beanstalkd, "ready") == 3, "all to be given back")
         assert all(job.lost for job in jobs)
-        monkeypatch.setattr(GiveBack, method, plain)
+        monkeypatch.setattr(PartialRelease, method, plain)
         again = pool.reserve_many(3, 5)
         assert len(again) == 3
         del again[0]
@@ -226,11 +226,11 @@ def test_a_give_back_that_fails_in_no_known_way_gives_back_all_by_closing_the_co
     assert not more
 
 
-@pytest.mark.parametrize("owner", [GiveBack, Lease])
+@pytest.mark.parametrize("owner", [PartialRelease, Lease])
 def test_what_could_not_even_be_begun_is_tried_again_and_costs_the_siblings_nothing(
     beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch, unforeseen: Records, owner: type
 ) -> None:
-    method = {GiveBack: "__init__", Lease: "pin"}[owner]
+    method = {PartialRelease: "__init__", Lease: "pin"}[owner]
     fails = threading.Event()
 
     def fail(*_: object) -> None:

@@ -19,7 +19,7 @@ from support.waiting import wait_until, within
 
 from beanpool import Job, JobLost, NotFound, PoolClosed, PoolTimeout
 from beanpool.events import Event, ServerStateChanged
-from beanpool.giving_back import GiveBack
+from beanpool.giving_back import PartialRelease
 from beanpool.pooled_connection import PooledConnection
 
 if TYPE_CHECKING:
@@ -101,14 +101,14 @@ class TestSharedLease:
         self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As ``close()`` does: the monitor, which looks for its descriptor, goes on; what it raises fails the test."""
-        begin, closed = GiveBack.begin, threading.Event()
+        begin, closed = PartialRelease.begin, threading.Event()
 
-        def begin_and_lose(give_back: GiveBack) -> None:
+        def begin_and_lose(give_back: PartialRelease) -> None:
             begin(give_back)
             give_back.connection.drop("another thread has closed it")
             closed.set()
 
-        monkeypatch.setattr(GiveBack, "begin", begin_and_lose)
+        monkeypatch.setattr(PartialRelease, "begin", begin_and_lose)
         fill(beanstalkd, 2)
         with pool_of(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(2, 0)

@@ -79,7 +79,7 @@ class TestCheckOut:
             assert not owner.reports, "a full pool says nothing of the server"
             assert waiting(pool) == 0
             for connection in held:
-                pool.release(connection)
+                pool.checkin(connection)
             assert pool.counts() == (2, 2)
 
     def test_first_come_first_served(self, beanstalkd: BeanstalkdServer) -> None:
@@ -90,14 +90,14 @@ class TestCheckOut:
             def wait_in_line(number: int) -> None:
                 connection = pool.acquire(soon())
                 served.append(number)
-                pool.release(connection)
+                pool.checkin(connection)
 
             calls = []
             for number in range(6):
                 calls.append(background(functools.partial(wait_in_line, number)))
                 wait_until(lambda: waiting(pool) == len(calls), "the thread to wait")
-            assert pool.acquire_now(("default",)) is None, "nobody overtakes those who wait"
-            pool.release(held)
+            assert pool.try_acquire(("default",)) is None, "nobody overtakes those who wait"
+            pool.checkin(held)
             for call in calls:
                 call.result()
         assert served == [0, 1, 2, 3, 4, 5]
@@ -112,13 +112,13 @@ class TestCheckOut:
             connection = other.result()
             assert connection is not held
             assert connection.kick(1) == 0
-            pool.release(connection)
+            pool.checkin(connection)
 
     def test_newest_idle_connection_first(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             first, second, third = (pool.acquire(soon()) for _ in range(3))
             for connection in (second, third, first):
-                pool.release(connection)
+                pool.checkin(connection)
             assert [pool.acquire(soon()) for _ in range(3)] == [first, third, second]
 
     def test_one_that_uses_the_tube_is_preferred(self, beanstalkd: BeanstalkdServer) -> None:
@@ -126,10 +126,10 @@ class TestCheckOut:
             plain, mails, newest = (pool.acquire(soon()) for _ in range(3))
             mails.use_tube("mails", soon())
             for connection in (plain, mails, newest):
-                pool.release(connection)
+                pool.checkin(connection)
             taken = pool.acquire(soon(), "mails")
             assert taken is mails
-            pool.release(taken)
+            pool.checkin(taken)
             assert pool.acquire(soon(), "default") is newest
             assert pool.acquire(soon(), "unheard of") is mails, "none fits: the newest"
 
@@ -141,12 +141,12 @@ class TestCheckOut:
             both.ignore("default")
             one.watch("a")
             for connection in (plain, both, one):
-                pool.release(connection)
-            assert pool.acquire_now(("b", "a")) is both
-            assert pool.acquire_now(("default",)) is plain
-            assert pool.acquire_now(("default",)) is one, "none fits: the newest"
+                pool.checkin(connection)
+            assert pool.try_acquire(("b", "a")) is both
+            assert pool.try_acquire(("default",)) is plain
+            assert pool.try_acquire(("default",)) is one, "none fits: the newest"
             pool.discard(one)
-            unopened = pool.acquire_now(("default",))
+            unopened = pool.try_acquire(("default",))
             assert unopened is not None
             assert unopened.channel_state is None, "a new one is opened by who uses it"
 
@@ -157,7 +157,7 @@ class TestCheckOut:
             del connection
             gc.collect()
             assert pool.counts() == (0, 0)
-            pool.release(pool.acquire(soon()))
+            pool.checkin(pool.acquire(soon()))
 
     def test_a_call_that_failed_on_the_wire_costs_its_connection(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
@@ -193,17 +193,17 @@ class TestCheckOut:
             wait_until(lambda: waiting(pool) == 3, "the command to wait")
             pool.queue_up(last)
             assert not told
-            pool.release(held)
+            pool.checkin(held)
             assert told == ["first"]
             assert pool.collect(first) is held
             pool.leave(gone)
             assert not command.done
-            pool.release(held)
+            pool.checkin(held)
             assert command.result() is held
             # One that is lost makes room, too.
             pool.discard(held)
             assert told == ["first", "last"]
-            assert pool.acquire_now(("default",)) is None
+            assert pool.try_acquire(("default",)) is None
             pool.leave(last)
             assert pool.counts() == (0, 0)
 
@@ -213,9 +213,9 @@ class TestCheckOut:
             pool.queue_up(Ticket(lambda: False))
             behind = Ticket(lambda: True)
             pool.queue_up(behind)
-            pool.release(held)
+            pool.checkin(held)
             assert pool.collect(behind) is held
-            pool.release(held)
+            pool.checkin(held)
             pool.queue_up(Ticket(lambda: False))
             assert pool.counts() == (1, 1)
 
@@ -223,7 +223,7 @@ class TestCheckOut:
         self, beanstalkd: BeanstalkdServer
     ) -> None:
         with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
-            held = pool.acquire_now(("default",))
+            held = pool.try_acquire(("default",))
             assert held is not None
             held.open(soon())
             reserve = Ticket(lambda: True)
@@ -236,7 +236,7 @@ class TestCheckOut:
             pool.fill_places()
             spare = command.result()
             assert spare is not held
-            pool.release(spare)
+            pool.checkin(spare)
             assert not reserve.settled
             lease.end(job.number)
             assert pool.collect(reserve) is held

@@ -23,7 +23,7 @@ class TestStaleConnections:
         with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             old = [pool.acquire(soon()) for _ in range(3)]
             for connection in old:
-                pool.release(connection)
+                pool.checkin(connection)
             wait_for_pause(old)
             beanstalkd.restart()
             with pool.lend(soon()) as connection:
@@ -73,12 +73,12 @@ class TestStaleConnections:
     ) -> None:
         with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             in_use, idle = pool.acquire(soon()), pool.acquire(soon())
-            pool.release(idle)
+            pool.checkin(idle)
             owner.generation = 1
             pool.start_generation(1)
             assert idle.closed
             assert in_use.kick(1) == 0, "who is at work is left alone"
-            pool.release(in_use)
+            pool.checkin(in_use)
             assert in_use.closed
             assert pool.counts() == (0, 0)
             with pool.lend(soon()) as fresh:
@@ -91,7 +91,7 @@ class TestStaleConnections:
         with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             connections = [pool.acquire(soon()) for _ in range(3)]
             for connection in connections:
-                pool.release(connection)
+                pool.checkin(connection)
             pool.trim(60)
             assert pool.counts() == (3, 3)
             wait_until(lambda: time.monotonic() > connections[-1].channel.used_at, "the clock to move")

@@ -30,7 +30,7 @@ class TestTrouble:
     def test_no_lock_is_held_while_a_server_is_silent(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd.host, beanstalkd.port, 2) as (pool, _):
             idle = pool.acquire(soon())
-            pool.release(idle)
+            pool.checkin(idle)
             beanstalkd.freeze()
             asking = background(lambda: pool.acquire(soon()).kick(1))
             wait_until(lambda: pool.counts() == (1, 0), "the idle connection to be taken")
@@ -42,7 +42,7 @@ class TestTrouble:
                 pool.full_of_jobs()
                 pool.start_generation(0)
                 pool.trim(60)
-                assert pool.acquire_now(("default",)) is None
+                assert pool.try_acquire(("default",)) is None
                 with pytest.raises(PoolTimeout):
                     pool.acquire(time.monotonic() + 0.05)
             assert not asking.done
@@ -74,10 +74,10 @@ class TestTrouble:
             calls = [background(lambda: pool.acquire(soon())) for _ in range(3)]
             wait_until(lambda: waiting(pool) == 3, "the threads to wait")
             with within(0.1):
-                pool.turn_away(lambda: ConnectionFailed("it is down"))
+                pool.fail_waiters(lambda: ConnectionFailed("it is down"))
                 assert [str(call.error()) for call in calls] == ["it is down"] * 3
             assert waiting(pool) == 0
-            pool.release(held)
+            pool.checkin(held)
             assert pool.counts() == (1, 1)
 
     def test_closing_wakes_who_waits(self, beanstalkd: BeanstalkdServer) -> None:
@@ -87,14 +87,14 @@ class TestTrouble:
             calls = [background(lambda: pool.acquire(soon())) for _ in range(3)]
             wait_until(lambda: waiting(pool) == 3, "the threads to wait")
             with within(0.1):
-                pool.retire()
+                pool.close_to_new()
                 assert all(isinstance(call.error(), PoolClosed) for call in calls)
-            refusals: list[Callable[[], object]] = [lambda: pool.acquire(soon()), lambda: pool.acquire_now(("a",))]
+            refusals: list[Callable[[], object]] = [lambda: pool.acquire(soon()), lambda: pool.try_acquire(("a",))]
             for refused in refusals:
                 with pytest.raises(PoolClosed, match=beanstalkd.address):
                     refused()
             assert held.kick(1) == 0, "who is at work may finish"
-            pool.release(held)
+            pool.checkin(held)
             assert held.closed
 
     def test_closing_ends_calls_that_would_go_on_for_long(self, beanstalkd: BeanstalkdServer) -> None:
@@ -118,7 +118,7 @@ class TestInterrupts:
             with interrupted_when(lambda: waiting(pool)):
                 pool.acquire(soon())
             assert waiting(pool) == 0
-            pool.release(held)
+            pool.checkin(held)
             with pool.lend(soon()) as connection:
                 assert connection is held
 

@@ -12,7 +12,7 @@ from beanpool import BeanpoolError, PoolManager, PoolTimeout
 from beanpool.address import Address
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
-from beanpool.server_pool import ServerPool
+from beanpool.server_pool import ConnectionPool
 from support.waiting import wait_until
 
 LONG = 5.0
@@ -27,7 +27,7 @@ class Owner:
         self.reports: list[BeanpoolError] = []
         self.closings: list[str] = []
         self.times_starved = 0
-        self.pool: ServerPool | None = None
+        self.pool: ConnectionPool | None = None
 
     def learn(self, identity: Identity, round_trip: float) -> int:
         if self.instances and self.instances[-1] != identity.instance:
@@ -54,9 +54,9 @@ class Owner:
 @contextmanager
 def pool_of(
     host: str, port: int, max_connections: int = 3, *, timeout: float = LONG, connect_timeout: float = LONG
-) -> Iterator[tuple[ServerPool, Owner]]:
+) -> Iterator[tuple[ConnectionPool, Owner]]:
     owner = Owner()
-    pool = owner.pool = ServerPool(
+    pool = owner.pool = ConnectionPool(
         Address(host, port),
         max_connections=max_connections,
         connect_timeout=connect_timeout,
@@ -83,14 +83,14 @@ def all_in_use(manager: PoolManager) -> Iterator[None]:
         yield
     finally:
         for connection in held:
-            pool.release(connection)
+            pool.checkin(connection)
 
 
 def soon() -> float:
     return time.monotonic() + LONG
 
 
-def waiting(pool: ServerPool) -> int:
+def waiting(pool: ConnectionPool) -> int:
     return pool.stats()["requests_waiting"]
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from beanpool.announcer import Announcer
 from beanpool.checks import check_seconds, check_wait
 from beanpool.comebacks import Comebacks
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
@@ -25,13 +24,13 @@ from beanpool.errors import PoolClosed, no_server
 from beanpool.events import Event
 from beanpool.health import Health, ServerState
 from beanpool.in_hand import InHand
-from beanpool.job import Job
 from beanpool.locks import Lock, ReentrantEvent, refuse_within
 from beanpool.member import Member
 from beanpool.monitor import Monitor
 from beanpool.protocol.arguments import check_int
 from beanpool.protocol.commands import STATS, encode_bare
 from beanpool.putting import Putter
+from beanpool.reporter import Reporter
 from beanpool.reserving import Reserver
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
@@ -56,7 +55,7 @@ class Cluster:
         self._policy = policy
         self._timeout = settings.timeout
         self.name = settings.name or f"pool-{next(_numbers)}"
-        self._announcer = Announcer(self.name)
+        self._reporter = Reporter(self.name)
         self._begin(servers)
         _clusters.add(self)
 
@@ -86,7 +85,7 @@ class Cluster:
         budget = RetryBudget(
             lambda: sum(member.pool.returns for member in self._topology.members), lambda: self._comebacks.count
         )
-        self._putter = Putter(topology, self._policy, self._closing, self._announcer, budget, self._comebacks)
+        self._putter = Putter(topology, self._policy, self._closing, self._reporter, budget, self._comebacks)
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
@@ -144,7 +143,7 @@ class Cluster:
         # In a forked child everything starts anew; the sockets are the parent's.
         closed = self._closing.is_set()
         self._monitor.leave_to_parent()
-        self._announcer = self._announcer.afresh()
+        self._reporter.reset_after_fork()
         # With the weights of now: they may have been changed since.
         self._begin(tuple(dataclasses.replace(m.server, weight=m.weight) for m in self._topology.members))
         if closed:
@@ -155,7 +154,7 @@ class Cluster:
     def member_changed(self, member: Member, before: Health, after: Health) -> None:
         """What is believed about a server has changed."""
         if after.alternates and not before.alternates:
-            self._announcer.several_found(member, after)
+            self._reporter.several_processes_found(member.name, after)
         restarted = after.generation > before.generation and after.state is not ServerState.DOWN
         identified = before.identity is None or restarted
         if not identified and (before.state, before.draining, before.rests_until) == (
@@ -176,8 +175,8 @@ class Cluster:
                 if self._topology is topology:
                     self._topology = refreshed
                     break
-        for name, twin in found:
-            self._announcer.twin_found(name, twin)
+        for duplicate, used in found:
+            self._reporter.duplicate_found(duplicate.name, used.name)
         self._reserver.poke()
         self._monitor.look_at(member)
         with self._changed:
@@ -186,7 +185,7 @@ class Cluster:
         if freed or came_back:
             self._comebacks.note()
         if before.state is not after.state or before.draining != after.draining or restarted:
-            self._announcer.server_changed(member, before, after, restarted)
+            self._reporter.server_changed(member.address, member.name, before, after, restarted)
 
     def _note_twins(self, members: tuple[Member, ...]) -> tuple[list[tuple[Member, Member]], bool]:
         """Let every server process be used by one of its names.
@@ -208,18 +207,6 @@ class Cluster:
         """A caller waits for a connection: one that only waits for jobs can be spared."""
         self._reserver.give_up(member)
 
-    def job_lost(self, job: Job, reason: str) -> None:
-        """The reservation of a job is gone."""
-        self._announcer.job_lost(job, reason)
-
-    def connection_opened(self, member: Member, instance: str) -> None:
-        """A connection stands."""
-        self._announcer.connection_opened(member, instance)
-
-    def connection_closed(self, member: Member, because: str) -> None:
-        """A connection was given up."""
-        self._announcer.connection_closed(member, because)
-
     # What users are told.
 
     def add_listener(self, listener: Callable[[Event], Any]) -> None:
@@ -230,14 +217,14 @@ class Cluster:
 
         :raises TypeError: if it cannot be called.
         """
-        self._announcer.listeners.add(listener)
+        self._reporter.listeners.add(listener)
 
     def remove_listener(self, listener: Callable[[Event], Any]) -> None:
         """Call `listener` no longer.
 
         :raises ValueError: if it was never added.
         """
-        self._announcer.listeners.remove(listener)
+        self._reporter.listeners.remove(listener)
 
     def get_stats(self) -> dict[str, int]:
         """The pool's own counters since it was made, always all of them, by psycopg_pool's names where they fit.
@@ -252,7 +239,7 @@ class Cluster:
           what callers felt of the servers' failures.
         """
         members = self._topology.members
-        return {**total(member.pool.stats() for member in members), **self._announcer.counters.snapshot()}
+        return {**total(member.pool.stats() for member in members), **self._reporter.counters.snapshot()}
 
     # Membership.
 
@@ -273,7 +260,9 @@ class Cluster:
         self._comebacks.note()
 
     def _member(self, server: Server) -> Member:
-        return Member(server, self._settings, self, self._jobs_in_hand.setdefault(str(server.address), InHand()))
+        return Member(
+            server, self._settings, self, self._reporter, self._jobs_in_hand.setdefault(str(server.address), InHand())
+        )
 
     def remove_server(self, server: AnyServer) -> None:
         """Let a server go while the pool runs: it gets and gives no more jobs; those in hand can still be finished.

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from beanpool.errors import JobLost, job_lost
 from beanpool.job import Job
 from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
 from beanpool.recovery import delete_again, reacquire, why_another
+from beanpool.reporter import Reporter
 from beanpool.server_pool import ConnectionPool
 
 
 class JobHome:
     """The server that a job lives in, as the pool reaches it.
 
-    :param on_lost: is called with every job whose reservation is gone, and why.
+    :param reporter: is told of every job whose reservation is gone.
     """
 
-    __slots__ = ("_on_lost", "_pool")
+    __slots__ = ("_pool", "_reporter")
 
-    def __init__(self, pool: ConnectionPool, on_lost: Callable[[Job, str], None]) -> None:
+    def __init__(self, pool: ConnectionPool, reporter: Reporter) -> None:
         self._pool = pool
-        self._on_lost = on_lost
+        self._reporter = reporter
 
     @contextlib.contextmanager
     def borrow(self, job: Job, deadline: float) -> Iterator[PooledConnection]:
@@ -57,7 +58,7 @@ class JobHome:
 
     def lost(self, job: Job, reason: str) -> None:
         """The job's reservation is gone."""
-        self._on_lost(job, reason)
+        self._reporter.job_lost(job.server, job.id, reason)
 
 
 def _instance(job: Job) -> str:

@@ -11,12 +11,12 @@ from beanpool.config import Server, Settings
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase, describe
 from beanpool.health import Failure, Health, ServerState, answered, failed, patience, refused_to_store, rested, worked
 from beanpool.in_hand import InHand
-from beanpool.job import Job
 from beanpool.job_home import JobHome
 from beanpool.locks import Lock
 from beanpool.own_limits import is_own_limit
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
+from beanpool.reporter import Reporter
 from beanpool.server_pool import ConnectionPool
 from beanpool.status import ServerStatus
 
@@ -46,24 +46,23 @@ class MemberOwner(Protocol):
     def member_starved(self, member: Member) -> None:
         """A caller waits for a connection to it."""
 
-    def job_lost(self, job: Job, reason: str) -> None:
-        """The reservation of one of its jobs is gone."""
-
-    def connection_opened(self, member: Member, instance: str) -> None:
-        """A connection to it stands."""
-
-    def connection_closed(self, member: Member, because: str) -> None:
-        """A connection to it was given up."""
-
 
 class Member:
     """A server of a cluster.
 
     :param owner: is told, outside of all locks, of what changes.
+    :param reporter: is told of its connections and lost jobs.
     :param in_hand: the jobs of its address that the cluster has in hand.
     """
 
-    def __init__(self, server: Server, settings: Settings, owner: MemberOwner, in_hand: InHand | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        settings: Settings,
+        owner: MemberOwner,
+        reporter: Reporter,
+        in_hand: InHand | None = None,
+    ) -> None:
         self.server = server
         self.name = server.name or str(server.address)
         self.address = str(server.address)
@@ -77,6 +76,7 @@ class Member:
         """Another member that is the same server process, by another name, and is used instead of this one."""
         self._settings = settings
         self._owner = owner
+        self._reporter = reporter
         self._lock = Lock()
         self.pool = ConnectionPool(
             server.address,
@@ -87,7 +87,7 @@ class Member:
             owner=self,
             in_hand=in_hand,
         )
-        self.home = JobHome(self.pool, owner.job_lost)
+        self.home = JobHome(self.pool, reporter)
         """Where its jobs go when they need more than their own connection."""
 
     def __repr__(self) -> str:
@@ -145,11 +145,11 @@ class Member:
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
-        self._owner.connection_opened(self, connection.instance)
+        self._reporter.connection_opened(self.address, connection.instance)
 
     def closed(self, connection: PooledConnection, because: str) -> None:
         """A connection that stood was given up."""
-        self._owner.connection_closed(self, because)
+        self._reporter.connection_closed(self.address, because)
 
     def refused(self, error: CommandFailed) -> None:
         """It refused a put with ``DRAINING`` or ``OUT_OF_MEMORY``."""

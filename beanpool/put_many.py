@@ -373,7 +373,7 @@ class PutMany(Generic[Place]):
         for item, (_, jid) in zip(items, stored, strict=True):
             if isinstance(item, Retry) and item.attempts:
                 jid.maybe_duplicate = is_duplicate(named(item.attempts))
-                self._putter.observer.put_rerouted(member, *item.attempts[-1])
+                self._putter.report_rerouted(member, item.attempts)
 
     def _proved(self, lane: Lane[Place]) -> None:
         """The server has stored a put."""

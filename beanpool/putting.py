@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from beanpool.comebacks import Comebacks
 from beanpool.errors import (
@@ -25,6 +25,7 @@ from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import PUT
 from beanpool.put_outcome import Attempts, is_duplicate, is_over, may_be_stored, outcome
+from beanpool.reporter import Reporter
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
 from beanpool.topology import Topology
@@ -45,22 +46,6 @@ class NotStored(Exception):
 
 class AnotherRound(NotStored):
     """No server took the put this time round; another round may help."""
-
-
-class PutObserver(Protocol):
-    """Who is told of what happens to puts."""
-
-    def put_rerouted(self, member: Member, instead_of: Member, error: BeanpoolError) -> None:
-        """A put went to another server than the one that was tried before."""
-
-    def put_ambiguous(self, member: Member, error: BeanpoolError) -> None:
-        """A put may or may not be stored."""
-
-    def retry_scheduled(self, wait: float, error: BaseException | None) -> None:
-        """No server took a put; all will be asked again after `wait` seconds."""
-
-    def retry_refused(self) -> None:
-        """A put was not tried again: too many were, of late."""
 
 
 Tried = list[tuple[Member, BeanpoolError]]
@@ -164,7 +149,7 @@ class Putter:
 
     :param topology: returns the current topology.
     :param closing: is set when the pool closes.
-    :param observer: is told of what happens to puts.
+    :param reporter: is told of what happens to puts.
     :param budget: bounds the attempts that repeat earlier ones.
     :param comebacks: end the pauses of those that no server takes.
     """
@@ -174,7 +159,7 @@ class Putter:
         topology: Callable[[], Topology],
         policy: RetryPolicy,
         closing: threading.Event,
-        observer: PutObserver,
+        reporter: Reporter,
         budget: RetryBudget,
         comebacks: Comebacks,
     ) -> None:
@@ -182,7 +167,7 @@ class Putter:
         self._policy = policy
         self._closing = closing
         self._comebacks = comebacks
-        self.observer = observer
+        self.reporter = reporter
         self.budget = budget
 
     def end(self) -> None:
@@ -236,7 +221,7 @@ class Putter:
             AnotherRound,
             deadline,
             self._closing,
-            self.observer.retry_scheduled,
+            self.reporter.retry_scheduled,
             lambda seconds: comebacks.sleep(seconds, seen),
         )
 
@@ -269,7 +254,7 @@ class Putter:
                 self.budget.repay()
             member.works()
             if put.attempts:
-                self.observer.put_rerouted(member, *put.attempts[-1])
+                self.report_rerouted(member, put.attempts)
             jid.maybe_duplicate = is_duplicate(named(put.attempts))
             return jid
         # One whose connection broke may be another process by now.
@@ -303,7 +288,7 @@ class Putter:
         now = time.monotonic()
         if self.budget.take(min(now + _LONGEST_WAIT_FOR_BUDGET, (now + deadline) / 2)):
             return True
-        self.observer.retry_refused()
+        self.reporter.retry_refused()
         return False
 
     def note(
@@ -315,9 +300,14 @@ class Putter:
         # Without its traceback, which holds the frames of the attempt, and the body in them.
         attempts.append((member, error.with_traceback(None)))
         if may_be_stored(error):
-            self.observer.put_ambiguous(member, error)
+            self.reporter.put_ambiguous(member.address, error)
         at_home = key is not None and member is self._topology().owner(key)
         return is_over(error, resend=resend, at_home=at_home, closing=self._closing.is_set())
+
+    def report_rerouted(self, member: Member, attempts: Tried) -> None:
+        """Report that a server has taken a put after these attempts."""
+        failed, error = attempts[-1]
+        self.reporter.put_rerouted(member.address, failed.address, error)
 
     def is_too_big_for_all(self, attempts: Tried, size: int) -> bool:
         """Whether the body (of `size` bytes) was refused for its size, and no other server can be hoped for."""

@@ -46,7 +46,7 @@ LAYERS: list[set[str]] = [
     {"channel", "dialing", "job", "job_id", "poller", "promise", "status", "put_item", "counters", "listeners"},
     {"connection", "pipeline"},
     {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry", "retry_budget"},
-    {"config"},
+    {"config", "reporter"},
     {
         *("server_pool", "pooled_connection", "lease", "lease_review", "in_hand"),
         *("giving_back", "recovery", "job_home", "member"),
@@ -72,7 +72,7 @@ LAYERS: list[set[str]] = [
         ),
         *("reserve_many", "delete_many"),
     },
-    {"announcer", "cluster", "job_verbs", "cluster_verbs", "manager", "tube"},
+    {"cluster", "job_verbs", "cluster_verbs", "manager", "tube"},
     {""},
     {"testing.waiting", "testing.finding", "testing.raw_client", "testing.write_ahead_log"},
     {"testing.beanstalkd", "testing.toxiproxy"},

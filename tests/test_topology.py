@@ -9,8 +9,8 @@ import pytest
 from beanpool.config import Server, Settings
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
 from beanpool.health import Health
-from beanpool.job import Job
 from beanpool.member import Member
+from beanpool.reporter import Reporter
 from beanpool.topology import Topology
 
 
@@ -23,16 +23,11 @@ class Bystander:
 
     def member_starved(self, member: Member) -> None: ...
 
-    def job_lost(self, job: Job, reason: str) -> None: ...
-
-    def connection_opened(self, member: Member, instance: str) -> None: ...
-
-    def connection_closed(self, member: Member, because: str) -> None: ...
-
 
 def members(*weights: float) -> tuple[Member, ...]:
     return tuple(
-        Member(Server(f"q{number}", weight=weight), Settings(), Bystander()) for number, weight in enumerate(weights)
+        Member(Server(f"q{number}", weight=weight), Settings(), Bystander(), Reporter("p"))
+        for number, weight in enumerate(weights)
     )
 
 
@@ -96,7 +91,7 @@ def test_nobody_takes_puts_when_all_weights_are_zero() -> None:
 
 
 def test_a_server_is_found_by_name_and_by_address() -> None:
-    member = Member(Server("q", 11301, name="first"), Settings(), Bystander())
+    member = Member(Server("q", 11301, name="first"), Settings(), Bystander(), Reporter("p"))
     topology = Topology((member,))
     assert topology.find("first") is topology.find("q:11301") is topology.single is member
     assert topology.find("second") is None

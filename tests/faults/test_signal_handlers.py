@@ -216,7 +216,7 @@ def test_a_finalizer_that_asks_the_pool_while_its_thread_holds_every_lock(beanst
         member.pool.discard(idle)
 
         def hold() -> None:
-            with pool._lock, member._lock, member.pool._lock, pool._announcer.counters._lock, pool._monitor._lock:
+            with pool._lock, member._lock, member.pool._lock, pool._reporter.counters._lock, pool._monitor._lock:
                 circle: list[object] = [Nosy()]
                 circle.append(circle)
                 del circle

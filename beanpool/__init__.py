@@ -33,7 +33,7 @@ from beanpool.manager import PoolManager
 from beanpool.pipeline import Pipeline
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
 from beanpool.put_item import Put
-from beanpool.status import ServerStatus
+from beanpool.stats import ServerStatus
 from beanpool.tube import Tube
 
 __all__ = [

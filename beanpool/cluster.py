@@ -18,7 +18,6 @@ from typing import Any, Self
 from beanpool.checks import check_seconds, check_wait
 from beanpool.comebacks import Comebacks
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
-from beanpool.counters import total
 from beanpool.errands import Errands
 from beanpool.errors import PoolClosed, no_server
 from beanpool.events import Event
@@ -34,7 +33,7 @@ from beanpool.reporter import Reporter
 from beanpool.reserving import Reserver
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
-from beanpool.status import ServerStatus
+from beanpool.stats import ServerStatus, total
 from beanpool.survey import Question, ask_all
 from beanpool.topology import Topology, twins
 

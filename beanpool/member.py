@@ -18,7 +18,7 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 from beanpool.reporter import Reporter
 from beanpool.server_pool import ConnectionPool
-from beanpool.status import ServerStatus
+from beanpool.stats import ServerStatus
 
 _REST_AFTER_OUT_OF_MEMORY = 1.0
 

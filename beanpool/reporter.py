@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from beanpool.counters import Counters
 from beanpool.errors import BeanpoolError, describe
 from beanpool.events import (
     ConnectionClosed,
@@ -18,6 +17,7 @@ from beanpool.events import (
 from beanpool.health import Health, ServerState
 from beanpool.listeners import Listeners
 from beanpool.log import log_safely, logger
+from beanpool.stats import Counters
 
 _logger = logger("pool")
 

@@ -31,8 +31,7 @@ from beanpool.protocol.commands import STATS, encode_bare
 from beanpool.putting import Putter
 from beanpool.reporter import Reporter
 from beanpool.reserving import Reserver
-from beanpool.retry import RetryPolicy
-from beanpool.retry_budget import RetryBudget
+from beanpool.retry import RetryBudget, RetryPolicy
 from beanpool.stats import ServerStatus, total
 from beanpool.survey import Question, ask_all
 from beanpool.topology import Topology, twins

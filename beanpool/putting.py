@@ -26,8 +26,7 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import PUT
 from beanpool.put_outcome import Attempts, is_duplicate, is_over, may_be_stored, outcome
 from beanpool.reporter import Reporter
-from beanpool.retry import RetryPolicy
-from beanpool.retry_budget import RetryBudget
+from beanpool.retry import RetryBudget, RetryPolicy
 from beanpool.topology import Topology
 
 # Without a look into the class for every put.

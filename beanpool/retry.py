@@ -1,4 +1,7 @@
-"""Repeated attempts, through tenacity; the first attempt of a call is made without it, so most calls pay nothing."""
+"""Repeated attempts: when a call makes another one, and how many a pool makes in all.
+
+They go through tenacity. The first attempt of a call is made without it, so most calls pay nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,22 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from beanpool.loading import load
+from beanpool.locks import Lock
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 Result = TypeVar("Result")
 
+# Without a policy of the user's: the first and the longest wait between two attempts (seconds).
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 2.0
+# What comes into the budget with a command that succeeds, with a second and with a repeated attempt that succeeds; and
+# how much there is at most.
+_PER_SUCCESS = 0.1
+_PER_SECOND = 1.0
+_PER_REPAYMENT = 2.0
+_CAPACITY = 10.0
 
 
 class RetryPolicy:
@@ -95,3 +106,73 @@ class RetryPolicy:
         )
         result: Result = retrying(attempt_in_time)
         return result
+
+
+class RetryBudget:
+    """A token bucket of repeated attempts, so that an outage does not multiply a pool's load. It holds ten at most.
+
+    Only an attempt that repeats what the same call has tried on the same server takes a token. Moving to another
+    server is free: each call does that at most once for each server. Every command that succeeds adds a tenth of a
+    token, and every second a whole one. A repeated attempt that succeeds adds two: the calls that waited for a server
+    go to it ever faster, as long as it takes their jobs. When a server comes back that was down, there is at least
+    one token.
+
+    An empty bucket delays a call. It ends none.
+
+    :param successes: returns how many commands have succeeded so far; it is asked only when an attempt is wanted, so
+        the budget costs a successful call nothing.
+    :param comebacks: returns how often a server has come back.
+    :param clock: returns the time (seconds).
+    """
+
+    def __init__(
+        self,
+        successes: Callable[[], int],
+        comebacks: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._successes = successes
+        self._comebacks = comebacks
+        self._clock = clock
+        self._seen = 0
+        self._comebacks_seen = comebacks()
+        self._filled_at = clock()
+        self._tokens = _CAPACITY
+        self._ended = False
+        self._changed = threading.Condition(Lock())
+
+    def take(self, until: float = 0.0) -> bool:
+        """Take a token; false if there is none.
+
+        :param until: how long to wait for one (on the clock), in the order in which the callers came.
+        """
+        with self._changed:
+            while not self._fill():
+                missing = (1 - self._tokens) / _PER_SECOND
+                remaining = until - self._clock()
+                if remaining <= 0 or self._ended:
+                    return False
+                self._changed.wait(min(missing, remaining))
+            self._tokens -= 1
+            return True
+
+    def repay(self) -> None:
+        """The attempt that a token was taken for has succeeded."""
+        with self._changed:
+            self._tokens = min(_CAPACITY, self._tokens + _PER_REPAYMENT)
+            self._changed.notify(int(self._tokens))
+
+    def end(self) -> None:
+        """Make every waiting caller return."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _fill(self) -> bool:
+        """Add what has come since the last call; returns whether there is a token."""
+        successes, comebacks, now = self._successes(), self._comebacks(), self._clock()
+        added = _PER_SUCCESS * max(0, successes - self._seen) + _PER_SECOND * max(0.0, now - self._filled_at)
+        least = 1.0 if comebacks != self._comebacks_seen else 0.0
+        self._tokens = max(least, min(_CAPACITY, self._tokens + added))
+        self._seen, self._comebacks_seen, self._filled_at = successes, comebacks, now
+        return self._tokens >= 1

@@ -45,7 +45,7 @@ LAYERS: list[set[str]] = [
     {"resolving", "readiness", "sockets"},
     {"channel", "dialing", "job", "job_id", "poller", "promise", "stats", "put_item", "listeners"},
     {"connection", "pipeline"},
-    {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry", "retry_budget"},
+    {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry"},
     {"config", "reporter"},
     {
         *("server_pool", "pooled_connection", "lease", "lease_review", "in_hand"),

@@ -43,8 +43,7 @@ from beanpool.health import (
 from beanpool.member import classify
 from beanpool.protocol.identity import Identity
 from beanpool.put_outcome import may_be_stored
-from beanpool.retry import RetryPolicy
-from beanpool.retry_budget import RetryBudget
+from beanpool.retry import RetryBudget, RetryPolicy
 
 OLD = Identity("aaaa", "1.12", False, 65535)
 NEW = Identity("bbbb", "1.12", False, 65535)

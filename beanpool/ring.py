@@ -6,8 +6,8 @@ moves only its own keys, and spreads them evenly over the others; a server that 
 draws, sorted, are the key's order of fail-over; and the order in which servers are listed does not
 matter.
 
-All servers draw in one multiplication of big integers. Each server has a lane of 128 bits with an odd
-64-bit number in it, made from its name. Multiplied by the 64-bit hash of the key, a lane holds a
+All servers draw in one multiplication of big integers. Each server has a slot of 128 bits with an odd
+64-bit number in it, made from its name. Multiplied by the 64-bit hash of the key, a slot holds a
 128-bit product, which cannot spill into the next; its two halves, folded together by XOR, are the
 draw.
 """
@@ -21,57 +21,57 @@ import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
-_LANE_BITS = 128
+_SLOT_BITS = 128
 _HALF_BITS = 64
 _CACHED_ORDERS = 4096
 
 
-class Ring:
+class Rendezvous:
     """An immutable choice of a server, or an order of servers, for every key.
 
     The same names and weights give the same answer in every process, on every platform and Python,
-    and whatever the order of `members`.
+    and whatever the order of `servers`.
 
-    :param members: pairs of a server's name and its weight. A server gets keys in proportion to its
+    :param servers: pairs of a server's name and its weight. A server gets keys in proportion to its
         weight; one with weight 0 gets none.
-    :raises ValueError: if two members have the same name, or a weight is not a finite number of at least 0.
+    :raises ValueError: if two servers have the same name, or a weight is not a finite number of at least 0.
     """
 
     __slots__ = ("_groups", "_names", "_order_of", "_seeds", "_size", "_unpack", "_weights")
 
-    def __init__(self, members: Iterable[tuple[str, float]]) -> None:
+    def __init__(self, servers: Iterable[tuple[str, float]]) -> None:
         weights: dict[str, float] = {}
-        for name, weight in members:
+        for name, weight in servers:
             if name in weights:
-                raise ValueError(f"two members of the ring are called {name!r}")
+                raise ValueError(f"two servers are called {name!r}")
             if not 0 <= weight < math.inf:
                 raise ValueError(f"the weight of {name!r} must be a finite number of at least 0, not {weight!r}")
             weights[name] = weight
-        # Lanes in order of weight: the best of each weight is then the maximum of one slice.
-        lanes = sorted((weight, name) for name, weight in weights.items() if weight)
-        self._names = tuple(name for _, name in lanes)
-        self._weights = tuple(weight for weight, _ in lanes)
+        # Slots in order of weight: the best of each weight is then the maximum of one slice.
+        slots = sorted((weight, name) for name, weight in weights.items() if weight)
+        self._names = tuple(name for _, name in slots)
+        self._weights = tuple(weight for weight, _ in slots)
         self._groups = _runs(self._weights)
-        self._seeds = sum(_seed(name) << (_LANE_BITS * lane) for lane, name in enumerate(self._names))
-        self._size = len(lanes) * _LANE_BITS // 8
-        self._unpack = struct.Struct("<" + "Q8x" * len(lanes)).unpack
+        self._seeds = sum(_seed(name) << (_SLOT_BITS * slot) for slot, name in enumerate(self._names))
+        self._size = len(slots) * _SLOT_BITS // 8
+        self._unpack = struct.Struct("<" + "Q8x" * len(slots)).unpack
         # By the key's hash, so that long keys are not kept alive.
         self._order_of = functools.lru_cache(maxsize=_CACHED_ORDERS)(self._sort)
 
     def __len__(self) -> int:
-        """The number of members with a weight above 0."""
+        """The number of servers with a weight above 0."""
         return len(self._names)
 
     def owner(self, key: str | bytes) -> str:
         """Return the name of the key's server: the first of :meth:`order`, found faster.
 
         :param key: text (hashed as UTF-8) or bytes.
-        :raises LookupError: if no member has a weight above 0.
+        :raises LookupError: if no server has a weight above 0.
         :raises TypeError: if the key is neither ``str`` nor ``bytes``.
         """
         draws = self._draw(_hash_key(key))
         if not draws:
-            raise LookupError("no member of the ring has a weight above 0")
+            raise LookupError("no server has a weight above 0")
         if len(self._groups) == 1:
             best = max(draws)
         else:
@@ -94,13 +94,13 @@ class Ring:
         scores: Sequence[float] = self._draw(key_hash)
         if len(self._groups) > 1:
             scores = list(map(_score, scores, self._weights))
-        lanes = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-        return tuple(map(self._names.__getitem__, lanes))
+        slots = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        return tuple(map(self._names.__getitem__, slots))
 
     def _draw(self, key_hash: int) -> tuple[int, ...]:
-        """Return one draw per lane, each from 0 to 2**64 - 1."""
+        """Return one draw per slot, each from 0 to 2**64 - 1."""
         product = self._seeds * key_hash
-        # The shift also moves a lane's low half into the high half of the lane before it, which is not read.
+        # The shift also moves a slot's low half into the high half of the slot before it, which is not read.
         folded = product ^ (product >> _HALF_BITS)
         return self._unpack(folded.to_bytes(self._size, "little"))
 
@@ -130,7 +130,7 @@ def _score(draw: float, weight: float) -> float:
 def _runs(weights: Sequence[float]) -> tuple[tuple[slice, float], ...]:
     """Return the slice of each run of equal weights, with that weight."""
     runs = []
-    for weight, lanes in itertools.groupby(range(len(weights)), key=weights.__getitem__):
-        members = list(lanes)
-        runs.append((slice(members[0], members[-1] + 1), weight))
+    for weight, slots in itertools.groupby(range(len(weights)), key=weights.__getitem__):
+        servers = list(slots)
+        runs.append((slice(servers[0], servers[-1] + 1), weight))
     return tuple(runs)

@@ -1,4 +1,4 @@
-"""An order of turns for puts without a key: every server gets its share, evenly spaced."""
+"""Weighted round robin, for puts without a key: every server gets its share, evenly spaced. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 MAX_TURNS = 4096
 
 
-def spread(weights: Sequence[float]) -> tuple[int, ...]:
-    """Return indexes of `weights`, to be gone through again and again: each as often as its weight says.
+def weighted_round_robin(weights: Sequence[float]) -> tuple[int, ...]:
+    """Return indexes of `weights`, to be repeated without end: each occurs in proportion to its weight.
 
     The turns of one index are evenly spaced among those of the others. Equal weights give a simple rotation,
     weight 0 gets no turn, and without any weight above 0 the result is empty. It is at most :data:`MAX_TURNS`

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from beanpool.config import AnyServer, label
 from beanpool.member import Member
-from beanpool.ring import Ring
-from beanpool.spread import spread
+from beanpool.ring import Rendezvous
+from beanpool.spread import weighted_round_robin
 
 
 class Topology:
@@ -23,7 +23,7 @@ class Topology:
         "_by_address",
         "_members_by_name",
         "_owns",
-        "_ring",
+        "_rendezvous",
         "_suspect",
         "_turns",
         "_up",
@@ -35,7 +35,7 @@ class Topology:
     )
 
     def __init__(
-        self, members: tuple[Member, ...], ring: Ring | None = None, turns: Iterator[int] | None = None
+        self, members: tuple[Member, ...], rendezvous: Rendezvous | None = None, turns: Iterator[int] | None = None
     ) -> None:
         self.members = members
         self.distinct = tuple(member for member in members if member.twin is None)
@@ -43,16 +43,16 @@ class Topology:
         self.single = members[0] if len(members) == 1 else None
         self._members_by_name = {member.name: member for member in members}
         self._by_address = {member.address: member for member in members}
-        self._ring = ring or Ring((member.name, member.weight) for member in members)
-        # Asked of the ring, it would be a function's call for every key.
-        self._owns = len(self._ring) > 0
+        self._rendezvous = rendezvous or Rendezvous((member.name, member.weight) for member in members)
+        # Asked of the rendezvous, it would be a function's call for every key.
+        self._owns = len(self._rendezvous) > 0
         self._up = tuple(member for member in self.distinct if member.up)
         self._up_twice = self._up * 2
         self._suspect = tuple(member for member in self.distinct if not member.up and not member.down)
         # Suspect servers get what has a key of theirs; what can go anywhere goes to those that are up.
         takers = [member for member in members if member.accepting and member.up]
         takers = takers or [member for member in members if member.accepting]
-        schedule = [takers[index] for index in spread([member.weight for member in takers])]
+        schedule = [takers[index] for index in weighted_round_robin([member.weight for member in takers])]
         # Every process starts elsewhere, so that a fleet's first puts do not meet on one server.
         self._turns = turns or itertools.count(random.randrange(1 << 30))
         # The turn modulo the length, without a line of Python.
@@ -62,7 +62,7 @@ class Topology:
 
     def refreshed(self) -> Topology:
         """The same members, after the health of one changed."""
-        return Topology(self.members, self._ring, self._turns)
+        return Topology(self.members, self._rendezvous, self._turns)
 
     def find(self, server: AnyServer) -> Member | None:
         """The member with this name or address."""
@@ -71,12 +71,12 @@ class Topology:
 
     def owner(self, key: str | bytes) -> Member | None:
         """The server that `key` belongs to while it accepts puts; None if all weights are 0."""
-        return self._members_by_name[self._ring.owner(key)] if self._owns else None
+        return self._members_by_name[self._rendezvous.owner(key)] if self._owns else None
 
     def order(self, key: str | bytes | None) -> list[Member]:
         """The servers in the order in which they are asked to take a put: a key's fixed one, or the next turns."""
         if key is not None:
-            return [self._members_by_name[name] for name in self._ring.order(key)]
+            return [self._members_by_name[name] for name in self._rendezvous.order(key)]
         first = self.next_taker()
         rest = [member for member in self.distinct if member is not first and member.weight > 0]
         random.shuffle(rest)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from beanpool.ring import Ring
-from beanpool.spread import MAX_TURNS, spread
+from beanpool.ring import Rendezvous
+from beanpool.spread import MAX_TURNS, weighted_round_robin
 
 Members = list[tuple[str, float]]
 
@@ -34,10 +34,10 @@ GOLDEN: list[tuple[str | bytes, str, list[str]]] = [
 GOLDEN_DIGEST = "55b84d766484562877fa94db4b573852b10f7eec66225403c633cbf4f4de8790"
 DIGEST_PROGRAM = """
 import hashlib
-from beanpool.ring import Ring
+from beanpool.ring import Rendezvous
 
-ring = Ring((f"10.0.0.{number}:11300", 1 + number % 3) for number in range(50))
-orders = "\\n".join(",".join(ring.order(f"key-{number}")) for number in range(300))
+rendezvous = Rendezvous((f"10.0.0.{number}:11300", 1 + number % 3) for number in range(50))
+orders = "\\n".join(",".join(rendezvous.order(f"key-{number}")) for number in range(300))
 print(hashlib.sha256(orders.encode()).hexdigest())
 """
 
@@ -48,20 +48,20 @@ members = names.flatmap(lambda chosen: st.tuples(*(st.tuples(st.just(name), posi
 several = members.filter(lambda chosen: len(chosen) > 1)
 
 
-def equal(count: int) -> Ring:
+def equal(count: int) -> Rendezvous:
     """A ring of `count` servers with equal weights."""
-    return Ring((f"10.1.0.{number}:11300", 1) for number in range(count))
+    return Rendezvous((f"10.1.0.{number}:11300", 1) for number in range(count))
 
 
-def shares(ring: Ring, count: int) -> Counter[str]:
+def shares(rendezvous: Rendezvous, count: int) -> Counter[str]:
     """How many of `count` keys each server gets."""
-    return Counter(ring.owner(f"user:{number}") for number in range(count))
+    return Counter(rendezvous.owner(f"user:{number}") for number in range(count))
 
 
 @pytest.mark.parametrize(("key", "equal_order", "weighted_order"), GOLDEN)
 def test_golden_placement(key: str | bytes, equal_order: str, weighted_order: list[str]) -> None:
-    assert Ring((name, 1) for name in NAMES).order(key) == tuple(f"q{number}:11300" for number in equal_order)
-    assert Ring(WEIGHTED).order(key) == tuple(weighted_order)
+    assert Rendezvous((name, 1) for name in NAMES).order(key) == tuple(f"q{number}:11300" for number in equal_order)
+    assert Rendezvous(WEIGHTED).order(key) == tuple(weighted_order)
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4294967295"])
@@ -88,44 +88,44 @@ def test_the_definition() -> None:
         return (product ^ product >> 64) % 2**64
 
     servers = [f"server {number}" for number in range(23)]
-    ring = Ring((name, 3) for name in servers)
+    rendezvous = Rendezvous((name, 3) for name in servers)
     for key in map(str, range(200)):
         expected = sorted(servers, key=lambda name: draw(name, key), reverse=True)
-        assert ring.order(key) == tuple(expected)
+        assert rendezvous.order(key) == tuple(expected)
 
 
 def test_text_is_hashed_as_utf_8() -> None:
-    ring = equal(20)
-    assert all(ring.order(key) == ring.order(key.encode()) for key in map("größe {}".format, range(50)))
+    rendezvous = equal(20)
+    assert all(rendezvous.order(key) == rendezvous.order(key.encode()) for key in map("größe {}".format, range(50)))
 
 
 @given(members, keys)
 def test_the_order_of_the_list_does_not_matter(chosen: Members, key: str | bytes) -> None:
-    order = Ring(chosen).order(key)
-    assert Ring(reversed(chosen)).order(key) == order
-    assert Ring(sorted(chosen)).order(key) == order
+    order = Rendezvous(chosen).order(key)
+    assert Rendezvous(reversed(chosen)).order(key) == order
+    assert Rendezvous(sorted(chosen)).order(key) == order
     assert sorted(order) == sorted(name for name, _ in chosen)
 
 
 @given(members, keys)
 def test_the_owner_is_the_first_of_the_order(chosen: Members, key: str | bytes) -> None:
-    ring = Ring(chosen)
-    assert ring.owner(key) == ring.order(key)[0] == ring.order(key)[0]
+    rendezvous = Rendezvous(chosen)
+    assert rendezvous.owner(key) == rendezvous.order(key)[0] == rendezvous.order(key)[0]
 
 
 @given(several, keys, st.data())
 def test_without_a_server_the_others_keep_their_order(chosen: Members, key: str | bytes, data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(chosen))[0]
-    rest = Ring(member for member in chosen if member[0] != gone)
-    assert rest.order(key) == tuple(name for name in Ring(chosen).order(key) if name != gone)
-    drained = Ring((name, 0 if name == gone else weight) for name, weight in chosen)
+    rest = Rendezvous(member for member in chosen if member[0] != gone)
+    assert rest.order(key) == tuple(name for name in Rendezvous(chosen).order(key) if name != gone)
+    drained = Rendezvous((name, 0 if name == gone else weight) for name, weight in chosen)
     assert drained.order(key) == rest.order(key)
 
 
 @given(several, st.data())
 def test_only_keys_of_a_server_that_leaves_move(chosen: Members, data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(chosen))[0]
-    before, after = Ring(chosen), Ring(member for member in chosen if member[0] != gone)
+    before, after = Rendezvous(chosen), Rendezvous(member for member in chosen if member[0] != gone)
     for key in map(str, range(100)):
         owner = before.owner(key)
         assert after.owner(key) == (before.order(key)[1] if owner == gone else owner)
@@ -133,8 +133,8 @@ def test_only_keys_of_a_server_that_leaves_move(chosen: Members, data: st.DataOb
 
 @given(members, st.text("new", min_size=4, max_size=6), positive)
 def test_a_server_that_joins_only_attracts(chosen: Members, newcomer: str, weight: float) -> None:
-    before = Ring(member for member in chosen if member[0] != newcomer)
-    after = Ring([*(member for member in chosen if member[0] != newcomer), (newcomer, weight)])
+    before = Rendezvous(member for member in chosen if member[0] != newcomer)
+    after = Rendezvous([*(member for member in chosen if member[0] != newcomer), (newcomer, weight)])
     for key in map(str, range(100)):
         assert after.owner(key) in {newcomer, *([before.owner(key)] if before else [])}
 
@@ -143,15 +143,16 @@ def test_a_server_that_joins_only_attracts(chosen: Members, newcomer: str, weigh
 @example([("a", 1), ("b", 1), ("c", 1)], 2.0, None)
 def test_a_server_of_more_weight_only_attracts(chosen: Members, factor: float, data: st.DataObject | None) -> None:
     heavier = data.draw(st.sampled_from(chosen))[0] if data else "a"
-    before = Ring(chosen)
-    after = Ring((name, weight * factor if name == heavier else weight) for name, weight in chosen)
+    before = Rendezvous(chosen)
+    after = Rendezvous((name, weight * factor if name == heavier else weight) for name, weight in chosen)
     for key in map(str, range(100)):
         assert after.owner(key) in {heavier, before.owner(key)}
 
 
 @given(names, positive, keys)
 def test_only_the_proportion_of_weights_matters(chosen: list[str], weight: float, key: str | bytes) -> None:
-    assert Ring((name, weight) for name in chosen).order(key) == Ring((name, 1) for name in chosen).order(key)
+    scaled = Rendezvous((name, weight) for name in chosen)
+    assert scaled.order(key) == Rendezvous((name, 1) for name in chosen).order(key)
 
 
 def test_ten_servers_are_in_balance() -> None:
@@ -172,7 +173,7 @@ def test_shares_differ_by_chance_only(count: int) -> None:
 
 def test_weights_are_honoured() -> None:
     weights = {f"q{number}": weight for number, weight in enumerate([1, 1, 2, 4, 0.5, 7.5, 0])}
-    counts = shares(Ring(weights.items()), 60_000)
+    counts = shares(Rendezvous(weights.items()), 60_000)
     assert "q6" not in counts
     for name, weight in weights.items():
         if weight:
@@ -181,8 +182,8 @@ def test_weights_are_honoured() -> None:
 
 
 def test_keys_of_a_lost_server_are_spread_evenly() -> None:
-    ring = equal(10)
-    orders = [ring.order(f"user:{number}") for number in range(60_000)]
+    rendezvous = equal(10)
+    orders = [rendezvous.order(f"user:{number}") for number in range(60_000)]
     heirs = Counter(order[1] for order in orders if order[0] == "10.1.0.4:11300")
     assert len(heirs) == 9
     mean = heirs.total() / 9
@@ -191,39 +192,39 @@ def test_keys_of_a_lost_server_are_spread_evenly() -> None:
 
 
 def test_keys_of_a_lost_server_go_by_weight() -> None:
-    ring = Ring([("lost", 3), ("light", 1), ("heavy", 4)])
-    orders = [ring.order(f"user:{number}") for number in range(30_000)]
+    rendezvous = Rendezvous([("lost", 3), ("light", 1), ("heavy", 4)])
+    orders = [rendezvous.order(f"user:{number}") for number in range(30_000)]
     heirs = Counter(order[1] for order in orders if order[0] == "lost")
     assert heirs["heavy"] / heirs["light"] == pytest.approx(4, rel=0.1)
 
 
 @pytest.mark.parametrize("members", [[], [("q1", 0)], [("q1", 0), ("q2", 0.0)]])
 def test_a_ring_without_weight(members: Members) -> None:
-    ring = Ring(members)
-    assert len(ring) == 0
-    assert ring.order("key") == ()
+    rendezvous = Rendezvous(members)
+    assert len(rendezvous) == 0
+    assert rendezvous.order("key") == ()
     with pytest.raises(LookupError, match="weight above 0"):
-        ring.owner("key")
+        rendezvous.owner("key")
 
 
 def test_its_length_is_the_number_of_servers_that_get_keys() -> None:
-    assert len(Ring(WEIGHTED)) == 4
+    assert len(Rendezvous(WEIGHTED)) == 4
 
 
 @pytest.mark.parametrize("extreme", [5e-324, 1e-300, 1e300, sys.float_info.max])
 def test_extreme_weights(extreme: float) -> None:
-    ring = Ring([("a", extreme), ("b", 1), ("c", 2)])
+    rendezvous = Rendezvous([("a", extreme), ("b", 1), ("c", 2)])
     for key in map(str, range(50)):
-        order = ring.order(key)
+        order = rendezvous.order(key)
         assert sorted(order) == ["a", "b", "c"]
         assert order[0 if extreme > 1 else -1] == "a"
-        assert ring.owner(key) == order[0]
+        assert rendezvous.owner(key) == order[0]
 
 
 @pytest.mark.parametrize("key", [None, 5, 1.5, bytearray(b"a"), memoryview(b"a"), ("a",)])
 def test_keys_of_other_types_are_refused(key: object) -> None:
-    ring = equal(3)
-    for look_up in (ring.owner, ring.order):
+    rendezvous = equal(3)
+    for look_up in (rendezvous.owner, rendezvous.order):
         with pytest.raises(TypeError, match="key must be str or bytes"):
             look_up(key)  # type: ignore[arg-type]  # the wrong type is the point
 
@@ -236,14 +237,14 @@ def test_a_key_that_is_no_unicode_text_is_refused() -> None:
 @pytest.mark.parametrize("weight", [-1, -0.5, float("nan"), float("inf")])
 def test_impossible_weights_are_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="finite number of at least 0"):
-        Ring([("q1", weight)])
+        Rendezvous([("q1", weight)])
     with pytest.raises(ValueError, match="finite number of at least 0"):
-        spread([1, weight])
+        weighted_round_robin([1, weight])
 
 
 def test_two_servers_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="'q1'"):
-        Ring([("q1", 1), ("q2", 1), ("q1", 2)])
+        Rendezvous([("q1", 1), ("q2", 1), ("q1", 2)])
 
 
 def gaps(turns: Sequence[int], index: int) -> list[Sequence[int]]:
@@ -270,12 +271,12 @@ def gaps(turns: Sequence[int], index: int) -> list[Sequence[int]]:
     ],
 )
 def test_turns(weights: list[float], turns: tuple[int, ...]) -> None:
-    assert spread(weights) == turns
+    assert weighted_round_robin(weights) == turns
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=12))
 def test_small_whole_weights_are_exact_and_evenly_spaced(weights: list[int]) -> None:
-    turns = spread(weights)
+    turns = weighted_round_robin(weights)
     counts = Counter(turns)
     total = sum(weights)
     assert all(counts[index] * total == weight * len(turns) for index, weight in enumerate(weights))
@@ -289,7 +290,7 @@ def test_small_whole_weights_are_exact_and_evenly_spaced(weights: list[int]) -> 
 
 @given(st.lists(st.floats(0, 1e308), max_size=30))
 def test_any_weights_give_about_their_shares(weights: list[float]) -> None:
-    turns = spread(weights)
+    turns = weighted_round_robin(weights)
     assert len(turns) <= MAX_TURNS
     assert set(turns) == {index for index, weight in enumerate(weights) if weight}
     counts = Counter(turns)
@@ -300,6 +301,6 @@ def test_any_weights_give_about_their_shares(weights: list[float]) -> None:
 
 
 def test_more_servers_than_turns() -> None:
-    assert len(spread([1.0] * MAX_TURNS)) == MAX_TURNS
+    assert len(weighted_round_robin([1.0] * MAX_TURNS)) == MAX_TURNS
     with pytest.raises(ValueError, match="at most 4096"):
-        spread([1.0] * (MAX_TURNS + 1))
+        weighted_round_robin([1.0] * (MAX_TURNS + 1))

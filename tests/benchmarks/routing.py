@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple
 
-from beanpool.ring import Ring
+from beanpool.ring import Rendezvous
 
 POINTS_PER_SERVER = 160
 MAGLEV_TABLE_SIZE = 65537
@@ -39,10 +39,10 @@ def number(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def this_ring(names: list[str]) -> Lookup:
+def this_one(names: list[str]) -> Lookup:
     """beanpool's: rendezvous hashing, all servers in one multiplication."""
-    ring = Ring((name, 1) for name in names)
-    return Lookup(ring.owner, ring.order)
+    rendezvous = Rendezvous((name, 1) for name in names)
+    return Lookup(rendezvous.owner, rendezvous.order)
 
 
 def plain_rendezvous(names: list[str]) -> Lookup:
@@ -129,7 +129,7 @@ def uhashring(names: list[str]) -> Lookup:
 
 
 ALGORITHMS: dict[str, Callable[[list[str]], Lookup]] = {
-    "**this ring**": this_ring,
+    "**beanpool**": this_one,
     "rendezvous, a BLAKE2b per server": plain_rendezvous,
     f"ring of {POINTS_PER_SERVER} points per server, bisect": ring_of_points,
     "jump hash": jump_hash,
@@ -183,15 +183,15 @@ def chance(names: list[str], keys: list[str]) -> list[str]:
 
 
 def weighted(names: list[str], keys: list[str]) -> str:
-    """How well this ring keeps weights 1, 2, 3, 4, and what that costs."""
+    """How well beanpool keeps weights 1, 2, 3, 4, and what that costs."""
     weights = {name: 1 + index % 4 for index, name in enumerate(names)}
-    ring = Ring(weights.items())
-    counts = Counter(map(ring.owner, keys))
+    rendezvous = Rendezvous(weights.items())
+    counts = Counter(map(rendezvous.owner, keys))
     unit = len(keys) / sum(weights.values())
     loads = [counts[name] / weight / unit for name, weight in weights.items()]
     return (
-        f"| {len(names)} | {min(loads):.2f} to {max(loads):.2f} | {microseconds(ring.owner):.1f}"
-        f" | {microseconds(ring.order):.1f} |"
+        f"| {len(names)} | {min(loads):.2f} to {max(loads):.2f} | {microseconds(rendezvous.owner):.1f}"
+        f" | {microseconds(rendezvous.order):.1f} |"
     )
 
 
@@ -210,7 +210,7 @@ def main() -> None:
         for title, build in ALGORITHMS.items():
             print(f"| {len(names)} | {title} | {' | '.join(measure(build, names, keys))} |", flush=True)
         print(f"| {len(names)} | *pure chance* | {' | '.join(chance(names, keys))} |")
-    print("\n| servers | this ring's load by weight, 1 = exact | look-up µs | whole order µs |")
+    print("\n| servers | beanpool's load by weight, 1 = exact | look-up µs | whole order µs |")
     print("|---|---|---|---|")
     for names in clusters:
         print(weighted(names, keys), flush=True)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import enum
 import os
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import weakref
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from beanpool.checks import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
-from beanpool.cluster_verbs import ClusterVerbs
+from beanpool.cluster import CLOSE_GRACE, Cluster
 from beanpool.config import AnyServer, Settings, from_environment, parse_servers
+from beanpool.delete_many import DeleteMany
 from beanpool.errors import BeanpoolError, NotPicklable
+from beanpool.events import Event
 from beanpool.job import Job
 from beanpool.job_id import JobId
-from beanpool.job_verbs import JobVerbs
+from beanpool.jobs_by_id import JobsById
+from beanpool.locks import Lock
 from beanpool.own_limits import no_descriptor
 from beanpool.patching import check_unpatched
 from beanpool.protocol.arguments import (
@@ -22,18 +27,37 @@ from beanpool.protocol.arguments import (
     DEFAULT_TTR,
     MAX_UINT32,
     Body,
+    check_id,
     check_int,
     check_tube,
     encode_body,
 )
-from beanpool.protocol.commands import encode_put
+from beanpool.protocol.commands import (
+    LIST_TUBES,
+    PAUSE_TUBE,
+    PEEK_BURIED,
+    PEEK_DELAYED,
+    PEEK_READY,
+    STATS_TUBE,
+    Command,
+    encode_bare,
+    encode_bury,
+    encode_pause_tube,
+    encode_put,
+    encode_release,
+    encode_tube,
+)
 from beanpool.put_all import put_all
 from beanpool.put_item import EncodedPut, Put, Usual, check_key, encode, encoded
 from beanpool.put_lane import Place
 from beanpool.put_many import Outcome, PutMany, Settle
-from beanpool.putting import PutRequest, put_once
+from beanpool.putting import PutRequest, Putter, put_once
+from beanpool.questions import ROUND_TRIP, STATISTICS, about_tubes, for_a_job, kick_in_turn
 from beanpool.reserve_many import MOST_JOBS
-from beanpool.retry import RetryPolicy
+from beanpool.reserving import Reserver
+from beanpool.retry import RetryBudget, RetryPolicy
+from beanpool.stats import ServerStatus, total
+from beanpool.survey import Answers, Question, add_up, ask_all, given
 from beanpool.tube import Tube
 
 if TYPE_CHECKING:
@@ -48,9 +72,10 @@ class Unset(enum.Enum):
 
 UNSET = Unset.UNSET
 _monotonic = time.monotonic
+_pools: weakref.WeakSet[PoolManager] = weakref.WeakSet()
 
 
-class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
+class PoolManager(NotPicklable):
     """A cluster of beanstalkd servers, shared by any number of threads.
 
     It has the verbs of a :class:`Connection`: a put goes to one of the servers, a reserve takes a job from
@@ -107,11 +132,30 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         settings = Settings.build(
             url_options, {option: value for option, value in given_options.items() if value is not UNSET}
         )
-        super().__init__(known, settings, RetryPolicy(retry))
+        self._policy = RetryPolicy(retry)
+        self._cluster = Cluster(known, settings)
+        self._timeout = settings.timeout
+        self.name = self._cluster.name
         self._used = settings.tube
         self._watched = tuple(settings.watch)
         self._encoding = settings.encoding
         self._resend = settings.on_ambiguous == "resend"
+        self._jobs = JobsById(self._cluster)
+        self._assemble()
+        _pools.add(self)
+
+    def _assemble(self) -> None:
+        cluster = self._cluster
+        self._lock = Lock()
+        self._reserver = Reserver(cluster.current, self._timeout, cluster.monitor, cluster.errands)
+        budget = RetryBudget(
+            lambda: sum(member.pool.returns for member in cluster.topology.members), lambda: cluster.comebacks.count
+        )
+        self._putter = Putter(
+            cluster.current, self._policy, cluster.closing, cluster.reporter, budget, cluster.comebacks
+        )
+        cluster.on_change = self._reserver.poke
+        cluster.on_starved = self._reserver.give_up
 
     @classmethod
     def from_env(cls, **options: Any) -> PoolManager:
@@ -120,6 +164,33 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         :raises ValueError: if none of them is set, or the one that is holds no servers.
         """
         return cls(from_environment(os.environ), **options)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._cluster}>"
+
+    # Its life.
+
+    def __enter__(self) -> Self:
+        self._cluster.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # What went wrong here matters more than jobs in hand: whoever holds one in this frame will not finish it.
+        self.close(5 if error is None else CLOSE_GRACE)
+
+    def close(self, timeout: float = 5) -> None:
+        """Close the pool: wake everybody who waits with :class:`PoolClosed`, then close the connections. Idempotent.
+
+        Jobs that are being worked on may be finished for up to `timeout` (seconds); after that their connections are
+        closed, and the servers give the jobs to others.
+        """
+        deadline = _monotonic() + (check_wait("timeout", timeout) or 0.0)
+        self._cluster.closing.set()
+        self._putter.end()
+        self._reserver.close()
+        self._cluster.close(deadline)
 
     # Putting jobs.
 
@@ -160,9 +231,10 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
             check_tube(tube)
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"
-        if not self._started:
-            self._start()
-        topology = self._topology
+        cluster = self._cluster
+        if not cluster.started:
+            cluster.start()
+        topology = cluster.topology
         member = topology.next_taker() if key is None else topology.owner(key)
         now = _monotonic()
         failure = None
@@ -222,8 +294,8 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
     ) -> PutMany[Place]:
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"
-        self._start()
-        return PutMany(lambda: self._topology, self._putter, seconds, resend, settle)
+        self._cluster.start()
+        return PutMany(self._cluster.current, self._putter, seconds, resend, settle)
 
     def producer(self, linger: float = 0.005, max_batch: int = 500) -> Producer:
         """A buffer for threads that put one job at a time and want the speed of batches; see :class:`Producer`.
@@ -247,12 +319,12 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         ) -> EncodedPut:
             return encode(body, key, self._used if tube is None else tube, priority, delay, ttr, self._encoding)
 
-        self._start()
+        self._cluster.start()
         return Producer(encode_one, Sender(self._batch, linger, max_batch, self._timeout, self.name))
 
     def route(self, key: str | bytes) -> tuple[str, ...]:
         """The addresses of the servers in the order in which they are asked to take a put with this key."""
-        return tuple(member.address for member in self._topology.order(check_key(key)))
+        return tuple(member.address for member in self._cluster.topology.order(check_key(key)))
 
     # Reserving jobs.
 
@@ -269,8 +341,8 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         """
         wait = check_wait("timeout", timeout)
         wanted = self._watched if tubes is None else _check_tubes(tubes)
-        if not self._started:
-            self._start()
+        if not self._cluster.started:
+            self._cluster.start()
         return self._reserver.reserve(wanted, wait)
 
     def reserve_many(
@@ -297,8 +369,8 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
         check_int("limit", limit, 1, MOST_JOBS)
         wait = check_wait("timeout", timeout)
         wanted = self._watched if tubes is None else _check_tubes(tubes)
-        if not self._started:
-            self._start()
+        if not self._cluster.started:
+            self._cluster.start()
         return self._reserver.reserve_many(wanted, limit, wait)
 
     # The pool-wide tubes.
@@ -335,6 +407,273 @@ class PoolManager(JobVerbs, ClusterVerbs, NotPicklable):
     def tube(self, name: str) -> Tube:
         """A handle on one tube; see :class:`Tube`."""
         return Tube(self, name)
+
+    # One job. It is named by the JobId of its put, or by an int together with `server`: the name or address of its
+    # server. A bare int will do where there is one server only.
+
+    def reserve_job(self, jid: int, *, server: AnyServer | None = None) -> Job:
+        """Reserve the job with this id, be it ready, delayed or buried (``reserve-job``, beanstalkd 1.12 and newer).
+
+        :raises NotFound: if there is none, or it is reserved.
+        """
+        member, instance = self._jobs.locate(jid, server)
+        return self._reserver.reserve_job(member, check_id(jid), instance, _monotonic() + self._timeout)
+
+    def delete(self, jid: int, *, server: AnyServer | None = None) -> None:
+        """Delete a job, by the id that :meth:`put` returned (``delete``).
+
+        :param jid: a :class:`JobId`, or an ``int`` together with `server` (its name or address).
+        :raises NotFound: if there is none, or it is reserved by another pool or connection.
+        :raises JobLost: if its server was restarted since.
+        """
+        job = self._jobs.find(jid, server)
+        if job is not None:
+            job.delete()
+        else:
+            self._jobs.ask(jid, server, lambda connection: connection.delete(check_id(jid)))
+
+    def delete_many(self, jobs: Iterable[Job | int]) -> list[Exception | None]:
+        """Delete many jobs, in few round trips and to all servers at once.
+
+        :param jobs: :class:`Job` objects, of whatever servers and connections, and what :meth:`delete` takes as a job's
+            id; any iterable: it is read as the deletes go out.
+        :returns: one outcome per item, in order: None for a job that was deleted, else the exception that
+            :meth:`Job.delete` or :meth:`delete` would have raised. A failed item does not stop its neighbours. A server
+            may let a reply wait for the pool's timeout, once in all; what was lost has as much again, all together.
+        """
+        check_many("jobs", jobs)
+        if not self._cluster.started:
+            self._cluster.start()
+        return DeleteMany(self._jobs.locate, self._jobs.held, self._timeout).run(jobs)
+
+    def release(
+        self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0, *, server: AnyServer | None = None
+    ) -> None:
+        """Give a job that this pool has reserved back to its tube (``release``); see :meth:`Job.release`.
+
+        :raises NotFound: if it is not reserved by this pool.
+        """
+        encode_release(check_id(jid), priority, delay)
+        self._jobs.get(jid, server, "release").release(priority, delay)
+
+    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY, *, server: AnyServer | None = None) -> None:
+        """Put a job that this pool has reserved aside (``bury``); see :meth:`Job.bury`.
+
+        :raises NotFound: if it is not reserved by this pool.
+        """
+        encode_bury(check_id(jid), priority)
+        self._jobs.get(jid, server, "bury").bury(priority)
+
+    def touch(self, jid: int, *, server: AnyServer | None = None) -> None:
+        """Start the TTR of a job that this pool has reserved anew (``touch``); see :meth:`Job.touch`.
+
+        :raises NotFound: if it is not reserved by this pool.
+        """
+        self._jobs.get(jid, server, "touch").touch()
+
+    def kick_job(self, jid: int, *, server: AnyServer | None = None) -> None:
+        """Make a buried or delayed job ready (``kick-job``).
+
+        :raises NotFound: if it is neither.
+        """
+        self._jobs.ask(jid, server, lambda connection: connection.kick_job(check_id(jid)))
+
+    def stats_job(self, jid: int, *, server: AnyServer | None = None) -> dict[str, Any]:
+        """The statistics of a job (``stats-job``).
+
+        :raises NotFound: if there is none.
+        """
+        document: dict[str, Any] = self._jobs.ask(jid, server, lambda connection: connection.stats_job(check_id(jid)))
+        return document
+
+    def peek(self, jid: int, *, server: AnyServer | None = None) -> Job | None:
+        """Look at the job with this id without reserving it (``peek``); None if there is none."""
+        if isinstance(jid, int) and not isinstance(jid, bool) and not jid:
+            # No server has ever given it.
+            return None
+        member, _ = self._jobs.locate(jid, server)
+        job = self._jobs.ask(jid, server, lambda connection: connection.peek(check_id(jid)))
+        return self._reserver.at_home(member, job)
+
+    # All servers. What is asked of them has a form ``..._by_server``, which hides no missing server.
+
+    def ping(self) -> bool:
+        """Make a round trip to every server (``list-tube-used``); True if one answers.
+
+        :raises NoServerAvailable: if none does; ``errors`` says why, by address.
+        """
+        return bool(given(self.ping_by_server(), "answered"))
+
+    def ping_by_server(self) -> Answers:
+        """How long every server took to answer (seconds), or its error, by address."""
+        return self._ask_all(ROUND_TRIP)
+
+    def peek_ready(self, *, tube: str | None = None) -> Job | None:
+        """Look at a ready job of the used tube, on whichever server has one (``peek-ready``)."""
+        return self._peek(PEEK_READY, tube)
+
+    def peek_delayed(self, *, tube: str | None = None) -> Job | None:
+        """Look at a delayed job of the used tube, on whichever server has one (``peek-delayed``)."""
+        return self._peek(PEEK_DELAYED, tube)
+
+    def peek_buried(self, *, tube: str | None = None) -> Job | None:
+        """Look at a buried job of the used tube, on whichever server has one (``peek-buried``)."""
+        return self._peek(PEEK_BURIED, tube)
+
+    def _peek(self, command: Command, tube: str | None) -> Job | None:
+        used = self._used if tube is None else tube
+        check_tube(used)
+        answers = self._ask_all(for_a_job(command, used))
+        for job in given(answers, "could be asked for a job"):
+            if job is not None:
+                member = self._cluster.topology.find(job.server)
+                return self._reserver.at_home(member, job) if member is not None else None
+        return None
+
+    def tubes(self) -> list[str]:
+        """The names of the tubes of all servers that answer, sorted (``list-tubes``)."""
+        return sorted({name for names in given(self.tubes_by_server(), "listed its tubes") for name in names})
+
+    def tubes_by_server(self) -> Answers:
+        """Every server's own tubes, or its error, by address."""
+        return self._ask_all_for_tubes(LIST_TUBES, encode_bare(LIST_TUBES), None)
+
+    def stats(self) -> dict[str, Any]:
+        """The statistics of all servers that answer, added up (``stats``); see :func:`beanpool.survey.add_up`."""
+        return add_up(given(self.stats_by_server(), "gave its statistics"))
+
+    def stats_by_server(self) -> Answers:
+        """Every server's own statistics, or its error, by address."""
+        return self._ask_all(STATISTICS)
+
+    def stats_tube(self, tube: str) -> dict[str, Any]:
+        """The statistics of a tube, added up over the servers that have it (``stats-tube``).
+
+        :raises NotFound: if no server has it.
+        """
+        return add_up(given(self.stats_tube_by_server(tube), f"gave the statistics of tube {tube}"))
+
+    def stats_tube_by_server(self, tube: str) -> Answers:
+        """Every server's own statistics of a tube, or its error, by address."""
+        return self._ask_all_for_tubes(STATS_TUBE, encode_tube(STATS_TUBE, tube), tube)
+
+    def pause_tube(self, tube: str, seconds: float) -> None:
+        """Let nobody reserve from `tube` for this long, on all servers that have it (``pause-tube``).
+
+        :raises NotFound: if no server has it.
+        """
+        given(self.pause_tube_by_server(tube, seconds), f"paused tube {tube}")
+
+    def pause_tube_by_server(self, tube: str, seconds: float) -> Answers:
+        """As :meth:`pause_tube`; returns None, or the error, by address."""
+        return self._ask_all_for_tubes(PAUSE_TUBE, encode_pause_tube(tube, seconds), tube)
+
+    def kick(self, bound: int = 1, *, tube: str | None = None) -> int:
+        """Kick up to `bound` jobs of the used tube over all servers (``kick``); returns how many were made ready."""
+        return sum(given(self.kick_by_server(bound, tube=tube), "kicked jobs"))
+
+    def kick_by_server(self, bound: int = 1, *, tube: str | None = None) -> Answers:
+        """As :meth:`kick`; returns every server's own count, or its error, by address."""
+        check_int("bound", bound, 0, MAX_UINT32)
+        used = self._used if tube is None else tube
+        check_tube(used)
+        return kick_in_turn(self._cluster.members(), _monotonic() + self._timeout, bound, used)
+
+    def _ask_all(self, question: Question) -> Answers:
+        deadline = _monotonic() + self._timeout
+        return ask_all(self._cluster.members(), deadline, question)
+
+    def _ask_all_for_tubes(self, command: Command, request: bytes, tube: str | None) -> Answers:
+        # What this pool uses and watches exists, as for a Connection, also if nothing was put into it yet.
+        ours = tube is None or tube == self._used or tube in self._watched
+        used, watched = (self._used, self._watched) if ours else (None, None)
+        return self._ask_all(about_tubes(command, request, used, watched))
+
+    # Which servers there are.
+
+    @property
+    def servers(self) -> tuple[ServerStatus, ...]:
+        """A snapshot of every server: its state and connections."""
+        return tuple(member.status() for member in self._cluster.topology.members)
+
+    def add_server(self, server: AnyServer) -> None:
+        """Let a server join while the pool runs: it takes its share of keys, and waiting reserves wait on it too.
+
+        :raises ValueError: if a server of this name or address is there already.
+        """
+        self._cluster.add_server(server)
+
+    def remove_server(self, server: AnyServer) -> None:
+        """Let a server go while the pool runs: it gets and gives no more jobs; those in hand can still be finished.
+
+        Puts that wait for a connection to it go to another server.
+
+        :param server: its name or address.
+        :raises ValueError: if it is not there, or is the last one.
+        """
+        self._cluster.remove_server(server)
+
+    def set_weight(self, server: AnyServer, weight: float) -> None:
+        """Change a server's share of the puts; with 0 it gets no more, and is still reserved from.
+
+        :param server: its name or address.
+        """
+        self._cluster.set_weight(server, weight)
+
+    def wait(self, min_servers: int = 1, timeout: float | None = None) -> None:
+        """Wait until so many servers answer: a check for start-up scripts.
+
+        :param min_servers: how many (1 to the number of servers).
+        :param timeout: how long (seconds); None for the pool's.
+        :raises NoServerAvailable: if they do not in time; ``errors`` says why, by address.
+        """
+        check_int("min_servers", min_servers, 1, len(self._cluster.members()))
+        deadline = _monotonic() + (self._timeout if timeout is None else check_seconds("timeout", timeout))
+        self._cluster.wait(min_servers, deadline)
+
+    # What can be seen of it.
+
+    def add_listener(self, listener: Callable[[Event], Any]) -> None:
+        """Call `listener` with every event (see :mod:`beanpool.events`) from now on.
+
+        It is called in the thread in which the event happens, outside of all locks; what it raises is logged and
+        harms nobody.
+
+        :raises TypeError: if it cannot be called.
+        """
+        self._cluster.reporter.listeners.add(listener)
+
+    def remove_listener(self, listener: Callable[[Event], Any]) -> None:
+        """Call `listener` no longer.
+
+        :raises ValueError: if it was never added.
+        """
+        self._cluster.reporter.listeners.remove(listener)
+
+    def get_stats(self) -> dict[str, int]:
+        """The pool's own counters since it was made, always all of them, by psycopg_pool's names where they fit.
+
+        - ``pool_max``, ``pool_size``, ``pool_available``: connections to all servers: allowed, open, idle.
+        - ``requests_num``, ``requests_queued``, ``requests_waiting``, ``requests_wait_ms``, ``requests_errors``:
+          callers who wanted one; how many had to wait, wait now, for how long, and in vain.
+        - ``connections_num``, ``connections_ms``, ``connections_errors``, ``connections_lost``: connections that were
+          made, the time that took, attempts that failed, and connections that broke.
+        - ``returns_bad``: connections that came back broken.
+        - ``puts_rerouted``, ``puts_ambiguous``, ``retries_num``, ``retries_refused``, ``jobs_lost``, ``outages_num``:
+          what callers felt of the servers' failures.
+        """
+        members = self._cluster.topology.members
+        return {**total(member.pool.stats() for member in members), **self._cluster.reporter.counters.snapshot()}
+
+
+def _start_afresh_in_child() -> None:
+    # After the clusters, which have registered before.
+    for pool in list(_pools):
+        pool._assemble()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh_in_child)
 
 
 def _check_tubes(tubes: Any) -> tuple[str, ...]:

@@ -69,6 +69,16 @@ class Topology:
         name = label(server)
         return self._members_by_name.get(name) or self._by_address.get(name)
 
+    def get(self, server: AnyServer) -> Member:
+        """The member with this name or address.
+
+        :raises ValueError: if there is none.
+        """
+        member = self.find(server)
+        if member is None:
+            raise ValueError(f"server must be one of {', '.join(self._members_by_name)}, not {server!r}")
+        return member
+
     def owner(self, key: str | bytes) -> Member | None:
         """The server that `key` belongs to while it accepts puts; None if all weights are 0."""
         return self._members_by_name[self._rendezvous.owner(key)] if self._owns else None

@@ -25,7 +25,9 @@ def reserve(pool: PoolManager) -> Job:
 
 
 def refs_left(pool: PoolManager) -> int:
-    return sum(len(refs) for member in pool._topology.members for refs in member.pool.in_hand._by_instance.values())
+    return sum(
+        len(refs) for member in pool._cluster.topology.members for refs in member.pool.in_hand._by_instance.values()
+    )
 
 
 class TestReservedAgain:

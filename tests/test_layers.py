@@ -72,7 +72,7 @@ LAYERS: list[set[str]] = [
         ),
         *("reserve_many", "delete_many"),
     },
-    {"cluster", "job_verbs", "cluster_verbs", "manager", "tube"},
+    {"cluster", "questions", "jobs_by_id", "manager", "tube"},
     {""},
     {"testing.waiting", "testing.finding", "testing.raw_client", "testing.write_ahead_log"},
     {"testing.beanstalkd", "testing.toxiproxy"},

@@ -194,7 +194,7 @@ class TestDropping:
         with manager(beanstalkd) as pool:
             jid = pool.put("job")
             job = reserve(pool)
-            server_pool = pool._topology.members[0].pool
+            server_pool = pool._cluster.topology.members[0].pool
             with within(0.1), server_pool._lock:
                 del job
             wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back")

@@ -155,7 +155,7 @@ def test_a_turn_in_which_nothing_is_due_costs_the_same_however_many_servers_ther
     counts = set()
     for number in (1, 300):
         pool = PoolManager([f"127.0.0.1:{port}" for port in range(1, number + 1)], health_interval=3600)
-        members = pool._topology.members
+        members = pool._cluster.topology.members
         selector = selectors.DefaultSelector()
         upkeep = Upkeep(selector, 3600, ErrorLog("p"))
         upkeep.tend(members)

@@ -306,9 +306,9 @@ class TestFaults:
     def test_a_connection_is_as_before_when_all_replies_are_there(self, beanstalkd: BeanstalkdServer) -> None:
         with manager([beanstalkd], max_connections=1, health_interval=60) as pool:
             ids(pool.put_many(["x"] * 500))
-            connection = pool._topology.members[0].pool.acquire(time.monotonic() + 1)
+            connection = pool._cluster.topology.members[0].pool.acquire(time.monotonic() + 1)
             lowest = connection.channel._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
-            pool._topology.members[0].pool.checkin(connection)
+            pool._cluster.topology.members[0].pool.checkin(connection)
             assert lowest == 1
             with within(1, "a put"):
                 pool.put("y")

@@ -694,7 +694,7 @@ class TestShortOfConnections:
     ) -> None:
         busy, other = cluster(2)
         with manager([busy, other], max_connections=1) as pool:
-            connections = pool._topology.members[0].pool
+            connections = pool._cluster.topology.members[0].pool
             held = connections.acquire(time.monotonic() + 5)
             busy.control.put(b"job")
             thread = background(functools.partial(pool.reserve, timeout=timeout))
@@ -706,7 +706,7 @@ class TestShortOfConnections:
     def test_who_waits_in_vain_for_a_connection_does_not_wait_longer_than_asked(self, cluster: StartCluster) -> None:
         (server,) = cluster(1)
         with manager([server], max_connections=1, timeout=0.3) as pool:
-            connections = pool._topology.members[0].pool
+            connections = pool._cluster.topology.members[0].pool
             held = connections.acquire(time.monotonic() + 5)
             for timeout in (0, 0.3):
                 with within(0.3), pytest.raises(PoolTimeout, match="no connection became free in time"):
@@ -718,11 +718,11 @@ class TestShortOfConnections:
     def test_one_that_waits_for_a_connection_is_reached_by_others_and_by_close(self, cluster: StartCluster) -> None:
         busy, other = cluster(2)
         with manager([busy, other], max_connections=1) as pool:
-            held = pool._topology.members[0].pool.acquire(time.monotonic() + 5)
+            held = pool._cluster.topology.members[0].pool.acquire(time.monotonic() + 5)
             threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
             other.control.put(b"from the other one")
             wait_until(lambda: any(thread.done for thread in threads), "the delivery")
-            pool._topology.members[0].pool.checkin(held)
+            pool._cluster.topology.members[0].pool.checkin(held)
             pool.close(0)
         errors = [thread.error() for thread in threads]
         assert sorted(errors, key=bool)[0] is None

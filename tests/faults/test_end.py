@@ -177,8 +177,14 @@ def test_a_job_that_is_dropped_unfinished_is_given_back(beanstalkd: BeanstalkdSe
 def test_a_job_that_is_collected_under_every_lock_blocks_nobody(beanstalkd: BeanstalkdServer) -> None:
     # A finalizer runs wherever the collector pleases: also in a thread that holds the pool's locks.
     with PoolManager(beanstalkd.url) as pool:
-        member = pool._topology.members[0]
-        for lock in (pool._lock, member._lock, member.pool._lock, pool._monitor._lock, pool._reserver._lock):
+        member = pool._cluster.topology.members[0]
+        for lock in (
+            pool._cluster._lock,
+            member._lock,
+            member.pool._lock,
+            pool._cluster.monitor._lock,
+            pool._reserver._lock,
+        ):
             jid = pool.put("x")
             job = pool.reserve(0)
             assert job is not None

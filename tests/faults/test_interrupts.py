@@ -97,7 +97,7 @@ def test_put(stage: Stage, kind: type[BaseException]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_put_on_a_new_connection(stage: Stage, kind: type[BaseException]) -> None:
     def prepare() -> Callable[[], object]:
-        connections = stage.pool._topology.members[0].pool
+        connections = stage.pool._cluster.topology.members[0].pool
         idle = connections.try_acquire(())
         assert idle is not None
         connections.discard(idle)
@@ -120,7 +120,7 @@ def test_put_many(stage: Stage, lazy: bool) -> None:
 
 def test_a_connection_that_is_collected(stage: Stage) -> None:
     """As one is that an interrupt takes from the call that has just got it: what is raised meanwhile is swallowed."""
-    connections = stage.pool._topology.members[0].pool
+    connections = stage.pool._cluster.topology.members[0].pool
 
     def take_and_drop() -> None:
         connections.acquire(time.monotonic() + 10)
@@ -373,7 +373,7 @@ def test_delete_many_by_ids(stage: Stage) -> None:
 
 def test_waiting_for_a_connection(stage: Stage) -> None:
     # The one connection is in another call's hands: a put waits for it in vain, and must not be handed it later.
-    connections = stage.pool._topology.members[0].pool
+    connections = stage.pool._cluster.topology.members[0].pool
     held = connections.acquire(time.monotonic() + 10)
 
     def check(where: str) -> None:

@@ -305,7 +305,7 @@ def test_many_threads_and_few_connections_lose_no_place(beanstalkd: BeanstalkdSe
 def test_a_call_whose_time_is_up_gives_its_connection_back_once(beanstalkd: BeanstalkdServer) -> None:
     with PoolManager(beanstalkd.url, max_connections=2) as pool:
         pool.put("x")
-        connections = pool._topology.members[0].pool
+        connections = pool._cluster.topology.members[0].pool
         with (
             pytest.raises(BeanpoolError, match="time for stats ran out"),
             connections.lend(time.monotonic() + 5) as connection,

@@ -100,7 +100,7 @@ def test_a_put_that_waits_for_a_server_that_is_removed_goes_to_another(cluster: 
     servers = cluster(2)
     with PoolManager([server.address for server in servers], max_connections=1, timeout=10) as pool:
         key = key_of(pool, servers[0].address)
-        member = pool._topology.members[0]
+        member = pool._cluster.topology.members[0]
         with all_in_use(pool):
             waiting = background(lambda: put(pool, key))
             wait_until(lambda: pool.get_stats()["requests_waiting"], "the put to wait")

@@ -41,7 +41,7 @@ class Stage:
         return lambda: self.pool.put("x", tube="filled")
 
     def _put_on_a_new_connection(self) -> Callable[[], object]:
-        for member in self.pool._topology.members:
+        for member in self.pool._cluster.topology.members:
             while member.pool.counts()[1]:
                 connection = member.pool.try_acquire(())
                 assert connection is not None
@@ -91,7 +91,7 @@ class Stage:
 
     def check(self) -> None:
         """Both calls have left a pool that works, or is closed."""
-        if self.pool._closing.is_set():
+        if self.pool._cluster.closing.is_set():
             with pytest.raises(PoolClosed):
                 self.pool.put("x")
             self.pool = self.new_pool()
@@ -209,14 +209,20 @@ def test_a_finalizer_that_asks_the_pool_while_its_thread_holds_every_lock(beanst
                 pool.put("x")
 
     with PoolManager(beanstalkd.url) as pool:
-        member = pool._topology.members[0]
+        member = pool._cluster.topology.members[0]
         # Empty, so that the put has to decide something under the lock.
         idle = member.pool.try_acquire(())
         assert idle is not None
         member.pool.discard(idle)
 
         def hold() -> None:
-            with pool._lock, member._lock, member.pool._lock, pool._reporter.counters._lock, pool._monitor._lock:
+            with (
+                pool._cluster._lock,
+                member._lock,
+                member.pool._lock,
+                pool._cluster.reporter.counters._lock,
+                pool._cluster.monitor._lock,
+            ):
                 circle: list[object] = [Nosy()]
                 circle.append(circle)
                 del circle

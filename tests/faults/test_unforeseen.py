@@ -275,7 +275,7 @@ def test_what_was_left_to_the_monitor_and_fails_keeps_nothing_else_from_being_do
         raise Unforeseen
 
     for call in (fail, done.set):
-        pool._monitor.later(call)
+        pool._cluster.monitor.later(call)
     assert done.wait(10)
     assert len(unforeseen.take()) == 1
 
@@ -293,7 +293,7 @@ def test_a_turn_that_fails_as_a_whole_is_followed_by_others_but_not_at_once(
     with PoolManager(beanstalkd.url, name="p", health_interval=0.05) as pool:
         with monkeypatch.context() as patch:
             started = time.monotonic()
-            patch.setattr(pool._monitor, "_members", fail)
+            patch.setattr(pool._cluster.monitor, "_members", fail)
             wait_until(lambda: calls >= 3, "it to be tried again")
             assert calls <= 2 + (time.monotonic() - started) / 0.4
         beanstalkd.kill()
@@ -314,6 +314,6 @@ def test_an_errand_that_fails_keeps_nothing_else_from_being_done(
         assert pool.reserve(0.01) is None
         assert thread_names("beanpool-errands-p")
         for errand in (fail, done.set):
-            pool._errands.soon(errand)
+            pool._cluster.errands.soon(errand)
         assert done.wait(10)
     assert len(unforeseen.take()) == 1

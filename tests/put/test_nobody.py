@@ -90,7 +90,9 @@ class TestNobody:
         dead.kill()
         with PoolManager([dead.address, other.address, f"localhost:{other.port}"], retry=NEVER) as pool:
             pool.wait(1)
-            wait_until(lambda: any(member.twin for member in pool._topology.members), "the second name to be known")
+            wait_until(
+                lambda: any(member.twin for member in pool._cluster.topology.members), "the second name to be known"
+            )
             pool.set_weight(other.address, 0)
             call = background(lambda: pool.put("job", timeout=900))
             wait_until(lambda: pool.get_stats()["retries_num"], "the pause")
@@ -113,7 +115,7 @@ class TestNobody:
             with pytest.raises(NoServerAvailable):
                 pool.put("job", timeout=0.1)
             # As after hours of failures.
-            (member,) = pool._topology.members
+            (member,) = pool._cluster.topology.members
             member.health = dataclasses.replace(member.health, retry_at=time.monotonic() + 1000)
             server.start()
             assert pool.put("job", timeout=30).server == server.address

@@ -121,9 +121,9 @@ class TestSuspects:
             with contextlib.ExitStack() as stack:
                 # One connection for the check of a suspect server, and another one for the batch.
                 for _ in range(3):
-                    stack.enter_context(pool._topology.members[0].pool.lend(time.monotonic() + 5))
+                    stack.enter_context(pool._cluster.topology.members[0].pool.lend(time.monotonic() + 5))
             servers[0].freeze()
-            pool._topology.members[0].report(
+            pool._cluster.topology.members[0].report(
                 CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0
             )
             try:
@@ -139,7 +139,7 @@ class TestSuspects:
         with manager(servers, health_interval=60) as pool:
             pool.wait(2)
             key = key_of(pool, servers[0].address)
-            pool._topology.members[0].report(
+            pool._cluster.topology.members[0].report(
                 CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0
             )
             stored = stored_in(pool.put_many(Put("x", key=key) for _ in range(500)))

@@ -71,7 +71,7 @@ def test_many_tubes_of_a_server_that_is_far(beanstalkd: BeanstalkdServer, delay_
 @contextlib.contextmanager
 def in_use(pool: PoolManager, server: int) -> Iterator[None]:
     """Within the block a call has a connection of this server's pool."""
-    with pool._topology.members[server].pool.lend(time.monotonic() + 5):
+    with pool._cluster.topology.members[server].pool.lend(time.monotonic() + 5):
         yield
 
 

@@ -180,7 +180,7 @@ class TestNotTwice:
         fill(beanstalkd, 1)
         with pool_of(beanstalkd) as pool:
             pool.wait()
-            [member] = pool._topology.members
+            [member] = pool._cluster.topology.members
             first, second = (member.pool.acquire(time.monotonic() + 5) for _ in range(2))
             first.begin_reserve(("default",), 0)
             reply = first.await_reply(time.monotonic() + 5)

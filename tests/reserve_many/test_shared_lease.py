@@ -201,7 +201,7 @@ class TestSharedLease:
         fill(beanstalkd, 2)
         with pool_of(beanstalkd) as pool:
             jobs = pool.reserve_many(2, 0)
-            server_pool = pool._topology.members[0].pool
+            server_pool = pool._cluster.topology.members[0].pool
             connection = jobs[0].connection
             assert isinstance(connection, PooledConnection)
             with within(0.1), server_pool._lock, connection.guard:

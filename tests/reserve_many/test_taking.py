@@ -106,7 +106,7 @@ class TestTaking:
         pool = PoolManager("127.0.0.1:1")
         with pytest.raises((ValueError, TypeError), match="limit"):
             pool.reserve_many(limit)
-        assert not pool._started
+        assert not pool._cluster.started
 
     @pytest.mark.parametrize("timeout", [-1, "5", True])
     def test_a_timeout_that_is_none(self, timeout: Any) -> None:

@@ -148,7 +148,7 @@ class TestInterrupts:
 
         jid = beanstalkd.control.put(b"work")
         with PoolManager(beanstalkd.url, health_interval=60) as manager:
-            pool = manager._topology.members[0].pool
+            pool = manager._cluster.topology.members[0].pool
             notes = pool.abandoned = Busy()
             job = manager.reserve(0)
             assert job is not None

@@ -74,7 +74,7 @@ def pool_of(
 @contextmanager
 def all_in_use(manager: PoolManager) -> Iterator[None]:
     """Check out all connections to a manager's first server that a command can have; they come back at the end."""
-    pool = manager._topology.members[0].pool
+    pool = manager._cluster.topology.members[0].pool
     held: list[PooledConnection] = []
     try:
         with contextlib.suppress(PoolTimeout):

@@ -1,0 +1,89 @@
+"""Commands on one job, named by its id: which server it lives in, and whether the pool has it in hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from beanpool.cluster import Cluster
+from beanpool.config import AnyServer
+from beanpool.errors import NotFound, job_lost
+from beanpool.job import Job
+from beanpool.job_id import JobId
+from beanpool.member import Member
+from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.arguments import check_id
+from beanpool.recovery import why_another
+from beanpool.survey import ask_one
+
+Answer = TypeVar("Answer")
+
+
+class JobsById:
+    """The jobs of a cluster, by the :class:`JobId` of their put, or by an ``int`` and the name of a server."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def locate(self, jid: int, server: AnyServer | None = None) -> tuple[Member, str | None]:
+        """The member that a job's id belongs to, and the server process that gave the id, if that is known.
+
+        :raises ValueError: if the id may belong to several.
+        """
+        check_id(jid)
+        topology = self._cluster.topology
+        instance = None
+        if isinstance(jid, JobId):
+            if server is not None and topology.find(server) is not topology.find(jid.server):
+                raise ValueError(f"server must be left out or be that of the JobId ({jid.server}), not {server!r}")
+            server, instance = jid.server, jid.instance
+        if server is None:
+            if topology.single is None:
+                raise ValueError(
+                    f"job id {jid} names a different job on each of the {len(topology.members)} servers: "
+                    "pass the JobId that put() returned, or server="
+                )
+            return topology.single, None
+        return topology.get(server), instance
+
+    def ask(self, jid: int, server: AnyServer | None, ask: Callable[[PooledConnection], Answer]) -> Answer:
+        """Ask a job's server about it.
+
+        :raises JobLost: if it is another process than the one that gave the id.
+        """
+        member, instance = self.locate(jid, server)
+        cluster = self._cluster
+        if not cluster.started:
+            cluster.start()
+
+        def ask_the_same(connection: PooledConnection, deadline: float) -> Answer:
+            reason = why_another(connection, instance) if instance is not None else None
+            if reason is not None:
+                raise job_lost(jid, member.address, reason)
+            return ask(connection)
+
+        return ask_one(member, time.monotonic() + cluster.timeout, ask_the_same, None)
+
+    def held(self, jid: int) -> Job | None:
+        """The job in hand that a :class:`JobId` names, also where its server has been removed since."""
+        jobs = self._cluster.jobs_in_hand.get(jid.server) if isinstance(jid, JobId) else None
+        return jobs.find(jid, jid.instance) if jobs is not None and isinstance(jid, JobId) else None
+
+    def find(self, jid: int, server: AnyServer | None) -> Job | None:
+        """The job in hand with this id."""
+        job = self.held(jid) if server is None else None
+        if job is not None:
+            return job
+        member, instance = self.locate(jid, server)
+        return member.pool.in_hand.find(check_id(jid), instance)
+
+    def get(self, jid: int, server: AnyServer | None, command: str) -> Job:
+        """The job in hand with this id.
+
+        :raises NotFound: if there is none: what the server would say to the command.
+        """
+        job = self.find(jid, server)
+        if job is None:
+            raise NotFound(command, "NOT_FOUND", [])
+        return job

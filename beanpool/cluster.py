@@ -18,12 +18,12 @@ from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_s
 from beanpool.errands import Errands
 from beanpool.errors import PoolClosed, no_server
 from beanpool.health import Health, ServerState
-from beanpool.in_hand import InHand
 from beanpool.locks import Lock, ReentrantEvent, refuse_within
 from beanpool.member import Member
 from beanpool.monitor import Monitor
 from beanpool.questions import WHO_IS_IT
 from beanpool.reporter import Reporter
+from beanpool.reservations import InHand
 from beanpool.survey import ask_all
 from beanpool.topology import Topology, twins
 

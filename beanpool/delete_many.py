@@ -131,7 +131,7 @@ class _JobLane(_Lane):
 
     __slots__ = ("granted", "jobs", "lease", "lost", "pinned")
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease[PooledConnection]) -> None:
         super().__init__(lease.connection)
         self.lease = lease
         self.jobs: dict[int, Job] = {}
@@ -176,7 +176,7 @@ class DeleteMany:
         return self._outcomes
 
     def _delete(self, chunk: Sequence[Job | int]) -> None:
-        lanes: dict[Lease, _JobLane] = {}
+        lanes: dict[Lease[PooledConnection], _JobLane] = {}
         strangers: list[tuple[int, int, Member, str | None]] = []
         first = len(self._outcomes)
         self._outcomes.extend([None] * len(chunk))
@@ -189,7 +189,7 @@ class DeleteMany:
                 if job is None:
                     try:
                         member, instance = self._locate(item)
-                        job = member.pool.in_hand.find(check_id(item), instance)
+                        job = member.reservations.find(check_id(item), instance)
                     except (ValueError, TypeError) as error:
                         self._outcomes[place] = error.with_traceback(None)
                         continue

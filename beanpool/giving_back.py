@@ -10,7 +10,9 @@ from __future__ import annotations
 import collections
 import time
 
+from beanpool.errors import BeanpoolError
 from beanpool.lease import Lease
+from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.arguments import MAX_UINT32
 from beanpool.protocol.commands import RELEASE, STATS_JOB, encode_job, encode_release
 from beanpool.protocol.documents import parse_mapping
@@ -23,7 +25,7 @@ _AT_ONCE = 256
 class PartialRelease:
     """The release of some jobs of one lease. While it is under way it has the connection for itself."""
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease[PooledConnection]) -> None:
         self.lease = lease
         self.connection = lease.connection
         self.give_up_at = 0.0
@@ -101,7 +103,7 @@ class PartialRelease:
         self.connection.guard.release()
         try:
             if error is not None:
-                self.lease.pool.broke(self.connection, error)
+                self.lease.discard(str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
         finally:
             self.lease.unpin()
             for jid in self._done:

@@ -211,7 +211,7 @@ class Job(NotPicklable):
         """
         return self._state is _RESERVED and self._connection is connection
 
-    def superseded(self, connection: Connection) -> None:
+    def superseded(self, connection: object) -> None:
         """The server has given the job out again, to this very pool: this reservation is over.
 
         :param connection: where it is reserved now. If that is the same one, it is kept by the other reservation.

@@ -11,6 +11,7 @@ from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
 from beanpool.recovery import delete_again, reacquire, why_another
 from beanpool.reporter import Reporter
+from beanpool.reservations import Reservations
 from beanpool.server_pool import ConnectionPool
 
 
@@ -20,10 +21,11 @@ class JobHome:
     :param reporter: is told of every job whose reservation is gone.
     """
 
-    __slots__ = ("_pool", "_reporter")
+    __slots__ = ("_pool", "_reporter", "_reservations")
 
-    def __init__(self, pool: ConnectionPool, reporter: Reporter) -> None:
+    def __init__(self, pool: ConnectionPool, reservations: Reservations, reporter: Reporter) -> None:
         self._pool = pool
+        self._reservations = reservations
         self._reporter = reporter
 
     @contextlib.contextmanager
@@ -51,10 +53,10 @@ class JobHome:
         """The same for many jobs, of one server process; returns what it would raise."""
         return delete_again(self._pool, jobs, _instance(jobs[0][0]), deadline)
 
-    def reacquire(self, job: Job, deadline: float) -> tuple[PooledConnection, Lease]:
+    def reacquire(self, job: Job, deadline: float) -> tuple[PooledConnection, Lease[PooledConnection]]:
         """See :func:`beanpool.recovery.reacquire`."""
         connection = reacquire(self._pool, job, _instance(job), deadline)
-        return connection, Lease(self._pool, connection)
+        return connection, self._reservations.lease(connection)
 
     def lost(self, job: Job, reason: str) -> None:
         """The job's reservation is gone."""

@@ -76,7 +76,7 @@ class JobsById:
         if job is not None:
             return job
         member, instance = self.locate(jid, server)
-        return member.pool.in_hand.find(check_id(jid), instance)
+        return member.reservations.find(check_id(jid), instance)
 
     def get(self, jid: int, server: AnyServer | None, command: str) -> Job:
         """The job in hand with this id.

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
-from beanpool.in_hand import forget
 from beanpool.job import Job
-
-if TYPE_CHECKING:  # server_pool.py and pooled_connection.py know leases by what they leave behind.
-    from beanpool.pooled_connection import PooledConnection
-    from beanpool.server_pool import ConnectionPool
+from beanpool.locks import Lock
 
 
 class JobRef(weakref.ref[Job]):
@@ -23,20 +19,53 @@ class JobRef(weakref.ref[Job]):
 
     __slots__ = ("lease",)
 
-    lease: Lease
+    lease: Lease[Any]
 
 
-class Lease:
+Refs = dict[int, JobRef]
+"""Unfinished jobs by their ids."""
+
+
+class LeasedConnection(Protocol):
+    """What a lease knows of its connection."""
+
+    jobs: Refs
+    """The unfinished jobs that were reserved on it."""
+    in_hand: Refs
+    """Those of all connections to the same server process."""
+    lease_lock: Lock
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+
+
+ConnectionT = TypeVar("ConnectionT", bound=LeasedConnection)
+
+
+class Lease(Generic[ConnectionT]):
     """Keeps a connection out of circulation while jobs are reserved on it: one, or those of a batch.
 
     The last of them that ends gives it back. One that is dropped unfinished is given back too: if it was the last one,
     its connection is closed soon after; else the job alone is released, for closing would take the others away.
+
+    :param give_back: takes the connection when its last job has ended.
+    :param discard: closes the connection for good, and is told why.
+    :param on_abandoned: is told by a finalizer that a job was dropped unfinished: the ``append`` of a deque.
     """
 
-    __slots__ = ("__weakref__", "_ended", "_lock", "_pins", "connection", "pool")
+    __slots__ = ("__weakref__", "_discard", "_ended", "_give_back", "_lock", "_on_abandoned", "_pins", "connection")
 
-    def __init__(self, pool: ConnectionPool, connection: PooledConnection) -> None:
-        self.pool = pool
+    def __init__(
+        self,
+        give_back: Callable[[ConnectionT], None],
+        discard: Callable[[ConnectionT, str], None],
+        on_abandoned: Callable[[JobRef], None],
+        connection: ConnectionT,
+    ) -> None:
+        self._give_back = give_back
+        self._discard = discard
+        self._on_abandoned = on_abandoned
         self.connection = connection
         self._lock = connection.lease_lock
         self._ended = False
@@ -45,7 +74,7 @@ class Lease:
     def hold(self, job: Job) -> None:
         """Keep the connection for this job."""
         jid, connection = job.number, self.connection
-        ref = JobRef(job, self.pool.abandoned.append)
+        ref = JobRef(job, self._on_abandoned)
         ref.lease = self
         in_hand = connection.in_hand
         if jid in in_hand:
@@ -87,7 +116,7 @@ class Lease:
             if self._ended or self._pins:
                 return
             self._ended = True
-        self.pool.checkin(connection)
+        self._give_back(connection)
 
     # For who carries out commands for several jobs.
 
@@ -113,7 +142,7 @@ class Lease:
         """Close the connection: the server gives its jobs to others."""
         with self._lock:
             self._ended = True
-        self.pool.discard(self.connection, because)
+        self._discard(self.connection, because)
 
     def abandoned(self) -> list[int]:
         """The ids of its jobs that were dropped unfinished. While there are any, nobody else has the connection."""
@@ -126,3 +155,14 @@ class Lease:
 
     def _refs(self) -> list[tuple[int, JobRef]]:
         return [(jid, ref) for jid, ref in self.connection.jobs.copy().items() if ref.lease is self]
+
+
+def forget(refs: Refs, mine: Refs, jids: Iterable[int]) -> None:
+    """Take what a connection held (`mine`) out of what the pool has in hand (`refs`), and out of `mine`."""
+    for jid in jids:
+        other = refs.pop(jid, None)
+        # Only now: what an interrupt leaves here is found when the job is dropped.
+        ref = mine.pop(jid, None)
+        if other is not None and other is not ref:
+            # It was reserved again meanwhile, over another connection.
+            refs.setdefault(jid, other)

@@ -10,13 +10,13 @@ from typing import Protocol
 from beanpool.config import Server, Settings
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase, describe
 from beanpool.health import Failure, Health, ServerState, answered, failed, patience, refused_to_store, rested, worked
-from beanpool.in_hand import InHand
 from beanpool.job_home import JobHome
 from beanpool.locks import Lock
 from beanpool.own_limits import is_own_limit
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 from beanpool.reporter import Reporter
+from beanpool.reservations import InHand, Reservations
 from beanpool.server_pool import ConnectionPool
 from beanpool.stats import ServerStatus
 
@@ -85,9 +85,9 @@ class Member:
             timeout=settings.timeout,
             encoding=settings.encoding,
             owner=self,
-            in_hand=in_hand,
         )
-        self.home = JobHome(self.pool, reporter)
+        self.reservations = Reservations(self.pool, in_hand)
+        self.home = JobHome(self.pool, self.reservations, reporter)
         """Where its jobs go when they need more than their own connection."""
 
     def __repr__(self) -> str:
@@ -145,6 +145,7 @@ class Member:
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
+        self.reservations.opened(connection)
         self._reporter.connection_opened(self.address, connection.instance)
 
     def closed(self, connection: PooledConnection, because: str) -> None:

@@ -15,8 +15,7 @@ from beanpool.channel import Channel, ChannelState
 from beanpool.connection import Connection
 from beanpool.dialing import Dialing, dial
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
-from beanpool.in_hand import forget
-from beanpool.lease import JobRef
+from beanpool.lease import JobRef, forget
 from beanpool.locks import Lock
 from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, MAX_JOB_SIZE
 from beanpool.protocol.commands import (

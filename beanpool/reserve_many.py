@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, PoolClosed
 from beanpool.job import Job
-from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.pace import Pace
 from beanpool.pooled_connection import PooledConnection
@@ -365,7 +364,7 @@ class Take:
         tube = self._tubes[0] if len(self._tubes) == 1 else None
         for lane in self._lanes:
             connection = lane.connection
-            lease = Lease(lane.member.pool, connection)
+            lease = lane.member.reservations.lease(connection)
             home = lane.member.home
             taken = [Job.of(connection, jid, data, tube, home, lease) for jid, data in lane.found.items()]
             lease.hold_all(taken)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from beanpool.errands import Errands
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, job_lost, no_server
 from beanpool.job import Job
-from beanpool.lease import Lease
 from beanpool.locks import Lock
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
@@ -329,7 +328,7 @@ class Reserver:
 
     def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job:
         member, connection, reply = catch
-        lease = Lease(member.pool, connection)
+        lease = member.reservations.lease(connection)
         tube = tubes[0] if len(tubes) == 1 else None
         job = Job.of(connection, reply.number, reply.body, tube, member.home, lease)
         lease.hold(job)

@@ -23,9 +23,6 @@ from beanpool.errors import (
     PoolTimeout,
     UnexpectedResponse,
 )
-from beanpool.in_hand import InHand
-from beanpool.lease import JobRef, Lease
-from beanpool.lease_review import LeaseReview
 from beanpool.locks import Lock, refuse_within
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
@@ -136,7 +133,6 @@ class ConnectionPool:
 
     :param max_connections: how many there may be; while jobs hold some of them, a quarter more.
     :param owner: is told of what the pool sees of the server.
-    :param in_hand: the jobs in hand of this address, where others know of them too.
     """
 
     def __init__(
@@ -148,21 +144,14 @@ class ConnectionPool:
         timeout: float,
         encoding: str | None,
         owner: PoolOwner,
-        in_hand: InHand | None = None,
     ) -> None:
         self.address = address
         self.server = str(address)
         self.max_connections = max_connections
-        self.abandoned: collections.deque[JobRef] = collections.deque()
-        """Jobs that were dropped unfinished; appended to by finalizers, without the lock."""
-        self.partly_abandoned: collections.deque[Lease] = collections.deque()
-        """Leases of which some jobs were dropped unfinished, and others were not."""
-        self.in_hand = in_hand if in_hand is not None else InHand()
-        """Its jobs in hand, by id."""
+        self.reclaim: Callable[[], None] = _nothing_to_reclaim
+        """Gives back what was dropped while it held connections: called before a caller is let wait for one."""
         self.returns = 0
         """How often a connection came back in good order."""
-        self.review = LeaseReview(self._connections)
-        """What is asked of leases that may hold their connection in vain, while others want one."""
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._encoding = encoding
@@ -191,9 +180,9 @@ class ConnectionPool:
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open (or being opened), and how many of them are idle."""
-        return len(self._connections()), len(self._idle)
+        return len(self.connections()), len(self._idle)
 
-    def _connections(self) -> list[PooledConnection]:
+    def connections(self) -> list[PooledConnection]:
         """Those that have a place. It needs no lock: it is one look at what is there at the moment."""
         found = [place() for place in self._places.copy().values()]
         return [connection for connection in found if connection is not None]
@@ -203,12 +192,12 @@ class ConnectionPool:
         return self._held_by_jobs() >= self.max_connections
 
     def _held_by_jobs(self) -> int:
-        return sum(connection.holds_jobs for connection in self._connections())
+        return sum(connection.holds_jobs for connection in self.connections())
 
     @property
     def is_full(self) -> bool:
         """Whether a command would have to wait for a connection."""
-        return not self._idle and not self._has_room(self._connections())
+        return not self._idle and not self._has_room(self.connections())
 
     @property
     def contended(self) -> bool:
@@ -219,10 +208,6 @@ class ConnectionPool:
     def starving(self) -> bool:
         """Whether somebody wants a connection, waiting for it or not, or went without one a moment ago."""
         return bool(self._queue) or _monotonic() - self._refused_at < _REMEMBERED_FOR
-
-    def review_due(self, now: float) -> bool:
-        """Whether somebody wants a connection, and one may be held by jobs that are reserved no longer."""
-        return self.starving and self.review.due(now)
 
     def stats(self) -> dict[str, int]:
         """The pool's counters, and how it is filled now."""
@@ -238,7 +223,6 @@ class ConnectionPool:
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
-        connection.in_hand = self.in_hand.of(connection.instance)
         with self._lock:
             self._counts["connections_num"] += 1
         self._owner.opened(connection)
@@ -344,7 +328,7 @@ class ConnectionPool:
             return None
         connection = _newest(self._idle, fits)
         if connection is None:
-            if len(self._connections()) >= self.max_connections:
+            if len(self.connections()) >= self.max_connections:
                 return None
                 return None
             connection = self._new_place()
@@ -352,7 +336,7 @@ class ConnectionPool:
         return connection
 
     def _may_hold_more_jobs(self) -> bool:
-        return sum(bool(c.may_hold_jobs or c.jobs) for c in self._connections()) < self.max_connections
+        return sum(bool(c.may_hold_jobs or c.jobs) for c in self.connections()) < self.max_connections
 
     def _others_come_first(self) -> bool:
         """Whether somebody waits who could be served."""
@@ -360,13 +344,13 @@ class ConnectionPool:
         return bool(queue) and (any(not ticket.for_jobs for ticket in list(queue)) or self._may_hold_more_jobs())
 
     def _make_room(self) -> None:
-        """See to jobs that were dropped unfinished, before somebody has to wait, or has one connection too many."""
-        if self.abandoned and len(self._places) >= self.max_connections:
-            self.collect_abandoned()
+        """Before somebody has to wait, or has one connection too many."""
+        if len(self._places) >= self.max_connections:
+            self.reclaim()
 
     def _add(self) -> PooledConnection | None:
         """A new connection for a command; None if there may be no more."""
-        return self._new_place() if self._has_room(self._connections()) else None
+        return self._new_place() if self._has_room(self.connections()) else None
 
     def _has_room(self, connections: list[PooledConnection]) -> bool:
         """Whether there may be another connection for a command beside these."""
@@ -502,14 +486,14 @@ class ConnectionPool:
 
     def _waiting_and_calls(self) -> tuple[list[PooledConnection], int]:
         """The connections on which reserves wait, and how many there are for calls: that no unfinished job holds."""
-        connections = self._connections()
+        connections = self.connections()
         waiting = [connection for connection in connections if connection.evict is not None]
         return waiting, sum(not connection.jobs for connection in connections) - len(waiting)
 
     def exhausted(self) -> PoolTimeout:
         """The error of a caller for whom no connection became free."""
         limit = self.max_connections
-        in_use = min(limit, len(self._connections()))
+        in_use = min(limit, len(self.connections()))
         return PoolTimeout(
             f"{self.server}: no connection became free in time: {in_use} of {limit} are in use, "
             f"{self._held_by_jobs()} of them by unfinished jobs. Finish or release jobs (one that failed is kept by "
@@ -677,29 +661,6 @@ class ConnectionPool:
 
     # Upkeep.
 
-    def collect_abandoned(self) -> None:
-        """Give back the jobs that were dropped unfinished: close their connection, if it has no others in hand.
-
-        If it has, closing would take those away: such a lease is left in :attr:`partly_abandoned`.
-        """
-        notes = _snapshot(self.abandoned)
-        for lease in dict.fromkeys(note.lease for note in notes):
-            if not lease.abandoned():
-                # Given back already, together with others.
-                continue
-            if not lease.orphaned:
-                self.partly_abandoned.append(lease)
-            elif lease.connection.guard.locked():
-                # Some of its jobs are just being given back, and who does that closes it: see giving_back.py.
-                self.partly_abandoned.append(lease)
-                lease.connection.interrupt()
-            else:
-                lease.discard("its job was dropped unfinished")
-        # Last: an interrupt must leave no job of which nobody knows any more.
-        for note in notes:
-            with contextlib.suppress(ValueError):
-                self.abandoned.remove(note)
-
     def fill_places(self) -> None:
         """Give those who wait the places of connections that were collected without a word."""
         with self._lock:
@@ -743,7 +704,7 @@ class ConnectionPool:
         """Close what has been idle for longer than this (seconds), but for the newest; spare ones much sooner."""
         now = time.monotonic()
         with self._lock:
-            surplus = max(0, len(self._connections()) - self.max_connections)
+            surplus = max(0, len(self.connections()) - self.max_connections)
             # The oldest ones are the first.
             candidates = [(c, min(idle_for, _SPARE_IDLE_FOR)) for c in self._idle[:-1][:surplus]]
             candidates += [(c, idle_for) for c in self._idle[:-1][surplus:]]
@@ -780,7 +741,7 @@ class ConnectionPool:
         :param deadline: until when jobs may be finished (monotonic seconds); then the server gives them to others.
         """
         self.close_to_new()
-        self.collect_abandoned()
+        self.reclaim()
         busy = self._await_return(self._in_command, grace)
         for connection in busy:
             connection.interrupt()
@@ -790,7 +751,7 @@ class ConnectionPool:
             min(deadline, time.monotonic() + _INTERRUPTED_FOR),
         )
         self._await_return(lambda: [c for c in self._standing() if c not in stuck], deadline)
-        for connection in self._connections():
+        for connection in self.connections():
             if connection.channel_state is ChannelState.IN_COMMAND:
                 # Its user closes it: a descriptor that is closed under a reader may be somebody else's by then.
                 connection.interrupt()
@@ -816,7 +777,7 @@ class ConnectionPool:
 
     def _standing(self) -> list[PooledConnection]:
         # An unfinished job whose connection broke is lost already, and nobody has to finish it.
-        return [c for c in self._connections() if c.channel_state is not ChannelState.CLOSED]
+        return [c for c in self.connections() if c.channel_state is not ChannelState.CLOSED]
 
     def _in_command(self) -> list[PooledConnection]:
         return [c for c in self._standing() if c.channel_state is not ChannelState.IN_STEP]
@@ -829,13 +790,8 @@ class ConnectionPool:
         )
 
 
-def _snapshot(notes: collections.deque[JobRef]) -> list[JobRef]:
-    while True:
-        try:
-            return list(notes)
-        except RuntimeError:
-            # Another thread has left a note meanwhile: on a Python without a global lock it may come at any moment.
-            continue
+def _nothing_to_reclaim() -> None:
+    """For a pool on which nobody reserves jobs."""
 
 
 def _newest(idle: list[PooledConnection], fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:

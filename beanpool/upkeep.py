@@ -86,9 +86,9 @@ class Upkeep:
         self._tick_at = 0.0
         self._probes: dict[Member, Probe] = {}
         self._lingering: set[Channel] = set()
-        self._give_backs: dict[Lease, PartialRelease] = {}
+        self._give_backs: dict[Lease[PooledConnection], PartialRelease] = {}
         # When to go on with what was dropped.
-        self._to_go_on: Schedule[Lease] = Schedule()
+        self._to_go_on: Schedule[Lease[PooledConnection]] = Schedule()
         # When what is under way is late.
         self._limits: Schedule[Probe | PartialRelease | Channel] = Schedule()
 
@@ -207,11 +207,12 @@ class Upkeep:
             if pool.starving:
                 with self._tidying_up(member):
                     pool.fill_places()
-                    if member.up and pool.review_due(now):
+                    if member.up and member.reservations.review_due(now):
                         starved.append(member)
-            if pool.abandoned or pool.partly_abandoned or member.health.rests_until:
+            reservations = member.reservations
+            if reservations.abandoned or reservations.partly_abandoned or member.health.rests_until:
                 with self._tidying_up(member):
-                    pool.collect_abandoned()
+                    reservations.reclaim()
                     self._give_back(member)
                     member.wake_up(now)
         if starved:
@@ -277,8 +278,8 @@ class Upkeep:
                 connection.begin_dialing()
             # A caller is waiting, or will be: it need not be as long as usual until others are preferred.
             patience = _DOUBTS * member.patience if doubted else math.inf
-            if member.pool.review_due(now):
-                connection.begin_questions(member.pool.review.questions(now), patience)
+            if member.reservations.review_due(now):
+                connection.begin_questions(member.reservations.questions(now), patience)
             else:
                 connection.begin_probe(patience)
             self._step(probe)
@@ -361,17 +362,17 @@ class Upkeep:
     # Jobs that were dropped while others on the same connection are being worked on.
 
     def _give_back(self, member: Member) -> None:
-        while member.pool.partly_abandoned:
-            self._care_for_dropped(member.pool.partly_abandoned.popleft())
+        while member.reservations.partly_abandoned:
+            self._care_for_dropped(member.reservations.partly_abandoned.popleft())
 
-    def _care_for_dropped(self, lease: Lease) -> None:
+    def _care_for_dropped(self, lease: Lease[PooledConnection]) -> None:
         seen_to = False
         with self._error_log.catching(f"giving back jobs to {lease.connection.server}"):
             seen_to = self._begin_to_give_back(lease)
         if not seen_to:
             self._to_go_on.plan(lease, time.monotonic() + _LOOK_AGAIN)
 
-    def _begin_to_give_back(self, lease: Lease) -> bool:
+    def _begin_to_give_back(self, lease: Lease[PooledConnection]) -> bool:
         """False if it has to be tried again later."""
         if lease in self._give_backs:
             # Its end looks for more.

@@ -12,7 +12,7 @@ from support.waiting import wait_until
 
 from beanpool import Job, JobLost, NotFound, PoolManager
 from beanpool.events import Event, ReservationLost
-from beanpool.in_hand import forget
+from beanpool.lease import forget
 
 if TYPE_CHECKING:
     from conftest import StartCluster
@@ -26,7 +26,9 @@ def reserve(pool: PoolManager) -> Job:
 
 def refs_left(pool: PoolManager) -> int:
     return sum(
-        len(refs) for member in pool._cluster.topology.members for refs in member.pool.in_hand._by_instance.values()
+        len(refs)
+        for member in pool._cluster.topology.members
+        for refs in member.reservations._in_hand._by_instance.values()
     )
 
 

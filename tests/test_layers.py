@@ -48,7 +48,7 @@ LAYERS: list[set[str]] = [
     {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry"},
     {"config", "reporter"},
     {
-        *("server_pool", "pooled_connection", "lease", "lease_review", "in_hand"),
+        *("server_pool", "pooled_connection", "lease", "lease_review", "reservations"),
         *("giving_back", "recovery", "job_home", "member"),
     },
     {

@@ -171,7 +171,14 @@ def test_jobs_that_could_not_be_given_back_are_seen_to_again(
     watched: tuple[PoolManager, list[BeanstalkdServer]], monkeypatch: pytest.MonkeyPatch, unforeseen: Records
 ) -> None:
     pool, (bad, *_) = watched
-    trouble = Trouble(monkeypatch, ConnectionPool, "collect_abandoned", Unforeseen(), server=bad.address)
+    trouble = Trouble(
+        monkeypatch,
+        Lease,
+        "abandoned",
+        Unforeseen(),
+        server=bad.address,
+        at=lambda lease: str(lease.connection.server),
+    )
     bad.control.put(b"x")
     job = pool.reserve(10)
     assert job is not None

@@ -15,7 +15,7 @@ from support.threads import background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, Job, PoolTimeout
-from beanpool.lease import Lease
+from beanpool.reservations import Reservations
 from beanpool.server_pool import Ticket
 
 
@@ -230,7 +230,7 @@ class TestCheckOut:
             pool.queue_up(reserve)
             command = background(lambda: pool.acquire(soon()))
             wait_until(lambda: waiting(pool) == 2, "the command to wait")
-            lease = Lease(pool, held)
+            lease = Reservations(pool).lease(held)
             job = Job.of(held, 1, b"", None, None, lease)
             lease.hold(job)
             pool.fill_places()

@@ -134,7 +134,9 @@ class TestInterrupts:
             pool.fill_places()
             assert other.result(2) == 0
 
-    def test_notes_of_dropped_jobs_that_come_while_they_are_read(self, beanstalkd: BeanstalkdServer) -> None:
+    def test_notes_of_dropped_jobs_that_come_while_they_are_read(
+        self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """As they may at any moment on a Python without a global lock."""
 
         class Busy(collections.deque[JobRef]):
@@ -147,9 +149,10 @@ class TestInterrupts:
                 return super().__iter__()
 
         jid = beanstalkd.control.put(b"work")
+        monkeypatch.setattr("beanpool.reservations.deque", Busy)
         with PoolManager(beanstalkd.url, health_interval=60) as manager:
-            pool = manager._cluster.topology.members[0].pool
-            notes = pool.abandoned = Busy()
+            notes = manager._cluster.topology.members[0].reservations.abandoned
+            assert isinstance(notes, Busy)
             job = manager.reserve(0)
             assert job is not None
             del job

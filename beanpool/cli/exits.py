@@ -16,7 +16,6 @@ class Exit(enum.IntEnum):
     UNAVAILABLE = 69
     INTERRUPTED = 130
     BROKEN_PIPE = 141
-    TERMINATED = 143
 
 
 class CommandError(Exception):

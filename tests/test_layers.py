@@ -74,7 +74,7 @@ LAYERS: list[set[str]] = [
     },
     {"cluster", "questions", "jobs_by_id", "manager", "tube"},
     {""},
-    {"testing.waiting", "testing.finding", "testing.raw_client", "testing.write_ahead_log"},
+    {"testing.waiting", "testing.raw_client", "testing.write_ahead_log"},
     {"testing.beanstalkd", "testing.toxiproxy"},
     {"testing.cluster", "testing.watched_pool"},
     {"testing.*"},

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self, overload
 
-from beanpool.testing.beanstalkd import BeanstalkdServer
+from beanpool.testing.beanstalkd import BeanstalkdServer, find_beanstalkd
 from beanpool.testing.embedded.server import DEFAULT_MAX_JOB_SIZE, EmbeddedServer
-from beanpool.testing.finding import find_beanstalkd
 
 
 class LocalServer(Protocol):

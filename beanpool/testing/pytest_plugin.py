@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from beanpool.testing.beanstalkd import beanstalkd_version, find_beanstalkd, no_beanstalkd
 from beanpool.testing.cluster import Cluster, LocalServer, new_server
-from beanpool.testing.finding import beanstalkd_version, find_beanstalkd, no_beanstalkd
 from beanpool.testing.toxiproxy import Toxiproxy, find_toxiproxy, no_toxiproxy
 from beanpool.testing.watched_pool import WatchedPool
 

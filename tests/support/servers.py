@@ -8,9 +8,16 @@ import socket
 
 import pytest
 
-from beanpool.testing.beanstalkd import BeanstalkdServer, ServerFactory, ServerOptions, takes_listening_socket
+from beanpool.testing.beanstalkd import (
+    BeanstalkdServer,
+    ServerFactory,
+    ServerOptions,
+    beanstalkd_version,
+    find_beanstalkd,
+    no_beanstalkd,
+    takes_listening_socket,
+)
 from beanpool.testing.failures import ServerFailed
-from beanpool.testing.finding import beanstalkd_version, find_beanstalkd, no_beanstalkd
 from beanpool.testing.raw_client import RawClient, StoredJob, UnexpectedReply
 
 __all__ = [

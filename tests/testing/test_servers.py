@@ -26,7 +26,6 @@ from support.threads import background
 from support.waiting import wait_until, within
 
 import beanpool.testing.beanstalkd
-import beanpool.testing.finding
 
 if TYPE_CHECKING:
     from conftest import StartCluster
@@ -297,6 +296,6 @@ print(server.port, flush=True)
         with pytest.raises(pytest.fail.Exception, match="which is no program"):
             require_beanstalkd()
         monkeypatch.delenv("BEANSTALKD")
-        monkeypatch.setattr(beanpool.testing.finding, "_USUAL_FOLDERS", ())
+        monkeypatch.setattr(beanpool.testing.beanstalkd, "_USUAL_FOLDERS", ())
         with pytest.raises(pytest.fail.Exception, match="apt-get install beanstalkd"):
             require_beanstalkd()

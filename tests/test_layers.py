@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"loading"},
     {"protocol.*"},
     # The embedded server shares nothing with the client but the protocol's limits.
-    {"testing.failures", "testing.service"},
+    {"testing.failures", "testing.service", "testing.parent_death"},
     {
         *("testing.embedded.clock", "testing.embedded.bag", "testing.embedded.dialect", "testing.embedded.host"),
         *("testing.embedded.arguments", "testing.embedded.binding"),

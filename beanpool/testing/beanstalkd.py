@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from beanpool.testing.failures import NoBeanstalkd, ServerFailed
+from beanpool.testing.parent_death import ParentDeathGuard
 from beanpool.testing.raw_client import RawClient, Target, close_all
 from beanpool.testing.service import Service
 from beanpool.testing.waiting import wait_until
@@ -139,12 +139,12 @@ class BeanstalkdServer(Service):
         self._lock = threading.RLock()
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: int | None = None
         self._placeholder: socket.socket | None = None
         self._clients: list[RawClient] = []
         self._frozen = False
         self._stopped = False
-        self._folder = Path(tempfile.mkdtemp(prefix="beanstalkd-"))
+        self._guard = ParentDeathGuard()
+        self._folder = self._guard.folder
         try:
             self.wal_dir: Path | None = None
             if wal:
@@ -155,7 +155,7 @@ class BeanstalkdServer(Service):
             else:
                 self._choose_port()
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._guard.close()
             raise
         self.control = self.raw()
         _live.add(self)
@@ -317,7 +317,7 @@ class BeanstalkdServer(Service):
             if self._placeholder is not None:
                 self._placeholder.close()
                 self._placeholder = None
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._guard.close()
             _live.discard(self)
 
     def _choose_port(self) -> None:
@@ -355,42 +355,25 @@ class BeanstalkdServer(Service):
         return [self.binary, *where, *wal, *size, *self._args]
 
     def _start_process(self, *, hand_over: bool) -> None:
-        # The shell gets the listening socket as stdin and the end of a pipe as stdout, since a shell can name only
-        # descriptors of one digit. It leaves behind a guard that kills the server when the pipe ends without a
-        # line, which is when this process died. (PR_SET_PDEATHSIG would kill it when the *thread* that started
-        # it ends, and needs code between fork and exec.) The guard must not hold the listening socket, and $( )
-        # waits until it has let go of it: only then does the guard leave the substitution's stdout.
-        script = [
-            "exec 3<&0 4<&1 0</dev/null 1>/dev/null",
-            ": $( { read line <&4 || kill -9 $$; } 3<&- >/dev/null 2>&1 & )",
-        ]
+        # The shell moves the listening socket from stdin to descriptor 3: no code runs between fork and exec, and only
+        # the shell knows the process id that LISTEN_PID must name.
+        script = []
         if self._nofile is not None:
             script.append(f"ulimit -n {self._nofile} || exit 1")
         if self._address_space is not None:
             script.append(f"ulimit -v {self._address_space // 1024} || exit 1")
-        if hand_over:
-            script.append('LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 4<&-')
-        else:
-            script.append('exec "$@" 3<&- 4<&-')
+        script.append('LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&0 </dev/null' if hand_over else 'exec "$@"')
         with contextlib.ExitStack() as stack:
             listening = stack.enter_context(self._listen()) if hand_over else None
-            pipe_end, guard = os.pipe()
-            stack.callback(os.close, pipe_end)
             # At its descriptor limit beanstalkd logs in a loop: that would fill the disk.
             stderr = os.devnull if self._nofile is not None else str(self._folder / "stderr")
-            log = stack.enter_context(open(stderr, "ab"))
-            try:
-                self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", "\n".join(script), "beanstalkd", *self._command()],
-                    stdin=subprocess.DEVNULL if listening is None else listening.fileno(),
-                    stdout=pipe_end,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            except BaseException:
-                os.close(guard)
-                raise
-            self._guard = guard
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", "\n".join(script), "beanstalkd", *self._command()],
+                stdin=subprocess.DEVNULL if listening is None else listening.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=stack.enter_context(open(stderr, "ab")),
+                process_group=self._guard.group,
+            )
             self._frozen = False
 
     def _end(self, number: signal.Signals) -> None:
@@ -408,11 +391,6 @@ class BeanstalkdServer(Service):
                     self._process.kill()
                     self._process.wait()
                 self._process = None
-            if self._guard is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    os.write(self._guard, b"\n")
-                os.close(self._guard)
-                self._guard = None
             self._frozen = False
 
 

@@ -11,13 +11,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from beanpool.testing.embedded.binding import bind
 from beanpool.testing.failures import ServerFailed
+from beanpool.testing.parent_death import ParentDeathGuard
 from beanpool.testing.service import Service
 from beanpool.testing.waiting import wait_until
 
@@ -66,7 +65,8 @@ class Toxiproxy(Service):
         self._port = 0
         self._proxied: list[ProxiedServer] = []
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = Path(tempfile.mkdtemp(prefix="toxiproxy-"), "log")
+        self._guard = ParentDeathGuard()
+        self._log = self._guard.folder / "log"
 
     def start(self) -> None:
         """Start the process, and return when it answers.
@@ -78,14 +78,13 @@ class Toxiproxy(Service):
         command = (self.binary, "-host", LOOPBACK, "-port", str(self._port))
         try:
             with open(self._log, "ab") as log:
-                # The shell outlives nobody: its stdin ends when this process does, however that ends.
                 self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", '"$@" </dev/null & read -r _; kill -9 $!; wait', "toxiproxy", *command],
-                    stdin=subprocess.PIPE,
+                    command,
+                    stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     env={**os.environ, "LOG_LEVEL": "error"},
-                    start_new_session=True,
+                    process_group=self._guard.group,
                 )
             wait_until(self._answers, "an answer of toxiproxy-server", _START_TIMEOUT)
         except BaseException as error:
@@ -108,13 +107,12 @@ class Toxiproxy(Service):
     def stop(self) -> None:
         """End the process and give up its ports."""
         if self._process is not None:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            self._process.kill()
             self._process.wait()
             self._process = None
         while self._proxied:
             self._proxied.pop().forget()
-        shutil.rmtree(self._log.parent, ignore_errors=True)
+        self._guard.close()
 
     def ask(self, method: str, path: str, document: dict[str, Any] | None = None) -> None:
         """One call of its HTTP interface.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import random
 import secrets
 import sys
@@ -15,22 +14,21 @@ from typing import Any, Protocol
 from beanpool import PoolManager, Server, ServerStatus
 from beanpool.cli.exits import CommandError, Exit
 from beanpool.cli.ledger import Ledger, Tally
-from beanpool.cli.local_servers import ServerNotStarted, find_beanstalkd, local_servers
+from beanpool.cli.local_servers import local_servers
 from beanpool.cli.scoreboard import Row, View, choose_view
 from beanpool.cli.stop_signals import StopSignals
 from beanpool.cli.tables import count
 from beanpool.cli.terminal import complain, say, to_json
 from beanpool.cli.workload import Workload
+from beanpool.testing.beanstalkd import find_beanstalkd, no_beanstalkd
+from beanpool.testing.failures import ServerFailed
 
 NAMES = ("b1", "b2", "b3")
 TUBE = "orders"
 # After the length of the demo the workers get this long for what is left, on a machine that is slow.
 DRAIN_LIMIT = 15.0
 _JOB_COUNTERS = ("current-jobs-ready", "current-jobs-reserved", "current-jobs-delayed", "current-jobs-buried")
-_HOW_TO_GET_BEANSTALKD = """\
-The servers are embedded ones, processes of Python that keep no write-ahead log. To see beanstalkd itself do this:
-Debian, Ubuntu: sudo apt-get install beanstalkd    macOS: brew install beanstalkd    Fedora: sudo dnf install beanstalkd
-or name its path in the variable BEANSTALKD; then run this again."""
+_EMBEDDED = "The servers are embedded ones, processes of Python that keep no write-ahead log."
 
 
 class DemoServer(Protocol):
@@ -43,6 +41,10 @@ class DemoServer(Protocol):
     host: str
     port: int
     keeps_jobs: bool
+
+    @property
+    def address(self) -> str:
+        """Its address as the pool writes it."""
 
     def start(self) -> None:
         """Start it; return when it answers."""
@@ -79,14 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the demo; exit code 0 only if nothing was lost."""
     program = find_beanstalkd()
     if program is None and not arguments.json:
-        say(f"{_no_beanstalkd()}.\n{_HOW_TO_GET_BEANSTALKD}")
+        say(f"{no_beanstalkd()}.\n{_EMBEDDED}")
     view = choose_view(len(NAMES), plain=arguments.plain, json=arguments.json)
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     with StopSignals() as signals:
         try:
             with local_servers(program, NAMES) as servers:
                 result = Demo(servers, view, signals, seconds=arguments.seconds, seed=seed).run()
-        except ServerNotStarted as error:
+        except ServerFailed as error:
             raise CommandError(str(error), code=Exit.UNAVAILABLE) from error
     if signals.received is not None:
         complain("the demo was interrupted; its servers are stopped and their files removed")
@@ -163,16 +165,16 @@ class Demo:
 
     def _kill_one(self) -> None:
         self._victim.kill()
-        waiting = _jobs(self._stats.get(_address(self._victim), {}))
+        waiting = _jobs(self._stats.get(self._victim.address, {}))
         if not self._victim.keeps_jobs:
-            self._stats.pop(_address(self._victim), None)
+            self._stats.pop(self._victim.address, None)
         fate = "wait in its write-ahead log" if self._victim.keeps_jobs else "are gone with it, for it keeps no log"
         self._note(f"killed {self._victim.name} with SIGKILL; about {waiting} jobs {fate}")
 
     def _start_it_again(self) -> None:
         if not self._victim.keeps_jobs:
             # While it is dead: all that was put there belongs to the process that was killed.
-            self._ledger.gone_with(_address(self._victim))
+            self._ledger.gone_with(self._victim.address)
         self._victim.start()
         jobs = "with the same log" if self._victim.keeps_jobs else "with no jobs"
         self._note(f"started {self._victim.name} again, at the same address, {jobs}")
@@ -253,21 +255,12 @@ def _fields(result: Result, servers: Sequence[DemoServer], seed: int) -> dict[st
         "embedded": not all(server.keeps_jobs for server in servers),
         "servers": {
             server.name: {
-                "put": tally.put_by_server[_address(server)],
-                "done": tally.done_by_server[_address(server)],
+                "put": tally.put_by_server[server.address],
+                "done": tally.done_by_server[server.address],
             }
             for server in servers
         },
     }
-
-
-def _no_beanstalkd() -> str:
-    named = os.environ.get("BEANSTALKD")
-    return f"$BEANSTALKD names {named}, which is no program" if named else "There is no beanstalkd here"
-
-
-def _address(server: DemoServer) -> str:
-    return f"{server.host}:{server.port}"
 
 
 def _jobs(stats: dict[str, Any]) -> int:

@@ -31,7 +31,7 @@ from beanpool.testing.waiting import wait_until
 from beanpool.testing.write_ahead_log import merge
 
 _HOW_TO_GET_BEANSTALKD = (
-    "beanstalkd was not found: install it (apt-get install beanstalkd, dnf install beanstalkd, "
+    "install it (apt-get install beanstalkd, dnf install beanstalkd, "
     "brew install beanstalkd, apk add beanstalkd) or name the program in $BEANSTALKD"
 )
 
@@ -50,7 +50,8 @@ def find_beanstalkd() -> str | None:
 def no_beanstalkd() -> str:
     """Why :func:`find_beanstalkd` found none, and what to do about it, in one line."""
     named = os.environ.get("BEANSTALKD")
-    return f"$BEANSTALKD names {named}, which is no program" if named else _HOW_TO_GET_BEANSTALKD
+    reason = f"$BEANSTALKD names {named}, which is no program" if named else "beanstalkd was not found"
+    return f"{reason}: {_HOW_TO_GET_BEANSTALKD}"
 
 
 @functools.cache
@@ -220,7 +221,7 @@ class BeanstalkdServer(Service):
                 merge(self.wal_dir)
             if self.path is not None:
                 Path(self.path).unlink(missing_ok=True)
-            elif takes_listening_socket(self.binary):
+            elif self._inherits_socket:
                 self._start_process(hand_over=True)
                 if wait:
                     self.wait_ready()
@@ -238,7 +239,7 @@ class BeanstalkdServer(Service):
                     if self._placeholder is not None or self.path is not None or attempt == _PORT_ATTEMPTS:
                         raise
 
-    def wait_ready(self, timeout: float = 5.0) -> None:
+    def wait_ready(self, timeout: float = 10.0) -> None:
         """Return once this process has answered ``stats``.
 
         :raises ServerFailed: if it ends, or is silent for `timeout` seconds.
@@ -319,6 +320,10 @@ class BeanstalkdServer(Service):
                 self._placeholder = None
             self._guard.close()
             _live.discard(self)
+
+    @property
+    def _inherits_socket(self) -> bool:
+        return takes_listening_socket(self.binary)
 
     def _choose_port(self) -> None:
         placeholder = self._bind(0)

@@ -19,7 +19,11 @@ class Service(abc.ABC):
         """End it for good. Idempotent."""
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(

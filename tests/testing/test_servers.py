@@ -304,6 +304,8 @@ print(server.port, flush=True)
         with pytest.raises(pytest.fail.Exception, match="which is no program"):
             require_beanstalkd()
         monkeypatch.delenv("BEANSTALKD")
+        monkeypatch.setattr(beanpool.testing.beanstalkd, "_USUAL_FOLDERS", (str(Path(binary).parent),))
+        assert find_beanstalkd() == binary
         monkeypatch.setattr(beanpool.testing.beanstalkd, "_USUAL_FOLDERS", ())
         with pytest.raises(pytest.fail.Exception, match="apt-get install beanstalkd"):
             require_beanstalkd()

@@ -21,7 +21,6 @@ from beanpool.errors import (
     job_lost,
 )
 from beanpool.job import Job, JobState
-from beanpool.job_home import JobHome
 from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
@@ -29,7 +28,7 @@ from beanpool.protocol.arguments import check_id
 from beanpool.protocol.commands import DELETE
 from beanpool.protocol.replies import Reply
 from beanpool.readiness import wait_for_any
-from beanpool.recovery import why_another
+from beanpool.recovery import Recovery, why_another
 
 Locate = Callable[[int], tuple[Member, str | None]]
 """Tells of a job's id on which member it is, and the server process that gave the id, if that is known."""
@@ -220,7 +219,7 @@ class DeleteMany:
 
     def _is_broken(self, place: int, job: Job) -> bool:
         """Whether its connection broke before anything was sent; it is noted then."""
-        if not job.broken or not isinstance(job.home, JobHome):
+        if not job.broken or not isinstance(job.home, Recovery):
             return False
         connection = job.connection
         job.broke(
@@ -411,7 +410,7 @@ class DeleteMany:
 
     def _as_stranger(self, job: Job) -> tuple[Member, str | None] | None:
         """Where to delete a pool's job that is not reserved here; None for any other."""
-        if job.state is not JobState.NOT_RESERVED or not isinstance(job.home, JobHome):
+        if job.state is not JobState.NOT_RESERVED or not isinstance(job.home, Recovery):
             return None
         try:
             return self._locate(job.id)
@@ -422,10 +421,10 @@ class DeleteMany:
     def _recover(self) -> None:
         """Finish the deletes of those that lost their connection, all of a server process together."""
         broken, self._broken = self._broken, []
-        groups: dict[tuple[JobHome, tuple[str, str] | None], list[tuple[int, Job, bool]]] = {}
+        groups: dict[tuple[Recovery, tuple[str, str] | None], list[tuple[int, Job, bool]]] = {}
         for entry in broken:
             home = entry[1].home
-            if isinstance(home, JobHome):
+            if isinstance(home, Recovery):
                 groups.setdefault((home, entry[1].connection.origin), []).append(entry)
         for (home, _), group in groups.items():
             started = time.monotonic()

@@ -10,11 +10,11 @@ from typing import Protocol
 from beanpool.config import Server, Settings
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase, describe
 from beanpool.health import Failure, Health, ServerState, answered, failed, patience, refused_to_store, rested, worked
-from beanpool.job_home import JobHome
 from beanpool.locks import Lock
 from beanpool.own_limits import is_own_limit
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
+from beanpool.recovery import Recovery
 from beanpool.reporter import Reporter
 from beanpool.reservations import InHand, Reservations
 from beanpool.server_pool import ConnectionPool
@@ -87,8 +87,8 @@ class Member:
             owner=self,
         )
         self.reservations = Reservations(self.pool, in_hand)
-        self.home = JobHome(self.pool, self.reservations, reporter)
-        """Where its jobs go when they need more than their own connection."""
+        self.recovery = Recovery(self.pool, self.reservations, reporter)
+        """What its jobs can have done beyond their own connection."""
 
     def __repr__(self) -> str:
         return f"<Member {self.name}: {self.health.state.value}{', draining' * self.health.draining}, {self.pool!r}>"

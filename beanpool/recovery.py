@@ -1,4 +1,4 @@
-"""Finishing the delete of a job whose connection was lost.
+"""What a pool can do for jobs whose connection was lost.
 
 "The work is done, but the delete got lost" is what makes jobs run twice, and it can be mended safely: in the same
 server process an id never names another job, and ``reserve-job`` takes the job only if nobody else has it.
@@ -6,15 +6,19 @@ server process an id never names another job, and ``reserve-job`` takes the job 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, Phase, job_lost
 from beanpool.job import Job
+from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import DELETE, RESERVE_JOB, STATS_JOB, Command, encode_job
 from beanpool.protocol.documents import parse_mapping
 from beanpool.protocol.replies import Reply
+from beanpool.reporter import Reporter
+from beanpool.reservations import Reservations
 from beanpool.server_pool import ConnectionPool
 
 _ANOTHER = "another job has its id"
@@ -33,83 +37,125 @@ def why_another(connection: PooledConnection, instance: str) -> str | None:
     return None
 
 
-def delete_again(
-    pool: ConnectionPool, jobs: Sequence[tuple[Job, bool]], instance: str, deadline: float
-) -> list[JobLost | None]:
-    """Delete those of `jobs` that are still the same and nobody else has, in a few round trips for all of them.
+class Recovery:
+    """What jobs of a server can have done beyond their own connection.
 
-    :param jobs: and whether a delete before may have been carried out.
-    :param instance: the id of the server process that the jobs were reserved from.
-    :returns: for each None, or why it could not be deleted.
+    :param reporter: is told of every job whose reservation is gone.
     """
-    outcomes: list[JobLost | None] = [None] * len(jobs)
 
-    def fail(positions: Iterable[int], reason: str, cause: BaseException | None = None) -> None:
-        for position in positions:
-            outcomes[position] = error = _lost(jobs[position][0], reason)
-            # Without the frames, which have the jobs and what is told of them.
-            error.__cause__ = cause.with_traceback(None) if cause is not None else None
+    __slots__ = ("_pool", "_reporter", "_reservations")
 
-    try:
-        connection = pool.acquire(deadline)
-    except BeanpoolError as error:
-        fail(range(len(jobs)), f"its server cannot be asked again ({error})", error)
-        return outcomes
-    undecided = set(range(len(jobs)))
-    # What is reserved here and not deleted goes back only if the connection is closed.
-    clean = True
-    try:
-        reserved = []
-        for position, reason in enumerate(_reserve_again(connection, jobs, instance, deadline)):
-            if reason is None:
-                reserved.append(position)
-                continue
-            undecided.discard(position)
-            clean = clean and reason is not _ANOTHER
-            if reason:
-                fail([position], reason)
-        replies = _ask(connection, DELETE, [jobs[position][0] for position in reserved], deadline)
-        for position, reply in zip(reserved, replies, strict=True):
-            undecided.discard(position)
-            if reply.status != "DELETED":
-                clean = False
-                fail([position], f"it could not be deleted again ({reply.status})")
-    except BaseException as error:
-        pool.broke(connection, error)
-        if not isinstance(error, BeanpoolError):
-            raise
-        fail(undecided, f"the attempt to delete it again failed ({error})", error)
-    else:
-        if clean:
-            pool.checkin(connection)
+    def __init__(self, pool: ConnectionPool, reservations: Reservations, reporter: Reporter) -> None:
+        self._pool = pool
+        self._reservations = reservations
+        self._reporter = reporter
+
+    @contextlib.contextmanager
+    def borrow(self, job: Job, deadline: float) -> Iterator[PooledConnection]:
+        """Lend a connection to the very server process that the job lives in.
+
+        :raises JobLost: if that process is gone.
+        """
+        with self._pool.lend(deadline) as connection:
+            reason = why_another(connection, _instance(job))
+            if reason is not None:
+                raise job_lost(job.number, job.server, reason)
+            yield connection
+
+    def lost(self, job: Job, reason: str) -> None:
+        """The job's reservation is gone."""
+        self._reporter.job_lost(job.server, job.id, reason)
+
+    def delete_again(self, job: Job, sent: bool, deadline: float) -> None:
+        """Delete a job that is still the same and nobody else has.
+
+        :param sent: whether a delete before may have been carried out.
+        :raises JobLost: if it cannot be done.
+        """
+        [outcome] = self.delete_all_again([(job, sent)], deadline)
+        if outcome is not None:
+            raise outcome
+
+    def delete_all_again(self, jobs: Sequence[tuple[Job, bool]], deadline: float) -> list[JobLost | None]:
+        """Delete those of `jobs` that are still the same and nobody else has, in a few round trips for all of them.
+
+        :param jobs: all of one server process, and whether a delete before may have been carried out.
+        :returns: for each None, or why it could not be deleted.
+        """
+        pool, instance = self._pool, _instance(jobs[0][0])
+        outcomes: list[JobLost | None] = [None] * len(jobs)
+
+        def fail(positions: Iterable[int], reason: str, cause: BaseException | None = None) -> None:
+            for position in positions:
+                outcomes[position] = error = _lost(jobs[position][0], reason)
+                # Without the frames, which have the jobs and what is told of them.
+                error.__cause__ = cause.with_traceback(None) if cause is not None else None
+
+        try:
+            connection = pool.acquire(deadline)
+        except BeanpoolError as error:
+            fail(range(len(jobs)), f"its server cannot be asked again ({error})", error)
+            return outcomes
+        undecided = set(range(len(jobs)))
+        # What is reserved here and not deleted goes back only if the connection is closed.
+        clean = True
+        try:
+            reserved = []
+            for position, reason in enumerate(_reserve_again(connection, jobs, instance, deadline)):
+                if reason is None:
+                    reserved.append(position)
+                    continue
+                undecided.discard(position)
+                clean = clean and reason is not _ANOTHER
+                if reason:
+                    fail([position], reason)
+            replies = _ask(connection, DELETE, [jobs[position][0] for position in reserved], deadline)
+            for position, reply in zip(reserved, replies, strict=True):
+                undecided.discard(position)
+                if reply.status != "DELETED":
+                    clean = False
+                    fail([position], f"it could not be deleted again ({reply.status})")
+        except BaseException as error:
+            pool.broke(connection, error)
+            if not isinstance(error, BeanpoolError):
+                raise
+            fail(undecided, f"the attempt to delete it again failed ({error})", error)
         else:
+            if clean:
+                pool.checkin(connection)
+            else:
+                pool.discard(connection, "it holds a job that nobody works on")
+        return outcomes
+
+    def reacquire(self, job: Job, deadline: float) -> tuple[PooledConnection, Lease[PooledConnection]]:
+        """Reserve `job` again; returns the connection that holds it now, and its lease.
+
+        :raises JobLost: if somebody else has it, or it cannot be found out whether it is still the same.
+        """
+        pool = self._pool
+        try:
+            connection = pool.acquire(deadline)
+        except BeanpoolError as error:
+            raise _lost(job, f"its server cannot be asked again ({error})") from error
+        try:
+            [reason] = _reserve_again(connection, [(job, False)], _instance(job), deadline)
+        except BaseException as error:
+            pool.broke(connection, error)
+            if isinstance(error, BeanpoolError):
+                raise _lost(job, f"its server could not be asked again ({error})") from error
+            raise
+        if reason is None:
+            return connection, self._reservations.lease(connection)
+        if reason is _ANOTHER:
             pool.discard(connection, "it holds a job that nobody works on")
-    return outcomes
+        else:
+            pool.checkin(connection)
+        raise _lost(job, reason)
 
 
-def reacquire(pool: ConnectionPool, job: Job, instance: str, deadline: float) -> PooledConnection:
-    """Reserve `job` again; returns the connection that holds it now.
-
-    :raises JobLost: if somebody else has it, or it cannot be found out whether it is still the same.
-    """
-    try:
-        connection = pool.acquire(deadline)
-    except BeanpoolError as error:
-        raise _lost(job, f"its server cannot be asked again ({error})") from error
-    try:
-        [reason] = _reserve_again(connection, [(job, False)], instance, deadline)
-    except BaseException as error:
-        pool.broke(connection, error)
-        if isinstance(error, BeanpoolError):
-            raise _lost(job, f"its server could not be asked again ({error})") from error
-        raise
-    if reason is None:
-        return connection
-    if reason is _ANOTHER:
-        pool.discard(connection, "it holds a job that nobody works on")
-    else:
-        pool.checkin(connection)
-    raise _lost(job, reason)
+def _instance(job: Job) -> str:
+    connection = job.connection
+    return connection.instance if isinstance(connection, PooledConnection) else ""
 
 
 def _reserve_again(

@@ -365,7 +365,7 @@ class Take:
         for lane in self._lanes:
             connection = lane.connection
             lease = lane.member.reservations.lease(connection)
-            home = lane.member.home
+            home = lane.member.recovery
             taken = [Job.of(connection, jid, data, tube, home, lease) for jid, data in lane.found.items()]
             lease.hold_all(taken)
             jobs += taken

@@ -330,7 +330,7 @@ class Reserver:
         member, connection, reply = catch
         lease = member.reservations.lease(connection)
         tube = tubes[0] if len(tubes) == 1 else None
-        job = Job.of(connection, reply.number, reply.body, tube, member.home, lease)
+        job = Job.of(connection, reply.number, reply.body, tube, member.recovery, lease)
         lease.hold(job)
         return job
 
@@ -362,7 +362,7 @@ class Reserver:
         """A job that was looked at: its commands go through the pool, for its connection is back there."""
         if job is None:
             return None
-        return Job(job.connection, job.number, job.data, reserved=False, tube=job.tube, home=member.home)
+        return Job(job.connection, job.number, job.data, reserved=False, tube=job.tube, home=member.recovery)
 
     def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
         retired: list[SharedWait] = []

@@ -49,7 +49,7 @@ LAYERS: list[set[str]] = [
     {"config", "reporter"},
     {
         *("server_pool", "pooled_connection", "lease", "lease_review", "reservations"),
-        *("giving_back", "recovery", "job_home", "member"),
+        *("giving_back", "recovery", "member"),
     },
     {
         *(

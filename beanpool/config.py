@@ -119,9 +119,10 @@ class Settings:
     def build(cls, url_options: Mapping[str, Any], keywords: Mapping[str, Any]) -> Settings:
         """Return the settings that `keywords` give, or else the URL, or else the defaults.
 
-        :param keywords: only those that the caller gave.
+        :param keywords: those that are the very objects of :data:`DEFAULTS` were not given.
         """
-        return cls(**{**url_options, **keywords})
+        given = {option: value for option, value in keywords.items() if value is not getattr(DEFAULTS, option, None)}
+        return cls(**{**url_options, **given})
 
 
 def parse_servers(servers: str | AnyServer | Iterable[AnyServer]) -> tuple[tuple[Server, ...], dict[str, Any]]:
@@ -318,3 +319,18 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "encoding": check_encoding,
     "name": _check_name,
 }
+
+
+def _defaults() -> Settings:
+    settings = Settings()
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value is not None:
+            kind: Any = type(value)
+            # Of a class of its own, so that no other object is the same one, be it a small int or a literal.
+            object.__setattr__(settings, field.name, type(kind.__name__, (kind,), {"__slots__": ()})(value))
+    return settings
+
+
+DEFAULTS = _defaults()
+"""What the options are when nobody gives them. Each is an object that is told by its identity from an equal value."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 import time
 import weakref
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from beanpool.checks import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
 from beanpool.cluster import CLOSE_GRACE, Cluster
-from beanpool.config import AnyServer, Settings, from_environment, parse_servers
+from beanpool.config import DEFAULTS, AnyServer, Settings, from_environment, parse_servers
 from beanpool.delete_many import DeleteMany
 from beanpool.errors import BeanpoolError, NotPicklable
 from beanpool.events import Event
@@ -64,13 +63,6 @@ if TYPE_CHECKING:
     from beanpool.producer import Producer
 
 
-class Unset(enum.Enum):
-    """Tells an option that was not given from every value that one can have."""
-
-    UNSET = "unset"
-
-
-UNSET = Unset.UNSET
 _monotonic = time.monotonic
 _pools: weakref.WeakSet[PoolManager] = weakref.WeakSet()
 
@@ -84,20 +76,20 @@ class PoolManager(NotPicklable):
 
     :param servers: one URL with many hosts (``beanstalk://q1:11300,q2,[::1]:11301/?timeout=2``), or an iterable of
         :class:`Server` objects, ``"host:port"`` texts, URLs of one server and ``(host, port)`` tuples; or one of them.
-    :param tube: the tube that puts go to when not told otherwise (default ``default``).
-    :param watch: the tubes that reserves take from when not told otherwise (default ``("default",)``).
-    :param max_connections: the most connections to each server (default 32). An unfinished job holds one (those of one
+    :param tube: the tube that puts go to when not told otherwise.
+    :param watch: the tubes that reserves take from when not told otherwise.
+    :param max_connections: the most connections to each server. An unfinished job holds one (those of one
         :meth:`reserve_many` share one), so let it be at least the number of threads that work on jobs. While jobs hold
         some, puts and other short commands may open a quarter more, at least one.
-    :param connect_timeout: the longest wait for a connection and the server's first answer (seconds, default 2).
-    :param timeout: the longest time a call may take when not told otherwise (seconds, default 5).
-    :param health_interval: how often an idle server is checked (seconds, default 5).
-    :param retry: tenacity ``stop`` and ``wait`` objects for calls that found no server (default: until the call's
-        deadline, after full-jitter exponential waits).
-    :param on_ambiguous: what becomes of a put that may or may not be stored: ``"resend"`` (default) puts it again and
+    :param connect_timeout: the longest wait for a connection and the server's first answer (seconds).
+    :param timeout: the longest time a call may take when not told otherwise (seconds).
+    :param health_interval: how often an idle server is checked (seconds).
+    :param retry: tenacity ``stop`` and ``wait`` objects for calls that found no server; None for until the call's
+        deadline, after full-jitter exponential waits.
+    :param on_ambiguous: what becomes of a put that may or may not be stored: ``"resend"`` puts it again and
         says so in the result, ``"raise"`` raises :class:`PutAmbiguous`.
-    :param encoding: how ``str`` bodies travel (default ``utf-8``); None for ``bytes`` only.
-    :param name: the pool's name in logs and threads.
+    :param encoding: how ``str`` bodies travel; None for ``bytes`` only.
+    :param name: the pool's name in logs and threads; None for one that is made up.
     :raises ValueError: for an option or server that cannot be; :raises TypeError: for one of a wrong type.
     """
 
@@ -105,20 +97,20 @@ class PoolManager(NotPicklable):
         self,
         servers: AnyServer | Iterable[AnyServer],
         *,
-        tube: str | Unset = UNSET,
-        watch: str | Iterable[str] | Unset = UNSET,
-        max_connections: int | Unset = UNSET,
-        connect_timeout: float | Unset | None = UNSET,
-        timeout: float | Unset = UNSET,
-        health_interval: float | Unset = UNSET,
+        tube: str = DEFAULTS.tube,
+        watch: str | Iterable[str] = DEFAULTS.watch,
+        max_connections: int = DEFAULTS.max_connections,
+        connect_timeout: float | None = DEFAULTS.connect_timeout,
+        timeout: float = DEFAULTS.timeout,
+        health_interval: float = DEFAULTS.health_interval,
         retry: Any = None,
-        on_ambiguous: str | Unset = UNSET,
-        encoding: str | Unset | None = UNSET,
-        name: str | Unset | None = UNSET,
+        on_ambiguous: str = DEFAULTS.on_ambiguous,
+        encoding: str | None = DEFAULTS.encoding,
+        name: str | None = DEFAULTS.name,
     ) -> None:
         check_unpatched()
         known, url_options = parse_servers(servers)
-        given_options = {
+        keywords = {
             "tube": tube,
             "watch": watch,
             "max_connections": max_connections,
@@ -129,9 +121,7 @@ class PoolManager(NotPicklable):
             "encoding": encoding,
             "name": name,
         }
-        settings = Settings.build(
-            url_options, {option: value for option, value in given_options.items() if value is not UNSET}
-        )
+        settings = Settings.build(url_options, keywords)
         self._policy = RetryPolicy(retry)
         self._cluster = Cluster(known, settings)
         self._timeout = settings.timeout
@@ -158,12 +148,39 @@ class PoolManager(NotPicklable):
         cluster.on_starved = self._reserver.give_up
 
     @classmethod
-    def from_env(cls, **options: Any) -> PoolManager:
+    def from_env(
+        cls,
+        *,
+        tube: str = DEFAULTS.tube,
+        watch: str | Iterable[str] = DEFAULTS.watch,
+        max_connections: int = DEFAULTS.max_connections,
+        connect_timeout: float | None = DEFAULTS.connect_timeout,
+        timeout: float = DEFAULTS.timeout,
+        health_interval: float = DEFAULTS.health_interval,
+        retry: Any = None,
+        on_ambiguous: str = DEFAULTS.on_ambiguous,
+        encoding: str | None = DEFAULTS.encoding,
+        name: str | None = DEFAULTS.name,
+    ) -> Self:
         """Make a pool of the servers in ``BEANPOOL_URL``, or else ``BEANSTALKD_URL``, or else ``BEANSTALK_URL``.
+
+        The options are those of the constructor, and come before those of the URL.
 
         :raises ValueError: if none of them is set, or the one that is holds no servers.
         """
-        return cls(from_environment(os.environ), **options)
+        return cls(
+            from_environment(os.environ),
+            tube=tube,
+            watch=watch,
+            max_connections=max_connections,
+            connect_timeout=connect_timeout,
+            timeout=timeout,
+            health_interval=health_interval,
+            retry=retry,
+            on_ambiguous=on_ambiguous,
+            encoding=encoding,
+            name=name,
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._cluster}>"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beanpool import PoolManager
 from beanpool.address import Address, parse_address
 from beanpool.config import ENVIRONMENT_VARIABLES, Server, Settings, check_distinct, from_environment, parse_servers
 
@@ -369,6 +372,24 @@ def test_a_keyword_beats_the_url_and_the_url_beats_the_default() -> None:
     assert settings.connect_timeout == 2.0
     with pytest.raises(TypeError, match="tiemout"):
         Settings.build({}, {"tiemout": 3})
+
+
+@pytest.mark.parametrize("make", [PoolManager, PoolManager.from_env])
+def test_the_signature_shows_the_defaults(make: Callable[..., PoolManager]) -> None:
+    shown = inspect.signature(make).parameters
+    for option, value in dataclasses.asdict(Settings()).items():
+        assert shown[option].default == value
+        assert repr(shown[option].default) == repr(value)
+    assert not [p for p in shown.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def test_what_is_given_beats_the_url_also_if_it_is_the_default() -> None:
+    url = "beanstalk://q1?timeout=2&max_connections=3&tube=x&encoding=none"
+    usual = Settings()
+    pool = PoolManager(url, timeout=5.0, max_connections=32, tube="default", encoding="utf-8")
+    assert pool._cluster._settings == usual
+    left = PoolManager(url)._cluster._settings
+    assert (left.timeout, left.max_connections, left.tube, left.encoding) == (2.0, 3, "x", None)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 Importing it opens nothing, starts no thread and configures no logging.
 """
 
+from typing import TYPE_CHECKING
+
 from beanpool.address import DEFAULT_HOST, DEFAULT_PORT
 from beanpool.config import Server
 from beanpool.connection import Connection
@@ -35,6 +37,9 @@ from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_T
 from beanpool.put_item import Put
 from beanpool.stats import ServerStatus
 from beanpool.tube import Tube
+
+__version__: str
+"""The version of the package; read when it is first asked for."""
 
 __all__ = [
     "DEFAULT_HOST",
@@ -71,3 +76,17 @@ __all__ = [
     "Tube",
     "UnexpectedResponse",
 ]
+
+if not TYPE_CHECKING:  # To type checkers it would be any name's.
+
+    def __getattr__(name: str) -> str:
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Here, not at the top: it takes as long to load as all the rest.
+        from importlib import metadata
+
+        try:
+            version = globals()[name] = metadata.version(__name__)
+        except metadata.PackageNotFoundError as error:
+            raise AttributeError(f"{__name__} is not installed, so nobody knows its {name}") from error
+        return version

@@ -3,17 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from beanpool.errors import NotPicklable
+from beanpool.job import Job
+from beanpool.job_id import JobId
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
+from beanpool.put_item import Put
+from beanpool.put_many import Outcome
 
-if TYPE_CHECKING:  # manager.py makes the handles.
-    from beanpool.job import Job
-    from beanpool.job_id import JobId
-    from beanpool.manager import PoolManager
-    from beanpool.put_item import Put
-    from beanpool.put_many import Outcome
+
+class TubePool(Protocol):
+    """What a handle on a tube needs of its pool; see :class:`beanpool.PoolManager`."""
+
+    def put(
+        self,
+        body: Body,
+        priority: int,
+        delay: float,
+        ttr: float,
+        *,
+        tube: str | None,
+        key: str | bytes | None,
+        timeout: float | None,
+        on_ambiguous: str | None,
+    ) -> JobId:
+        """Put a job."""
+
+    def put_many(
+        self,
+        items: Iterable[Body | Put],
+        *,
+        tube: str | None,
+        key: str | bytes | None,
+        priority: int,
+        delay: float,
+        ttr: float,
+        timeout: float | None,
+        on_ambiguous: str | None,
+    ) -> list[Outcome]:
+        """Put many jobs."""
+
+    def reserve(self, timeout: float | None, *, tubes: str) -> Job | None:
+        """Reserve a job."""
+
+    def reserve_many(self, limit: int, timeout: float | None, *, tubes: str) -> list[Job]:
+        """Reserve many jobs."""
+
+    def peek_ready(self, *, tube: str | None) -> Job | None:
+        """Look at a ready job."""
+
+    def peek_delayed(self, *, tube: str | None) -> Job | None:
+        """Look at a delayed job."""
+
+    def peek_buried(self, *, tube: str | None) -> Job | None:
+        """Look at a buried job."""
+
+    def kick(self, bound: int, *, tube: str | None) -> int:
+        """Kick jobs."""
+
+    def stats_tube(self, tube: str) -> dict[str, Any]:
+        """The statistics of a tube."""
+
+    def pause_tube(self, tube: str, seconds: float) -> None:
+        """Pause a tube."""
 
 
 class Tube(NotPicklable):
@@ -21,7 +74,7 @@ class Tube(NotPicklable):
 
     __slots__ = ("_pool", "name")
 
-    def __init__(self, pool: PoolManager, name: str) -> None:
+    def __init__(self, pool: TubePool, name: str) -> None:
         check_tube(name)
         self._pool = pool
         self.name = name
@@ -38,13 +91,35 @@ class Tube(NotPicklable):
         *,
         key: str | bytes | None = None,
         timeout: float | None = None,
+        on_ambiguous: str | None = None,
     ) -> JobId:
         """Put a job into this tube; see :meth:`PoolManager.put`."""
-        return self._pool.put(body, priority, delay, ttr, tube=self.name, key=key, timeout=timeout)
+        return self._pool.put(
+            body, priority, delay, ttr, tube=self.name, key=key, timeout=timeout, on_ambiguous=on_ambiguous
+        )
 
-    def put_many(self, items: Iterable[Body | Put], **options: Any) -> list[Outcome]:
+    def put_many(
+        self,
+        items: Iterable[Body | Put],
+        *,
+        key: str | bytes | None = None,
+        priority: int = DEFAULT_PRIORITY,
+        delay: float = 0,
+        ttr: float = DEFAULT_TTR,
+        timeout: float | None = None,
+        on_ambiguous: str | None = None,
+    ) -> list[Outcome]:
         """Put many jobs into this tube; see :meth:`PoolManager.put_many`."""
-        return self._pool.put_many(items, tube=self.name, **options)
+        return self._pool.put_many(
+            items,
+            tube=self.name,
+            key=key,
+            priority=priority,
+            delay=delay,
+            ttr=ttr,
+            timeout=timeout,
+            on_ambiguous=on_ambiguous,
+        )
 
     def reserve(self, timeout: float | None = None) -> Job | None:
         """Reserve a job of this tube; see :meth:`PoolManager.reserve`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from support.processes import run_python
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
+
+import beanpool
 
 if TYPE_CHECKING:
     from conftest import StartCluster
@@ -50,7 +53,8 @@ def test_an_import_starts_nothing_and_loads_little() -> None:
         import beanpool
 
         beanpool.PoolManager(["127.0.0.1:1", "127.0.0.1:2"])
-        unwanted = ("yaml", "tenacity", "asyncio", "beanpool.cli", "beanpool.__main__", "argparse", "ssl")
+        unwanted = ("importlib.metadata", "yaml", "tenacity", "asyncio", "argparse", "ssl")
+        unwanted += ("beanpool.cli", "beanpool.__main__")
         assert not opened, opened
         assert threading.active_count() == 1, threading.enumerate()
         print([name for name in unwanted if name in sys.modules])
@@ -86,6 +90,12 @@ def test_an_import_is_quick(tmp_path: Path) -> None:
         )
         tries.append(float(ended.stdout))
     assert min(tries) < 0.1
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert beanpool.__version__ == importlib.metadata.version("beanpool")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        beanpool.no_such_name  # type: ignore[attr-defined]  # noqa: B018  # That is what is asked.
 
 
 def test_yaml_is_loaded_by_the_first_statistics(cluster: StartCluster) -> None:

@@ -21,7 +21,7 @@ from beanpool.comebacks import Comebacks
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
 from beanpool.counters import total
 from beanpool.errands import Errands
-from beanpool.errors import PoolClosed, no_server
+from beanpool.errors import CommandTimeout, PoolClosed, no_server
 from beanpool.events import Event
 from beanpool.health import Health, ServerState
 from beanpool.in_hand import InHand
@@ -36,7 +36,7 @@ from beanpool.reserving import Reserver
 from beanpool.retry import RetryPolicy
 from beanpool.retry_budget import RetryBudget
 from beanpool.status import ServerStatus
-from beanpool.survey import Question, ask_all
+from beanpool.survey import Answers, Question, ask_all
 from beanpool.topology import Topology, twins
 
 # How long commands that are on their way may take when the pool closes (seconds).
@@ -329,18 +329,25 @@ class Cluster:
         members = self._members()
         check_int("min_servers", min_servers, 1, len(members))
         deadline = time.monotonic() + (self._timeout if timeout is None else check_seconds("timeout", timeout))
+        said: Answers = {}
         while True:
             answers = ask_all(members, deadline, _WHO_IS_IT)
             # Only now it is known who is who.
             answers |= {member.address: member.unusable("does not count") for member in members if member.twin}
             if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
                 return
+            # That the last round had no time left for a server says nothing of one that had answered before.
+            said |= {
+                address: answer
+                for address, answer in answers.items()
+                if not isinstance(answer, CommandTimeout) or isinstance(said.get(address, answer), BaseException)
+            }
             with self._changed:
                 self._changed.wait(min(max(0.0, deadline - time.monotonic()), _WAIT_STEP))
             if self._closing.is_set():
                 raise PoolClosed(f"{self.name} is closed")
             if time.monotonic() >= deadline:
-                silent = {address: error for address, error in answers.items() if isinstance(error, BaseException)}
+                silent = {address: error for address, error in said.items() if isinstance(error, BaseException)}
                 raise no_server(silent, f"answered, or fewer than {min_servers} did")
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from beanpool.comebacks import Comebacks
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
 from beanpool.errands import Errands
-from beanpool.errors import PoolClosed, no_server
+from beanpool.errors import CommandTimeout, PoolClosed, no_server
 from beanpool.health import Health, ServerState
 from beanpool.locks import Lock, ReentrantEvent, refuse_within
 from beanpool.member import Member
@@ -24,7 +24,7 @@ from beanpool.monitor import Monitor
 from beanpool.questions import WHO_IS_IT
 from beanpool.reporter import Reporter
 from beanpool.reservations import InHand
-from beanpool.survey import ask_all
+from beanpool.survey import Answers, ask_all
 from beanpool.topology import Topology, twins
 
 # How long commands that are on their way may take when the pool closes (seconds).
@@ -249,18 +249,25 @@ class Cluster:
         :param deadline: monotonic seconds.
         """
         members = self.members()
+        said: Answers = {}
         while True:
             answers = ask_all(members, deadline, WHO_IS_IT)
             # Only now it is known who is who.
             answers |= {member.address: member.unusable("does not count") for member in members if member.twin}
             if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
                 return
+            # That the last round had no time left for a server says nothing of one that had answered before.
+            said |= {
+                address: answer
+                for address, answer in answers.items()
+                if not isinstance(answer, CommandTimeout) or isinstance(said.get(address, answer), BaseException)
+            }
             with self._changed:
                 self._changed.wait(min(max(0.0, deadline - time.monotonic()), _WAIT_STEP))
             if self.closing.is_set():
                 raise PoolClosed(f"{self.name} is closed")
             if time.monotonic() >= deadline:
-                silent = {address: error for address, error in answers.items() if isinstance(error, BaseException)}
+                silent = {address: error for address, error in said.items() if isinstance(error, BaseException)}
                 raise no_server(silent, f"answered, or fewer than {min_servers} did")
 
 

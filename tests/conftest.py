@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, Protocol, Unpack
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.connections import Connect
 from support.delay_line import DelayLine
 from support.ledger import Ledger
@@ -35,7 +36,7 @@ from support.waiting import wait_until
 from beanpool import Connection
 from beanpool.testing.failures import NoBeanstalkd
 
-_LEFTOVERS_END_WITHIN = 2.0
+_LEFTOVERS_END_WITHIN = 10.0
 
 
 class StartCluster(Protocol):
@@ -63,6 +64,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in its background without SIGINT, and some tests are about it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("beanpool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("beanpool")
     # The first call that needs them loads them; on a busy machine that takes longer than some test's deadline.
     for module in ("tenacity", "yaml"):
         importlib.import_module(module)

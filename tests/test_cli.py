@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The command line: what a command does, called in this process; and as a user runs it, where that matters."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import base64
 import json
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support.command_line import run_beanpool, run_in_terminal, started_beanpool
+from support.command_line import call_beanpool, run_beanpool, run_in_terminal, started_beanpool
 from support.processes import run_python
 from support.servers import BeanstalkdServer
-from support.waiting import wait_until
+from support.waiting import wait_until, within
 
 from beanpool.cli.main import main
 
@@ -37,7 +36,7 @@ def jobs_in(server: BeanstalkdServer, tube: str, state: str = "ready") -> int:
 
 
 def test_put_prints_the_server_and_the_id(beanstalkd: BeanstalkdServer) -> None:
-    done = run_beanpool("-u", beanstalkd.url, "put", "mail", "hello")
+    done = call_beanpool("-u", beanstalkd.url, "put", "mail", "hello")
     assert (done.returncode, done.stderr) == (0, b"")
     server, jid = done.stdout.split()
     assert server.decode() == beanstalkd.address
@@ -53,7 +52,7 @@ def test_put_takes_standard_input_byte_for_byte(beanstalkd: BeanstalkdServer, ar
 
 
 def test_put_lines_makes_one_job_of_each_line(beanstalkd: BeanstalkdServer) -> None:
-    done = run_beanpool("-u", beanstalkd.url, "put", "mail", "--lines", stdin=b"one\n\ntwo\r\n\xff")
+    done = call_beanpool("-u", beanstalkd.url, "put", "mail", "--lines", stdin=b"one\n\ntwo\r\n\xff")
     assert done.returncode == 0
     ids = [int(line.split()[1]) for line in done.stdout.splitlines()]
     assert [beanstalkd.control.peek(jid) for jid in ids] == [b"one", b"", b"two\r", b"\xff"]
@@ -61,7 +60,7 @@ def test_put_lines_makes_one_job_of_each_line(beanstalkd: BeanstalkdServer) -> N
 
 def test_put_hands_over_priority_delay_and_ttr(beanstalkd: BeanstalkdServer) -> None:
     options = ("--priority", "7", "--delay", "50", "--ttr", "60")
-    done = run_beanpool("-u", beanstalkd.url, "--json", "put", "mail", "x", *options)
+    done = call_beanpool("-u", beanstalkd.url, "--json", "put", "mail", "x", *options)
     report = json.loads(done.stdout)
     assert report == {"server": beanstalkd.address, "id": report["id"], "maybe_duplicate": False, "buried": False}
     stats = beanstalkd.control.stats_job(report["id"])
@@ -71,9 +70,9 @@ def test_put_hands_over_priority_delay_and_ttr(beanstalkd: BeanstalkdServer) -> 
 
 def test_jobs_with_the_same_key_go_to_the_same_server(cluster: StartCluster) -> None:
     servers = cluster(3)
-    done = run_beanpool("-u", urls(*servers), "put", "mail", "--lines", "--key", "ann", stdin=b"1\n2\n3\n4\n5\n6")
+    done = call_beanpool("-u", urls(*servers), "put", "mail", "--lines", "--key", "ann", stdin=b"1\n2\n3\n4\n5\n6")
     assert len({line.split()[0] for line in done.stdout.splitlines()}) == 1
-    again = run_beanpool("-u", urls(*reversed(servers)), "put", "mail", "7", "--key", "ann")
+    again = call_beanpool("-u", urls(*reversed(servers)), "put", "mail", "7", "--key", "ann")
     assert again.stdout.split()[0] == done.stdout.split()[0]
 
 
@@ -91,7 +90,7 @@ def test_jobs_with_the_same_key_go_to_the_same_server(cluster: StartCluster) -> 
     ],
 )
 def test_put_refuses_wrong_arguments_and_sends_nothing(beanstalkd: BeanstalkdServer, arguments: list[str]) -> None:
-    done = run_beanpool("-u", beanstalkd.url, "put", *arguments)
+    done = call_beanpool("-u", beanstalkd.url, "put", *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"Traceback" not in done.stderr
     assert beanstalkd.control.counter("cmd-put") == 0
@@ -99,7 +98,7 @@ def test_put_refuses_wrong_arguments_and_sends_nothing(beanstalkd: BeanstalkdSer
 
 def test_a_job_that_is_too_big_is_refused_in_words_without_its_body(beanstalkd_factory: ServerFactory) -> None:
     server = beanstalkd_factory(max_job_size=10)
-    done = run_beanpool("-u", server.url, "put", "mail", "secret" * 10)
+    done = call_beanpool("-u", server.url, "put", "mail", "secret" * 10)
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"bigger than the server takes" in done.stderr
     assert b"secret" not in done.stderr
@@ -107,7 +106,7 @@ def test_a_job_that_is_too_big_is_refused_in_words_without_its_body(beanstalkd_f
 
 def test_put_lines_says_which_line_was_not_put(beanstalkd_factory: ServerFactory) -> None:
     server = beanstalkd_factory(max_job_size=10)
-    done = run_beanpool("-u", server.url, "put", "mail", "--lines", stdin=b"one\ntwo\nfar too long\nfour\n")
+    done = call_beanpool("-u", server.url, "put", "mail", "--lines", stdin=b"one\ntwo\nfar too long\nfour\n")
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 2
     assert b"line 3 of standard input was not put; the 2 before it were" in done.stderr
@@ -120,14 +119,14 @@ def test_put_lines_says_which_line_was_not_put(beanstalkd_factory: ServerFactory
 def test_take_prints_the_job_and_deletes_it(beanstalkd: BeanstalkdServer) -> None:
     jid = beanstalkd.control.put(b"\xff\x00 a body\n", "mail")
     beanstalkd.control.put(b"of another tube", "other")
-    done = run_beanpool("-u", beanstalkd.url, "take", "mail")
+    done = call_beanpool("-u", beanstalkd.url, "take", "mail")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"\xff\x00 a body\n\n", b"")
     assert beanstalkd.control.peek(jid) is None
     assert jobs_in(beanstalkd, "other") == 1
 
 
 def test_take_says_no_when_there_is_no_job(beanstalkd: BeanstalkdServer) -> None:
-    done = run_beanpool("-u", beanstalkd.url, "take", "mail", "--timeout", "0.2")
+    done = call_beanpool("-u", beanstalkd.url, "take", "mail", "--timeout", "0.2")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
@@ -136,7 +135,7 @@ def test_take_max_takes_from_all_servers(cluster: StartCluster) -> None:
     bodies = {b"a", b"b", b"c", b"d", b"e", b"f"}
     for number, body in enumerate(sorted(bodies)):
         servers[number % 3].control.put(body, "mail")
-    done = run_beanpool("-u", urls(*servers), "take", "mail", "--max", "100")
+    done = call_beanpool("-u", urls(*servers), "take", "mail", "--max", "100")
     assert done.returncode == 0
     assert set(done.stdout.splitlines()) == bodies
     assert sum(jobs_in(server, "mail") for server in servers) == 0
@@ -148,7 +147,7 @@ def test_take_gives_each_job_back_once(cluster: StartCluster, option: str, state
     for server in servers:
         server.control.put(b"1 " + server.address.encode(), "mail", priority=5)
         server.control.put(b"2 " + server.address.encode(), "mail", priority=5)
-    done = run_beanpool("-u", urls(*servers), "take", "mail", "--max", "10", option)
+    done = call_beanpool("-u", urls(*servers), "take", "mail", "--max", "10", option)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert len(lines) == len(set(lines)) == 4
@@ -160,7 +159,7 @@ def test_take_gives_each_job_back_once(cluster: StartCluster, option: str, state
 def test_take_can_hold_more_jobs_than_a_pool_has_connections(beanstalkd: BeanstalkdServer) -> None:
     for number in range(100):
         beanstalkd.control.put(b"%d" % number, "mail")
-    done = run_beanpool("-u", f"{beanstalkd.url}/?max_connections=4", "take", "mail", "--max", "200", "--release")
+    done = call_beanpool("-u", f"{beanstalkd.url}/?max_connections=4", "take", "mail", "--max", "200", "--release")
     assert (done.returncode, done.stderr) == (0, b"")
     assert {int(line) for line in done.stdout.splitlines()} == set(range(100))
     assert jobs_in(beanstalkd, "mail") == 100
@@ -211,7 +210,7 @@ def test_a_job_that_could_not_be_printed_is_not_deleted(beanstalkd: BeanstalkdSe
 
 def test_take_json_tells_text_from_bytes(beanstalkd: BeanstalkdServer) -> None:
     ids = [beanstalkd.control.put(body, "mail") for body in ("grün".encode(), b"\xff\x1b[31m")]
-    done = run_beanpool("--json", "-u", beanstalkd.url, "take", "mail", "--max", "2")
+    done = call_beanpool("--json", "-u", beanstalkd.url, "take", "mail", "--max", "2")
     text, raw = map(json.loads, done.stdout.splitlines())
     assert text == {"server": beanstalkd.address, "id": ids[0], "tube": "mail", "body": "grün"}
     assert raw["id"] == ids[1]
@@ -233,7 +232,7 @@ def test_stats_shows_totals_and_every_server(cluster: StartCluster) -> None:
     servers[0].control.put(b"x")
     servers[0].control.put(b"x", delay=60)
     servers[1].control.put(b"x")
-    done = run_beanpool("-u", urls(*servers), "stats")
+    done = call_beanpool("-u", urls(*servers), "stats")
     assert (done.returncode, done.stderr) == (0, b"")
     head, *lines = [line.split() for line in done.stdout.decode().splitlines()]
     assert head == ["total", *(server.address for server in servers)]
@@ -247,9 +246,9 @@ def test_stats_shows_totals_and_every_server(cluster: StartCluster) -> None:
 def test_stats_all_and_json_leave_nothing_out(cluster: StartCluster) -> None:
     servers = cluster(2)
     names = set(servers[0].control.stats())
-    table = run_beanpool("-u", urls(*servers), "stats", "--all").stdout.decode()
+    table = call_beanpool("-u", urls(*servers), "stats", "--all").stdout.decode()
     assert {line.split()[0] for line in table.splitlines()[1:]} == names
-    report = json.loads(run_beanpool("-u", urls(*servers), "stats", "--json").stdout)
+    report = json.loads(call_beanpool("-u", urls(*servers), "stats", "--json").stdout)
     assert {server.address: set(report["servers"][server.address]) for server in servers} == {
         server.address: names for server in servers
     }
@@ -263,10 +262,12 @@ def test_stats_all_and_json_leave_nothing_out(cluster: StartCluster) -> None:
 def test_a_server_that_does_not_answer_is_listed(cluster: StartCluster, command: str) -> None:
     alive, dead = cluster(2)
     dead.kill()
-    done = run_beanpool("-u", urls(alive, dead), command)
+    done = call_beanpool("-u", urls(alive, dead), command)
     assert (done.returncode, done.stderr) == (0, b"")
     assert f"no answer from {dead.address}: " in done.stdout.decode()
-    assert set(json.loads(run_beanpool("-u", urls(alive, dead), command, "--json").stdout)["missing"]) == {dead.address}
+    assert set(json.loads(call_beanpool("-u", urls(alive, dead), command, "--json").stdout)["missing"]) == {
+        dead.address
+    }
 
 
 def test_a_frozen_server_has_its_time_once_not_for_every_tube(cluster: StartCluster) -> None:
@@ -274,24 +275,22 @@ def test_a_frozen_server_has_its_time_once_not_for_every_tube(cluster: StartClus
     for number in range(6):
         servers[0].control.put(b"x", f"tube-{number}")
     servers[1].freeze()
-    started = time.monotonic()
-    done = run_beanpool("-u", urls(*servers), "--timeout", "1", "tubes")
-    took = time.monotonic() - started
+    # It was a second for each tube.
+    with within(1, slack=2):
+        done = call_beanpool("-u", urls(*servers), "--timeout", "1", "tubes")
     servers[1].thaw()
     assert done.stdout.decode().count("tube-") == 6
     assert f"no answer from {servers[1].address}: " in done.stdout.decode()
-    # With the start of the interpreter; it was a second for each tube.
-    assert took < 4
 
 
 def test_stats_of_a_tube_need_only_one_server_that_has_it(cluster: StartCluster) -> None:
     servers = cluster(2)
     servers[1].control.put(b"x", "mail")
-    done = run_beanpool("-u", urls(*servers), "stats", "mail")
+    done = call_beanpool("-u", urls(*servers), "stats", "mail")
     assert done.returncode == 0
     assert f"total  {servers[1].address}" in done.stdout.decode()
     assert "no answer" not in done.stdout.decode()
-    absent = run_beanpool("-u", urls(*servers), "stats", "nothing-here")
+    absent = call_beanpool("-u", urls(*servers), "stats", "nothing-here")
     assert (absent.returncode, absent.stdout) == (1, b"")
     assert b"no server has a tube nothing-here" in absent.stderr
 
@@ -304,12 +303,12 @@ def test_tubes_are_the_union_with_their_jobs_added_up(cluster: StartCluster) -> 
     for server in servers:
         server.control.put(b"x", "mail")
         server.control.put(b"x", "mail", delay=60)
-    done = run_beanpool("-u", urls(*servers), "tubes")
+    done = call_beanpool("-u", urls(*servers), "tubes")
     assert done.returncode == 0
     rows = {name: cells for name, *cells in (line.split() for line in done.stdout.decode().splitlines())}
     assert set(rows) == {"tube", "default", "mail", *awkward}
     assert rows["mail"][:4] == ["2", "0", "2", "0"]
-    report = json.loads(run_beanpool("tubes", "--json", "-u", urls(*servers)).stdout)
+    report = json.loads(call_beanpool("tubes", "--json", "-u", urls(*servers)).stdout)
     assert set(report["tubes"]) == {"default", "mail", *awkward}
     assert report["tubes"]["mail"]["ready"] == report["tubes"]["mail"]["delayed"] == 2
     assert report["tubes"]["no"]["servers"] == [servers[0].address]
@@ -318,9 +317,9 @@ def test_tubes_are_the_union_with_their_jobs_added_up(cluster: StartCluster) -> 
 def test_tubes_can_be_chosen_by_a_glob(beanstalkd: BeanstalkdServer) -> None:
     beanstalkd.control.put(b"x", "mail-in")
     beanstalkd.control.put(b"x", "mail-out")
-    done = run_beanpool("-u", beanstalkd.url, "tubes", "mail-*")
+    done = call_beanpool("-u", beanstalkd.url, "tubes", "mail-*")
     assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["tube", "mail-in", "mail-out"]
-    assert run_beanpool("-u", beanstalkd.url, "tubes", "x*").returncode == 1
+    assert call_beanpool("-u", beanstalkd.url, "tubes", "x*").returncode == 1
 
 
 # what all commands have in common
@@ -328,7 +327,7 @@ def test_tubes_can_be_chosen_by_a_glob(beanstalkd: BeanstalkdServer) -> None:
 
 @pytest.mark.parametrize("command", [["tubes"], ["stats"], ["stats", "mail"], ["put", "mail", "x"], ["take", "mail"]])
 def test_without_a_server_there_is_one_line_and_a_hint(command: list[str]) -> None:
-    done = run_beanpool("--timeout", "1", "--url", f"beanstalk://{NOBODY}", *command)
+    done = call_beanpool("--timeout", "1", "--url", f"beanstalk://{NOBODY}", *command)
     assert (done.returncode, done.stdout) == (69, b"")
     message, hint = done.stderr.decode().splitlines()
     assert message.startswith("beanpool: ")
@@ -340,8 +339,8 @@ def test_without_a_server_there_is_one_line_and_a_hint(command: list[str]) -> No
 def test_servers_come_from_the_environment_and_the_option_wins(cluster: StartCluster) -> None:
     named, other = cluster(2)
     env = {"BEANPOOL_URL": named.url}
-    assert run_beanpool("put", "mail", "x", env=env).stdout.split()[0].decode() == named.address
-    assert run_beanpool("put", "mail", "x", "-u", other.url, env=env).stdout.split()[0].decode() == other.address
+    assert call_beanpool("put", "mail", "x", env=env).stdout.split()[0].decode() == named.address
+    assert call_beanpool("put", "mail", "x", "-u", other.url, env=env).stdout.split()[0].decode() == other.address
 
 
 @pytest.mark.parametrize(
@@ -353,7 +352,7 @@ def test_servers_come_from_the_environment_and_the_option_wins(cluster: StartClu
     ],
 )
 def test_a_wrong_address_is_a_usage_error_in_words(url: str, words: str) -> None:
-    done = run_beanpool("tubes", env={"BEANSTALK_URL": url})
+    done = call_beanpool("tubes", env={"BEANSTALK_URL": url})
     assert (done.returncode, done.stdout) == (2, b"")
     assert words in done.stderr.decode()
     assert len(done.stderr.splitlines()) == 1
@@ -372,15 +371,15 @@ def test_a_wrong_address_is_a_usage_error_in_words(url: str, words: str) -> None
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
-    done = run_beanpool(*arguments)
+    done = (call_beanpool if arguments else run_beanpool)(*arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"usage: beanpool" in done.stderr
 
 
 def test_help_and_version_need_no_server() -> None:
-    assert b"take" in run_beanpool("--help").stdout
-    assert b"--max" in run_beanpool("take", "--help").stdout
-    assert run_beanpool("--version").stdout.startswith(b"beanpool ")
+    assert b"take" in call_beanpool("--help").stdout
+    assert b"--max" in call_beanpool("take", "--help").stdout
+    assert call_beanpool("--version").stdout.startswith(b"beanpool ")
 
 
 def test_main_returns_the_exit_code(beanstalkd: BeanstalkdServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.batches import cut
+from support.forgetting import forget
 from support.processes import assert_baseline
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
@@ -445,14 +446,9 @@ class TestClosing:
             held: list[object] = [pool, reserve(pool)]
             del pool
 
-            def forget() -> None:
-                held.clear()
-                gc.collect()
-                # The monitor's thread may be the last one that looks at the pool.
-                wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back")
-
             with pytest.warns(ResourceWarning, match="never closed"):
-                forget()
+                forget(held)
+            wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back")
             wait_until(lambda: beanstalkd.control.other_connections() == 0, "the connections to end")
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
+from support.forgetting import forget
 from support.processes import run_python, thread_names
 from support.scripted import ScriptedConnection, answering, stats_reply
 from support.servers import BeanstalkdServer
@@ -362,13 +363,14 @@ class TestDropped:
     def test_it_keeps_neither_thread_nor_pool_and_what_was_put_goes_out(self, beanstalkd: BeanstalkdServer) -> None:
         pool = PoolManager(beanstalkd.url)
         gone = weakref.ref(pool)
-        producer = pool.producer(linger=60)
+        held: list[object] = [producer := pool.producer(linger=60)]
         future = producer.put("x")
         pool.put("y")
+        del producer
         with pytest.warns(ResourceWarning, match="never closed"):
-            del producer
-        assert isinstance(future.result(5), JobId)
+            forget(held)
         wait_until(lambda: not thread_names("beanpool-producer"), "its thread to end")
+        assert isinstance(future.result(5), JobId)
         pool.close()
         del pool
         gc.collect()

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 DEADLINE = 1.0
 """Of every call (seconds)."""
+PATIENT = 4.0
+"""Of every call that must bear a fault with nothing but delay: far more than the delay, on any machine (seconds)."""
 SLACK = 0.25
 CONNECT_TIMEOUT = 0.8
 RECOVERY = 8.0
@@ -39,20 +41,23 @@ class Stage:
         tube: str,
         ledger: Ledger,
         lag: LagProbe,
+        *,
+        deadline: float = DEADLINE,
         health_interval: float = 0.3,
     ) -> None:
         self.sick = sick
         self.healthy = healthy
         self.tube = tube
         self.ledger = ledger
+        self.deadline = deadline
         self._lag = lag
         self.events: list[Event] = []
         self.pool = PoolManager(
             [sick.address, healthy.address],
             tube=tube,
             watch=(tube,),
-            timeout=DEADLINE,
-            connect_timeout=CONNECT_TIMEOUT,
+            timeout=deadline,
+            connect_timeout=CONNECT_TIMEOUT * deadline / DEADLINE,
             health_interval=health_interval,
             name=tube,
         )
@@ -61,14 +66,17 @@ class Stage:
         self.key = next(key for key in keys if self.pool.route(key)[0] == sick.address)
         self.other_key = next(key for key in keys if self.pool.route(key)[0] == healthy.address)
 
-    def timed(self, what: str, call: Callable[[], T], limit: float = DEADLINE) -> T:
-        """Call it, and assert that it ended in time, however it ended."""
+    def timed(self, what: str, call: Callable[[], T], limit: float | None = None) -> T:
+        """Call it, and assert that it ended in time, however it ended.
+
+        :param limit: instead of the pool's timeout (seconds).
+        """
         started = time.monotonic()
         try:
             return call()
         finally:
             took = time.monotonic() - started
-            allowed = limit + SLACK + self._lag.stalled(started, started + took)
+            allowed = (self.deadline if limit is None else limit) + SLACK + self._lag.stalled(started, started + took)
             assert took <= allowed, f"{what} took {took:.3f} s, and was to end within {allowed:.3f} s"
 
     def store(self, server: ProxiedServer) -> tuple[bytes, int]:
@@ -78,8 +86,12 @@ class Stage:
         self.ledger.acked(body, server.address, jid)
         return body, jid
 
-    def reserve(self, limit: float = DEADLINE) -> Job | None:
-        """Reserve a job through the pool and note it."""
+    def reserve(self, limit: float | None = None) -> Job | None:
+        """Reserve a job through the pool and note it.
+
+        :param limit: how long to wait, instead of the pool's timeout (seconds).
+        """
+        limit = self.deadline if limit is None else limit
         job = self.timed("reserve", lambda: self.pool.reserve(limit), limit)
         if job is not None:
             self.ledger.delivered(job.data, job.server, job.id)
@@ -133,7 +145,7 @@ class Stage:
             assert outcome in ("stored", "elsewhere"), outcome
             sent.append(body)
         while sent:
-            job = self.reserve(2 * DEADLINE)
+            job = self.reserve(2 * self.deadline)
             assert job is not None, "a job that was put after the fault does not come"
             assert self.delete(job) == "deleted"
             if job.data in sent:
@@ -208,7 +220,7 @@ class PutMany(Operation):
     def run(self, works: bool) -> str:
         stage, bodies = self.stage, self.stage.ledger.tokens(20, size=100)
         # A server has its time to answer, and what it leaves over has as much again elsewhere.
-        limit = 2 * DEADLINE
+        limit = 2 * stage.deadline
         outcomes = stage.timed("put_many", lambda: stage.pool.put_many(bodies, key=stage.key), limit)
         self._undeclared = 0
         counts: collections.Counter[str] = collections.Counter()
@@ -248,7 +260,7 @@ class ReserveReady(Operation):
     def judge(self, outcome: str, works: bool) -> None:
         job = self._job
         if job is None or (job.lost and self.stage.delete(job) == "JobLost"):
-            job = self.stage.reserve(3 * DEADLINE)
+            job = self.stage.reserve(3 * self.stage.deadline)
             assert job is not None, "the job never came"
             assert job.data == self._body
         if not job.lost:
@@ -269,7 +281,7 @@ class ReserveMany(Operation):
 
     def run(self, works: bool) -> str:
         stage = self.stage
-        self._jobs = stage.timed("reserve_many", lambda: stage.pool.reserve_many(20, DEADLINE))
+        self._jobs = stage.timed("reserve_many", lambda: stage.pool.reserve_many(20, stage.deadline))
         for job in self._jobs:
             stage.ledger.delivered(job.data, job.server, job.id)
         sick, healthy = (
@@ -288,7 +300,7 @@ class ReserveMany(Operation):
                 if self.stage.delete(job) == "deleted":
                     left.remove(job.data)
             if left:
-                job_again = self.stage.reserve(3 * DEADLINE)
+                job_again = self.stage.reserve(3 * self.stage.deadline)
                 assert job_again is not None, "a job never came"
                 jobs = [job_again]
 
@@ -301,7 +313,7 @@ class ReserveWaiting(Operation):
     def prepare(self) -> None:
         super().prepare()
         stage = self.stage
-        self._call: Background[Job | None] = background(lambda: stage.reserve(3 * DEADLINE), stage.tube)
+        self._call: Background[Job | None] = background(lambda: stage.reserve(3 * stage.deadline), stage.tube)
         for server in (stage.sick, stage.healthy):
             wait_until(lambda server=server: server.control.counter("current-waiting", stage.tube), "a waiter")  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
 
@@ -363,7 +375,7 @@ class DeleteMany(Operation):
         for server in (stage.sick, stage.healthy):
             for _ in range(3):
                 stage.store(server)
-        self._jobs = stage.timed("reserve_many", lambda: stage.pool.reserve_many(6, DEADLINE))
+        self._jobs = stage.timed("reserve_many", lambda: stage.pool.reserve_many(6, stage.deadline))
         for job in self._jobs:
             stage.ledger.delivered(job.data, job.server, job.id)
         assert len(self._jobs) == 6
@@ -371,7 +383,7 @@ class DeleteMany(Operation):
     def run(self, works: bool) -> str:
         stage = self.stage
         # A server has its time to answer, and what was lost has as much again.
-        outcomes = stage.timed("delete_many", lambda: stage.pool.delete_many(self._jobs), 2 * DEADLINE)
+        outcomes = stage.timed("delete_many", lambda: stage.pool.delete_many(self._jobs), 2 * stage.deadline)
         counts: collections.Counter[str] = collections.Counter()
         self._lost = []
         for job, outcome in zip(self._jobs, outcomes, strict=True):

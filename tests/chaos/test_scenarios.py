@@ -163,7 +163,7 @@ def test_an_interrupted_reserve_leaves_its_place_to_others(proxied: StartProxied
             with interrupted_when(lambda: all(server.control.counter("current-waiting") for server in servers)):
                 pool.reserve(timeout=20)
             waiting = background(lambda: pool.reserve(timeout=10))
-            wait_until(lambda: servers[0].control.counter("current-waiting"), "a waiter")
+            wait_until(lambda: servers[0].control.counter("current-waiting"), "a waiter", 5)
             body = ledger.token()
             ledger.acked(body, servers[0].address, servers[0].control.put(body))
             job = waiting.result(5.0)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from chaos.operations import OPERATIONS, Operation, Put, Stage, settle, witnesses
+from chaos.operations import DEADLINE, OPERATIONS, PATIENT, Operation, Put, Stage, settle, witnesses
 from chaos.proxies import STREAMS, ProxiedServer, Stream
 from chaos.report import Results
 from support.lag import LagProbe
@@ -83,7 +83,7 @@ def test_every_operation(fault: Fault, proxied: StartProxied, ledger: Ledger, re
         stack.enter_context(witnesses(ledger, servers))
         operations: list[Operation] = []
         for number, kind in enumerate(OPERATIONS):
-            stage = Stage(sick, healthy, f"tube-{number}", ledger, lag)
+            stage = Stage(sick, healthy, f"tube-{number}", ledger, lag, deadline=PATIENT if fault.works else DEADLINE)
             stack.enter_context(stage.pool)
             operations.append(kind(stage))
             operations[-1].prepare()

@@ -6,10 +6,10 @@ import gc
 import re
 import threading
 import time
-import warnings
 from collections.abc import Callable
 
 import pytest
+from support.forgetting import forget
 from support.processes import assert_baseline, run_python, thread_names
 from support.scripted import ScriptedConnection, ScriptedServer, answering, stats_reply
 from support.server_pools import all_in_use
@@ -149,14 +149,12 @@ def test_close_is_idempotent_from_any_thread_and_final(beanstalkd: BeanstalkdSer
 def test_a_pool_that_was_never_closed_ends_its_thread_and_warns(beanstalkd: BeanstalkdServer) -> None:
     control = beanstalkd.control.open()
     with assert_baseline():
-        pool = PoolManager(beanstalkd.url, name="forgotten", health_interval=0.2)
+        held: list[object] = [pool := PoolManager(beanstalkd.url, name="forgotten", health_interval=0.2)]
         pool.put("x")
         assert thread_names("beanpool-monitor-forgotten")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            del pool
-            gc.collect()
-        assert [str(w.message) for w in caught if w.category is ResourceWarning and "forgotten" in str(w.message)]
+        del pool
+        with pytest.warns(ResourceWarning, match="forgotten was never closed"):
+            forget(held)
         wait_until(lambda: not thread_names("beanpool-monitor-forgotten"), "its thread to end", 2)
     wait_until(lambda: not control.other_connections(), "no connection to be left", 1)
 

@@ -21,7 +21,7 @@ from support.threads import background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import PoolManager
-from beanpool.errors import BeanpoolError, JobLost, NoServerAvailable, PoolTimeout, PutAmbiguous
+from beanpool.errors import BeanpoolError, JobLost, PoolTimeout, PutAmbiguous
 from beanpool.protocol.commands import STATS, encode_bare
 
 Cluster = Callable[..., list[BeanstalkdServer]]
@@ -88,11 +88,13 @@ def test_a_waiter_that_gave_up_is_handed_no_connection(beanstalkd: BeanstalkdSer
 
 
 def _times_out(pool: PoolManager) -> None:
+    connections = pool._cluster.topology.members[0].pool
     try:
-        pool.put("y", tube="elsewhere", timeout=random.uniform(0.001, 0.01))
-    except (PoolTimeout, NoServerAvailable):
-        # The latter if its turn came when there was no time left to send anything.
+        connection = connections.acquire(time.monotonic() + random.uniform(0.001, 0.01), "elsewhere")
+    except PoolTimeout:
         return
+    # Its turn came at the last moment.
+    connections.checkin(connection)
 
 
 def test_waiters_are_served_in_the_order_in_which_they_came(beanstalkd: BeanstalkdServer) -> None:

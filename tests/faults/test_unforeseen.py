@@ -141,7 +141,7 @@ def test_a_reason_is_given_for_the_connection_that_a_failed_check_took_along(
     watched: tuple[PoolManager, list[BeanstalkdServer]], monkeypatch: pytest.MonkeyPatch, unforeseen: Records
 ) -> None:
     pool, (bad, *_) = watched
-    wait_until(lambda: all(status.open for status in pool.servers), "all to have been checked")
+    wait_until(lambda: all(status.idle for status in pool.servers), "all to have been checked")
     closed: list[Event] = []
     pool.add_listener(lambda event: closed.append(event) if isinstance(event, ConnectionClosed) else None)
     Trouble(monkeypatch, PooledConnection, "greet", Unforeseen(), server=bad.address)

@@ -201,7 +201,7 @@ keys = st.one_of(
 class TestByLines:
     """What is read line by line means what YAML makes of it."""
 
-    @settings(max_examples=1500, deadline=None)
+    @settings(max_examples=300, deadline=None)
     @given(
         command=st.sampled_from(sorted(TEXT_FIELDS)),
         head=st.sampled_from(["---\n", ""]),
@@ -224,7 +224,7 @@ class TestByLines:
         expected = {key: value if key in fields else typed(value) for key, value in document.items()}
         assert list(map(repr, found.items())) == list(map(repr, expected.items()))
 
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(names=st.lists(values, min_size=1, max_size=5), end=st.sampled_from(["\n", ""]))
     def test_a_list(self, names: list[str], end: str) -> None:
         text = "---\n" + "\n".join(f"- {name}" for name in names) + end

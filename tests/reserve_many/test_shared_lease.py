@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import os
 import threading
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from faults.test_fork import in_child
+from support.forgetting import forget
 from support.processes import assert_baseline
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
@@ -310,10 +310,11 @@ class TestSharedLease:
         fill(beanstalkd, 5)
         with assert_baseline():
             pool = manager(beanstalkd)
-            jobs = pool.reserve_many(5, 0)
-            del pool, jobs
+            held: list[object] = [pool, pool.reserve_many(5, 0)]
+            del pool
+
             with pytest.warns(ResourceWarning, match="never closed"):
-                gc.collect()
+                forget(held)
             wait_until(lambda: ready(beanstalkd) == 5, "the jobs to be given back")
             wait_until(lambda: beanstalkd.control.other_connections() == 0, "the connections to end")
 

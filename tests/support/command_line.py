@@ -1,14 +1,18 @@
-"""``python -m beanpool`` in a process of its own, as a user runs it."""
+"""The command line: in a process of its own, as a user runs it, or in this one, which is much quicker."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
+from unittest import mock
+
+from beanpool.cli.main import main
 
 COMMAND = [sys.executable, "-P", "-X", "dev", "-W", "error", "-m", "beanpool"]
 _VARIABLES = ("BEANPOOL_URL", "BEANSTALKD_URL", "BEANSTALK_URL")
@@ -38,6 +42,24 @@ def run_beanpool(
             cwd=folder,
             env=environment(env),
         )
+
+
+def call_beanpool(
+    *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Do in this process what :func:`run_beanpool` does in another one."""
+    source, output, errors = (io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") for data in (stdin, b"", b""))
+    with (
+        mock.patch.dict(os.environ, environment(env), clear=True),
+        mock.patch.multiple(sys, stdin=source, stdout=output, stderr=errors),
+    ):
+        code = main(arguments)
+    written = []
+    for stream in (output, errors):
+        stream.flush()
+        assert isinstance(stream.buffer, io.BytesIO)
+        written.append(stream.buffer.getvalue())
+    return subprocess.CompletedProcess(arguments, code, *written)
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ def assert_baseline(timeout: float = 5.0) -> Iterator[None]:
 
 
 def run_python(
-    source: str, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 20.0
+    source: str, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """Run `source` in another interpreter, in its development mode and with warnings as errors.
 

@@ -37,13 +37,24 @@ def pelted(every: float, at_most: float = 5.0) -> Iterator[None]:
 
 def pelted_elsewhere(call: Callable[[], Value], every: float) -> BaseException | None:
     """Make a call in another thread, which gets a signal every so many seconds; returns what it raised."""
+    ended, pelted_no_more = threading.Event(), threading.Event()
+
+    def make_the_call() -> Value:
+        try:
+            return call()
+        finally:
+            ended.set()
+            # A signal to a thread that is gone may crash the process.
+            pelted_no_more.wait()
+
     before = signal.signal(signal.SIGUSR2, lambda *_: None)
     try:
-        running = background(call, "pelted")
-        pause = threading.Event()
-        while not running.done and not pause.wait(every):
-            with contextlib.suppress(ProcessLookupError):
+        running = background(make_the_call, "pelted")
+        try:
+            while not ended.wait(every):
                 signal.pthread_kill(running.thread.ident or 0, signal.SIGUSR2)
+        finally:
+            pelted_no_more.set()
         return running.error(5)
     finally:
         signal.signal(signal.SIGUSR2, before)

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from beanpool.testing.waiting import wait_until
-from support.lag import LagProbe
+from beanpool.testing import waiting
+from support.lag import LagProbe, longest_wait, waited_for_a_core
 
-__all__ = ["wait_until", "within"]
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T], description: str, timeout: float = 15.0) -> T:
+    """As :func:`beanpool.testing.waiting.wait_until`; what this process waited for a core meanwhile does not count."""
+    started, before = time.monotonic(), waited_for_a_core()
+    remaining = timeout
+    while True:
+        try:
+            return waiting.wait_until(predicate, description, remaining)
+        except AssertionError as error:
+            now = time.monotonic()
+            remaining = started + timeout + longest_wait(before, waited_for_a_core()) - now
+            if remaining <= 0:
+                error.add_note(f"{now - started:.2f} s in all, where {timeout:g} s were allowed")
+                raise
 
 
 @contextlib.contextmanager

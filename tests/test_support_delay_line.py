@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from support.delay_line import DelayLine
 from support.processes import assert_baseline
-from support.raw_client import RawClient
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until
+
+from beanpool.testing.raw_client import RawClient
 
 if TYPE_CHECKING:
     from conftest import StartDelayLine

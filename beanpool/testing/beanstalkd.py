@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict, Unpack
 
 from beanpool.testing.failures import NoBeanstalkd, ServerFailed
 from beanpool.testing.parent_death import ParentDeathGuard
@@ -59,20 +58,6 @@ def beanstalkd_version(binary: str) -> str:
     """What ``beanstalkd -v`` says, without the program's name: "1.12"."""
     output = subprocess.run([binary, "-v"], capture_output=True, text=True, timeout=10, check=False).stdout
     return output.strip().removeprefix("beanstalkd").strip() or "unknown"
-
-
-class ServerOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`BeanstalkdServer`."""
-
-    host: str
-    unix: bool
-    wal: bool
-    merge_log: bool
-    max_job_size: int | None
-    args: Sequence[str]
-    nofile: int | None
-    address_space: int | None
-    binary: str | None
 
 
 def _found_beanstalkd() -> str:
@@ -397,30 +382,6 @@ class BeanstalkdServer(Service):
                     self._process.wait()
                 self._process = None
             self._frozen = False
-
-
-class ServerFactory:
-    """Starts servers and stops them all at the end; the fixture ``beanstalkd_factory`` is one."""
-
-    def __init__(self) -> None:
-        self.servers: list[BeanstalkdServer] = []
-
-    def __call__(self, **options: Unpack[ServerOptions]) -> BeanstalkdServer:
-        """A started server with these options."""
-        server = BeanstalkdServer(**options)
-        self.servers.append(server)
-        server.start()
-        return server
-
-    def cluster(self, count: int, **options: Unpack[ServerOptions]) -> list[BeanstalkdServer]:
-        """`count` started servers with the same options."""
-        return [self(**options) for _ in range(count)]
-
-    def stop(self) -> None:
-        """Stop every server that this factory started."""
-        with contextlib.ExitStack() as stack:
-            while self.servers:
-                stack.callback(self.servers.pop().stop)
 
 
 _live: set[BeanstalkdServer] = set()

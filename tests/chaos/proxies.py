@@ -22,9 +22,10 @@ from typing import Any, Literal, Self, Unpack
 import pytest
 import requests
 import toxiproxy.api
-from support.raw_client import RawClient
 from support.servers import BeanstalkdServer, ServerFactory, ServerOptions
 from support.waiting import wait_until
+
+from beanpool.testing.raw_client import RawClient
 
 Stream = Literal["upstream", "downstream"]
 STREAMS: tuple[Stream, Stream] = ("upstream", "downstream")

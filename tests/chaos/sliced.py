@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import support.servers
 from chaos.proxies import STREAMS, Link, Toxiproxy, Truth
-from support.raw_client import RawClient, Target
 from support.servers import BeanstalkdServer
 
-import beanpool.testing.beanstalkd
+from beanpool.testing.raw_client import RawClient, Target
 
 _proxy: list[Toxiproxy] = []
 
@@ -94,4 +93,3 @@ def pytest_unconfigure() -> None:
 
 # What the conftest imports afterwards, and what its factory makes.
 support.servers.BeanstalkdServer = SlicedServer  # type: ignore[misc]  # a subclass takes its place
-beanpool.testing.beanstalkd.BeanstalkdServer = SlicedServer  # type: ignore[misc]  # a subclass takes its place

@@ -13,12 +13,12 @@ from chaos.proxies import STREAMS, ProxiedServer, Stream
 from chaos.report import Results
 from support.lag import LagProbe
 from support.ledger import Ledger
-from support.raw_client import StoredJob
 from support.threads import background
 from support.waiting import wait_until
 
 from beanpool import Connection, Job, JobId, JobLost, NoServerAvailable, PoolManager
 from beanpool.errors import BeanpoolError, ConnectionFailed
+from beanpool.testing.raw_client import StoredJob
 
 if TYPE_CHECKING:
     from chaos.conftest import StartProxied

@@ -13,8 +13,9 @@ import pytest
 import toxiproxy.api
 from chaos.proxies import Toxiproxy, ToxiproxyFailed
 from support.processes import assert_baseline
-from support.raw_client import RawClient
 from support.waiting import wait_until
+
+from beanpool.testing.raw_client import RawClient
 
 if TYPE_CHECKING:
     from chaos.conftest import StartProxied

@@ -14,13 +14,13 @@ from typing import TypeVar
 
 from support.lag import LagProbe
 from support.ledger import Ledger, Report
-from support.raw_client import RawClient
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 
 from beanpool import PoolManager
 from beanpool.errors import BeanpoolError, JobLost, NotFound
 from beanpool.events import Event, ServerStateChanged
+from beanpool.testing.raw_client import RawClient
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Literal
 
-from support.raw_client import RawClient, StoredJob
+from beanpool.testing.raw_client import RawClient, StoredJob
 from support.waiting import wait_until
 
 _SHOWN = 5

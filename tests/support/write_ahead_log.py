@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 
-from support.servers import BeanstalkdServer, RawClient, UnexpectedReply
+from beanpool.testing.raw_client import RawClient, UnexpectedReply
+from support.servers import BeanstalkdServer
 
 
 def _lose_jobs(kills: int, *, merging: bool) -> str:

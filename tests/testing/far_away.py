@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import support.servers
 from support.delay_line import DelayLine
-from support.raw_client import RawClient
-from support.servers import BeanstalkdServer, find_beanstalkd, takes_listening_socket
+from support.servers import BeanstalkdServer
 
-import beanpool.testing.beanstalkd
+from beanpool.testing.raw_client import RawClient
 
 ROUND_TRIP = 0.3
 
@@ -204,10 +203,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=without)
 
 
-# It tries that with a server of its own, and remembers.
-if (_binary := find_beanstalkd()) is not None:
-    takes_listening_socket(_binary)
-
 # What the conftest imports afterwards, and what its factory makes.
 support.servers.BeanstalkdServer = FarBeanstalkd  # type: ignore[misc]  # a subclass takes its place
-beanpool.testing.beanstalkd.BeanstalkdServer = FarBeanstalkd  # type: ignore[misc]  # a subclass takes its place

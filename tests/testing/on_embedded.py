@@ -11,12 +11,11 @@ from typing import Any, NoReturn, Self
 
 import pytest
 import support.servers
-from support.raw_client import RawClient, close_all
 from support.servers import BeanstalkdServer
 
-import beanpool.testing.beanstalkd
 from beanpool.testing import EmbeddedServer
 from beanpool.testing.embedded.server import DEFAULT_MAX_JOB_SIZE
+from beanpool.testing.raw_client import RawClient, close_all
 
 _OPTIONS_OF_A_PROCESS = ("unix", "wal", "args", "nofile", "address_space", "binary")
 
@@ -113,4 +112,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 # What the conftest imports afterwards, and what its factory makes.
 support.servers.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # a subclass takes its place
-beanpool.testing.beanstalkd.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # a subclass takes its place

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 from support.processes import assert_baseline, run_python
-from support.raw_client import RawClient, StoredJob
 from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until
 
 import beanpool
 from beanpool.testing import EmbeddedServer, ServerFailed
+from beanpool.testing.raw_client import RawClient, StoredJob
 
 Server = EmbeddedServer | BeanstalkdServer
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.raw_client import RawClient
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 
 import beanpool.testing.beanstalkd
 from beanpool import Connection
+from beanpool.testing.raw_client import RawClient
 
 COMMAND = (sys.executable, "-P", "-m", "beanpool.testing")
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from support.raw_client import RawClient, StoredJob
 from support.scripted import close, expect_line, send
 from support.servers import BeanstalkdServer
 from support.threads import run_together
 from support.waiting import wait_until
+
+from beanpool.testing.raw_client import RawClient, StoredJob
 
 if TYPE_CHECKING:
     from conftest import StartScripted

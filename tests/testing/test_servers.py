@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.processes import any_child, assert_baseline, children, run_python
-from support.raw_client import RawClient, UnexpectedReply
 from support.servers import (
     BeanstalkdServer,
     ServerFactory,
-    ServerFailed,
     beanstalkd_version,
     find_beanstalkd,
     have_ipv6,
@@ -26,6 +24,8 @@ from support.threads import background
 from support.waiting import wait_until, within
 
 import beanpool.testing.beanstalkd
+from beanpool.testing.failures import ServerFailed
+from beanpool.testing.raw_client import RawClient, UnexpectedReply
 
 if TYPE_CHECKING:
     from conftest import StartCluster

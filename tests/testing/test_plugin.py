@@ -31,6 +31,9 @@ def project(
     return pytester
 
 
+one_kind = pytest.mark.parametrize("project", ["embedded"], indirect=True)
+
+
 def outcomes(project: pytest.Pytester, *arguments: str) -> dict[str, int]:
     result = project.runpytest_subprocess("-v", *arguments)
     return {what: count for what, count in result.parseoutcomes().items() if what != "warnings"}
@@ -117,6 +120,7 @@ def test_a_cluster(project: pytest.Pytester) -> None:
     assert outcomes(project) == {"passed": 6}
 
 
+@one_kind
 def test_a_test_that_leaves_a_job_reserved_fails(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -147,6 +151,7 @@ def test_a_test_that_leaves_a_job_reserved_fails(project: pytest.Pytester) -> No
     result.stdout.fnmatch_lines(["*the test left 1 of its jobs reserved: 1 of 127.0.0.1:*", "ERROR *::test_forgets *"])
 
 
+@one_kind
 def test_tubes_differ_by_test_and_worker(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -173,6 +178,7 @@ def test_the_example_in_the_documents(project: pytest.Pytester) -> None:
     assert outcomes(project) == {"passed": 3}
 
 
+@one_kind
 def test_a_marker_with_what_it_does_not_know(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -195,6 +201,7 @@ def test_nobody_gets_it_unasked(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*fixture 'beanpool_pool' not found*"])
 
 
+@one_kind
 def test_toxiproxy_without_its_program(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOXIPROXY_SERVER", "/nowhere/toxiproxy-server")
     project.makepyfile("def test_it(beanstalkd, toxiproxy): pass")

@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 
 
 class TestRawClient:
-    def test_command_returns_the_reply_as_it_came(self, beanstalkd: BeanstalkdServer) -> None:
-        control = beanstalkd.control
-        assert control.command(b"use mails") == b"USING mails"
-        assert control.command("put 5 0 60 2", b"hi") == b"INSERTED 1"
-        assert control.command(b"peek-ready") == b"FOUND 1 2\r\nhi"
-        assert control.command(b"nonsense") == b"UNKNOWN_COMMAND"
-        assert control.stats_tube("mails")["name"] == "mails"
-        assert control.counter("current-jobs-ready", "mails") == 1
-        assert control.counter("current-jobs-ready", "no-such-tube") == 0
-        with pytest.raises(LookupError, match="no-such-tube"):
-            control.stats_tube("no-such-tube")
-
     def test_every_value_is_text(self, beanstalkd: BeanstalkdServer) -> None:
         names = ["123", "no", "null", "1.10", "0x1F"]
         for name in names:
@@ -38,21 +26,6 @@ class TestRawClient:
         stats = beanstalkd.control.stats()
         assert stats["current-jobs-ready"] == "5"
         assert '"' not in stats["version"]
-
-    def test_the_life_of_a_job(self, beanstalkd: BeanstalkdServer) -> None:
-        control, worker = beanstalkd.control, beanstalkd.raw()
-        job_id = control.put(b"work", "mails", ttr=60)
-        assert worker.reserve() is None
-        worker.watch_only("mails")
-        assert worker.reserve() == (job_id, b"work", "reserved", "")
-        assert control.other_connections() == 1
-        assert control.state(job_id) == "reserved"
-        assert control.peek(job_id) == b"work"
-        assert not control.delete(job_id)
-        assert worker.delete(job_id)
-        assert control.peek(job_id) is None
-        assert control.state(job_id) is None
-        assert control.stats_job(job_id) is None
 
     def test_drain_takes_all_but_reserved_jobs(self, beanstalkd: BeanstalkdServer) -> None:
         control, worker = beanstalkd.control, beanstalkd.raw()

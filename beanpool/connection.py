@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from beanpool.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
 from beanpool.channel import OF_THE_PARENT, Channel, ChannelState
 from beanpool.checks import check_encoding, check_seconds
-from beanpool.dialing import dial
+from beanpool.dialing import connect
 from beanpool.errors import (
     BeanpoolError,
     CommandFailed,
@@ -208,7 +208,7 @@ class Connection(NotPicklable):
             self.used, self.watched = DEFAULT_TUBE_NAME, _AT_FIRST
 
     def _dial(self) -> Channel:
-        sock = dial(self.address, time.monotonic() + self.connect_timeout)
+        sock = connect(self.address, time.monotonic() + self.connect_timeout)
         self.era += 1
         self.held = set()
         channel = self._channel = Channel(sock, self.server)

@@ -1,7 +1,7 @@
 """Opening a socket to a server without ever blocking in it.
 
-:class:`Dialing` tries each resolved address in turn and is driven by readiness, so one thread can open
-many connections at once; :func:`dial` drives one to its end.
+:class:`Connector` tries each resolved address in turn and is driven by readiness, so one thread can open
+many connections at once; :func:`connect` drives one to its end.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 from beanpool.address import Address
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase, describe
-from beanpool.own_limits import is_own_limit, of_a_connect
+from beanpool.own_limits import OwnLimit, is_own_limit
 from beanpool.readiness import wait_for
 from beanpool.resolving import Lookup, Target, lookup_timeout
 from beanpool.sockets import Socket, new_socket, tune
 
-# EAGAIN is none: a Unix socket's queue is full then, and nothing will tell when it is no longer.
+# EAGAIN is not among them: the queue of a Unix socket is full then, and nothing reports when it has room again.
 _UNDER_WAY = {errno.EINPROGRESS, errno.EINTR} | ({errno.EWOULDBLOCK} if sys.platform == "win32" else set())
 _SILENT = errno.ETIMEDOUT
 
 
-class Dialing:
+class Connector:
     """One attempt to connect to a server: its addresses in turn, the first that accepts wins.
 
     The addresses share the time, so a black hole among them does not take all of it.
@@ -36,7 +36,7 @@ class Dialing:
 
     def __init__(self, address: Address, deadline: float) -> None:
         self.late_at = deadline
-        """When the name server, or the address that is being tried, has had its time: call :meth:`skip` then."""
+        """When the time of the name server, or of the address that is being tried, is over: call :meth:`skip` then."""
         self._address = address
         self._deadline = deadline
         self._lookup: Lookup | None = Lookup(address)
@@ -58,7 +58,7 @@ class Dialing:
         return self._lookup is None
 
     def step(self) -> socket.socket | None:
-        """Go as far as is possible without waiting; return the socket once it is connected.
+        """Do what is possible without waiting; return the socket once it is connected.
 
         :raises ConnectionFailed: when no address is left to be tried.
         """
@@ -78,7 +78,7 @@ class Dialing:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0 and not wait_for(sock, write=True, read=False, seconds=0):
                     return None
-                error = of_a_connect(code, sock.family, self._where) if code else None
+                error = connect_error(code, sock.family, self._where) if code else None
             if error is None and sock is not None:
                 self.socket = None
                 tune(sock)
@@ -97,7 +97,7 @@ class Dialing:
             code = sock.connect_ex(self._where)
         except OSError as error:
             return error
-        return of_a_connect(code, family, self._where) if code else None
+        return connect_error(code, family, self._where) if code else None
 
     def _give_up(self, error: OSError | None) -> None:
         where = self._where[0] if isinstance(self._where, tuple) else str(self._where)
@@ -117,7 +117,7 @@ class Dialing:
             raise self._failure()
 
     def _failure(self) -> ConnectionFailed:
-        """The verdict from all addresses: what kept us from trying one leaves it open, and so does silence."""
+        """The error that follows from all addresses. Own limits and silence say nothing about the server."""
         errors = [error for _, error in self._failures]
         limits = [error for error in errors if is_own_limit(error)]
         silences = [error for error in errors if error.errno == _SILENT]
@@ -153,18 +153,34 @@ class Dialing:
             sock.close()
 
 
-def dial(address: Address, deadline: float) -> socket.socket:
+def connect(address: Address, deadline: float) -> socket.socket:
     """Connect to `address` before `deadline` (monotonic seconds); the socket that returns does not block.
 
     :raises ConnectionFailed: when nobody accepts.
     :raises CommandTimeout: when nobody answers in time.
     """
-    dialing = Dialing(address, deadline)
-    with contextlib.closing(dialing):
+    connector = Connector(address, deadline)
+    with contextlib.closing(connector):
         while True:
-            sock = dialing.step()
+            sock = connector.step()
             if sock is not None:
                 return sock
-            remaining = dialing.late_at - time.monotonic()
-            if remaining <= 0 or not wait_for(dialing, write=dialing.wants_write, seconds=remaining):
-                dialing.skip()
+            remaining = connector.late_at - time.monotonic()
+            if remaining <= 0 or not wait_for(connector, write=connector.wants_write, seconds=remaining):
+                connector.skip()
+
+
+def connect_error(code: int, family: int, where: Any) -> OSError:
+    """The error of a connect that failed with this number.
+
+    EADDRNOTAVAIL has two meanings: that no local port is free, or that this machine has no address from which it could
+    reach that one, as where there is no IPv6. Datagram sockets have their own ports, so they tell which it is.
+    """
+    if code != errno.EADDRNOTAVAIL:
+        return OSError(code, os.strerror(code))
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(where)
+    except OSError:
+        return OSError(code, os.strerror(code))
+    return OwnLimit(code, "all local ports are in use")

@@ -1,11 +1,9 @@
-"""Errors that tell of the limits of this process or machine, and nothing of a server."""
+"""Errors that come from the limits of this process or machine, and say nothing about a server."""
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
-from typing import Any
 
 from beanpool.errors import BeanpoolError
 
@@ -21,32 +19,16 @@ def no_descriptor(what: str, error: Exception) -> BeanpoolError:
 
 
 class OwnLimit(OSError):
-    """What this process wanted of its system, and did not get."""
+    """The system refused what this process asked it for."""
 
 
 def is_own_limit(error: BaseException | None) -> bool:
-    """Whether `error` says nothing of the server that it came up with."""
+    """Whether `error` comes from this process or machine, and so says nothing about the server."""
     return isinstance(error, OwnLimit) or (isinstance(error, OSError) and error.errno in _NUMBERS)
 
 
-def of_a_connect(code: int, family: int, where: Any) -> OSError:
-    """The error of a connect that failed with this number.
-
-    EADDRNOTAVAIL has two meanings: that no local port is free, or that this machine has no address from which it could
-    reach that one, as where there is no IPv6. Datagram sockets have their own ports, so they tell which it is.
-    """
-    if code != errno.EADDRNOTAVAIL:
-        return OSError(code, os.strerror(code))
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(where)
-    except OSError:
-        return OSError(code, os.strerror(code))
-    return OwnLimit(code, "all local ports are in use")
-
-
 def out_of_descriptors() -> OSError | None:
-    """The error that a new descriptor costs at the moment, if any: a look-up that lacks one says something else."""
+    """The error of opening a descriptor now, if any. A look-up that lacks a descriptor raises something else."""
     try:
         socket.socket().close()
     except OSError as error:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from beanpool.address import Address
 from beanpool.channel import Channel, ChannelState
 from beanpool.connection import Connection
-from beanpool.dialing import Dialing, dial
+from beanpool.dialing import Connector, connect
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
 from beanpool.lease import JobRef, forget
 from beanpool.locks import Lock
@@ -88,7 +88,7 @@ class PooledConnection(Connection):
         self.origin = (self.server, "")
         self._learn = learn
         self._opened = opened
-        self._dialing: Dialing | None = None
+        self._dialing: Connector | None = None
         # What is sent once the connection stands, and who checks the replies that come before the last one.
         self._plan: Callable[[], Plan] | None = None
         self._checks: collections.deque[Callable[[Reply], None]] = collections.deque()
@@ -135,7 +135,7 @@ class PooledConnection(Connection):
         A connect alone proves nothing: a stopped server accepts it too.
         """
         deadline = min(deadline, time.monotonic() + self.connect_timeout)
-        self._install(Channel(dial(self.address, deadline), self.server))
+        self._install(Channel(connect(self.address, deadline), self.server))
         started = time.monotonic()
         try:
             reply = self.channel.exchange(STATS, _STATS_REQUEST, deadline)
@@ -189,7 +189,7 @@ class PooledConnection(Connection):
 
         :param deadline: until when at most (monotonic seconds), if there is less time than is allowed for it.
         """
-        self._dialing = Dialing(self.address, min(deadline, time.monotonic() + self.connect_timeout))
+        self._dialing = Connector(self.address, min(deadline, time.monotonic() + self.connect_timeout))
 
     @property
     def dialing(self) -> bool:
@@ -394,7 +394,7 @@ class PooledConnection(Connection):
         """Whether something is in flight."""
         return self._dialing is not None or (self._channel is not None and self._channel.due > 0)
 
-    def _finish_dialing(self, dialing: Dialing) -> bool:
+    def _finish_dialing(self, dialing: Connector) -> bool:
         sock = dialing.step()
         if sock is None and time.monotonic() >= dialing.late_at:
             dialing.skip()

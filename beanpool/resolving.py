@@ -1,4 +1,4 @@
-"""Looking up host names off the thread that needs the answer: a name server may take longer than any deadline."""
+"""Resolves host names in a thread of their own: a name server may take longer than the caller's deadline."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Target = tuple[int, Any]
 _MOST_REMEMBERED = 1000
 
 
-class _Bell:
-    """A pipe that becomes readable when it is rung; each of its ends is closed once, whichever threads do it."""
+class _Completion:
+    """A pipe that becomes readable when a look-up is done. Each of its ends is closed once, whichever threads do it."""
 
     def __init__(self) -> None:
         self._reader: list[int] = []
@@ -38,7 +38,7 @@ class _Bell:
         except IndexError:
             return -1
 
-    def ring(self) -> None:
+    def set(self) -> None:
         """Make it readable."""
         _close(self._writer)
 
@@ -58,14 +58,14 @@ def _close(descriptor: list[int]) -> None:
 
 
 class _Query:
-    """A question to the name server that is under way; all who ask the same share it."""
+    """A question to the name server that is under way; all look-ups of the same name share it."""
 
     def __init__(self, address: Address) -> None:
         self.done = False
         self.targets: list[Target] = []
         self.error: BaseException | None = None
         self._address = address
-        self._bells: collections.deque[_Bell] = collections.deque()
+        self._completions: collections.deque[_Completion] = collections.deque()
         self._thread = threading.Thread(target=self._run, name=f"beanpool-lookup-{address.host}", daemon=True)
 
     def start(self) -> None:
@@ -85,20 +85,20 @@ class _Query:
             self.targets = _ask(self._address)
             _remember(self._address, self.targets)
         except BaseException as error:
-            # Whatever it is, those who ask get it as the reason.
+            # Whatever it is, the callers get it as the reason.
             self.error = out_of_descriptors() or error
         finally:
             self.done = True
             if _under_way.get(self._address) is self:
                 _under_way.pop(self._address, None)
-            while self._bells:
-                self._bells.popleft().ring()
+            while self._completions:
+                self._completions.popleft().set()
 
-    def ring_when_done(self, bell: _Bell) -> None:
-        """Ring `bell` at the end, or now, if that is over."""
-        self._bells.append(bell)
+    def notify(self, completion: _Completion) -> None:
+        """Set `completion` at the end; now, if the query is over."""
+        self._completions.append(completion)
         if not self.under_way:
-            bell.ring()
+            completion.set()
 
 
 # Without a lock, which an interrupt or a fork could leave locked: at worst the same question is asked twice.
@@ -118,7 +118,7 @@ def _remember(address: Address, targets: list[Target]) -> None:
 
 
 class Lookup:
-    """Where an address is now. Numbers and Unix sockets are known at once; names are asked for in another thread.
+    """Resolves one address. Numeric addresses and Unix sockets are known at once, names are resolved in another thread.
 
     A server that moved is found at the next connect: an earlier answer is used only where no thread can be started, as
     in a process that ends.
@@ -127,7 +127,7 @@ class Lookup:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._query: _Query | None = None
-        self._bell: _Bell | None = None
+        self._completion: _Completion | None = None
         self._targets: list[Target] = []
         self._error: BaseException | None = None
         if address.path is not None:
@@ -148,7 +148,7 @@ class Lookup:
                 self._targets = _remembered.get(self._address, [])
                 self._error = None if self._targets else OwnLimit(f"no thread for the look-up can be started: {error}")
                 return
-            # Only now: a question that was never asked would never be answered to anybody.
+            # Only now: a query without a thread would never be answered.
             _under_way[self._address] = query
         self._query = query
 
@@ -179,23 +179,23 @@ class Lookup:
 
         :raises ConnectionFailed: if the system gives none.
         """
-        if self._bell is None and self._query is not None:
+        if self._completion is None and self._query is not None:
             try:
-                self._bell = _Bell()
+                self._completion = _Completion()
             except OSError as error:
                 raise ConnectionFailed(
-                    f"{self._address}: nothing to wait with for the name server ({describe(error)})",
+                    f"{self._address}: no descriptor to wait for the name server with ({describe(error)})",
                     server=str(self._address),
                     phase=Phase.RESOLVING,
                     errno=error.errno,
                 ) from error
-            self._query.ring_when_done(self._bell)
-        return self._bell.fileno() if self._bell is not None else -1
+            self._query.notify(self._completion)
+        return self._completion.fileno() if self._completion is not None else -1
 
     def close(self) -> None:
         """Let go of the descriptors."""
-        if self._bell is not None:
-            self._bell.close()
+        if self._completion is not None:
+            self._completion.close()
 
 
 def lookup_timeout(address: Address) -> CommandTimeout:

@@ -15,10 +15,11 @@ from support.waiting import wait_until, within
 
 from beanpool import CommandTimeout, Connection, ConnectionFailed, PoolManager
 from beanpool import dialing as dialing_module
+from beanpool.dialing import connect_error
 from beanpool.errors import Phase
 from beanpool.health import Failure
 from beanpool.member import classify
-from beanpool.own_limits import OwnLimit, is_own_limit, of_a_connect, out_of_descriptors
+from beanpool.own_limits import OwnLimit, is_own_limit, out_of_descriptors
 from beanpool.sockets import Socket, new_socket
 
 NAME = "several.test"
@@ -102,7 +103,7 @@ REFUSED, NO_ADDRESS, NO_ROUTE = errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.E
 def test_the_verdict_comes_from_all_addresses(
     names: Names, monkeypatch: pytest.MonkeyPatch, codes: list[int], verdict: Failure | None
 ) -> None:
-    monkeypatch.setattr(dialing_module, "of_a_connect", lambda code, family, where: OSError(code, os.strerror(code)))
+    monkeypatch.setattr(dialing_module, "connect_error", lambda code, family, where: OSError(code, os.strerror(code)))
     names.have({f"127.0.0.{number}": code for number, code in enumerate(codes, 10)})
     with pytest.raises(ConnectionFailed, match=f"{NAME}:1: ") as caught:
         Connection(NAME, 1)
@@ -139,11 +140,11 @@ def test_a_dead_server_with_an_address_that_is_none_goes_down(names: Names, bean
 
 
 def test_no_free_port_is_our_own_limit_and_no_address_of_ours_is_not() -> None:
-    assert isinstance(of_a_connect(NO_ADDRESS, socket.AF_INET, ("127.0.0.1", 1)), OwnLimit)
+    assert isinstance(connect_error(NO_ADDRESS, socket.AF_INET, ("127.0.0.1", 1)), OwnLimit)
     # Nothing may be sent there without being asked for: so a datagram cannot go there either.
-    nowhere = of_a_connect(NO_ADDRESS, socket.AF_INET, ("255.255.255.255", 1))
+    nowhere = connect_error(NO_ADDRESS, socket.AF_INET, ("255.255.255.255", 1))
     assert (type(nowhere), is_own_limit(nowhere)) == (OSError, False)
-    assert not is_own_limit(of_a_connect(REFUSED, socket.AF_INET, ("127.0.0.1", 1)))
+    assert not is_own_limit(connect_error(REFUSED, socket.AF_INET, ("127.0.0.1", 1)))
     assert out_of_descriptors() is None
 
 

@@ -1,31 +1,27 @@
-"""One socket to one server, and the rule that a reply is only ever given to the command that asked.
+"""Commands and replies over one socket, and the rule that a reply is only ever given to the command that asked.
 
-A channel is in step with its server only between complete replies. Whatever goes wrong in mid-command
-(a timeout, an interrupt, a reply that the protocol has not) breaks it for good: it is closed, and says
-why to whoever uses it next.
+A command is exchanged for its reply, many are pipelined, a batch of one command is posted and its replies are collected
+as they come, or a selector tells when a reply can be picked up.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import enum
 import itertools
-import os
 import socket
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Phase, describe, refusal
+from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, describe, refusal
 from beanpool.protocol.commands import DELETE, PUT, RESERVE_WITH_TIMEOUT, Command
-from beanpool.protocol.parser import Parser
 from beanpool.protocol.replies import ID, Reply
-from beanpool.readiness import LONGEST_WAIT, wait_for
+from beanpool.readiness import wait_for
+from beanpool.stream import LARGE_READ_SIZE, OF_THE_PARENT, READ_SIZE, ChannelState, Stream, is_timeout
 
-_READ_SIZE = 4096
-_LARGE_READ_SIZE = 256 * 1024
+__all__ = ["OF_THE_PARENT", "Channel", "ChannelState"]
+
 # A socket that was idle for longer is looked at before it is used: a server that went away, or sent
 # something unasked, is found out while the command is certainly not sent.
 _TRUSTED_IDLE_SECONDS = 0.01
@@ -35,25 +31,8 @@ _WINDOW = 32 * 1024
 # packets before one is acknowledged, and the system acknowledges what is read.
 _GATHERED = 128
 _TIMEOUT_SLACK = 0.05
-_SHORTEST_TIMEOUT = 0.001
-# As a plain number: to combine two members of an enumeration takes several functions written in Python.
-_PEEK = int(socket.MSG_PEEK)
-
 
 Item = TypeVar("Item")
-
-OF_THE_PARENT = "it belongs to the parent process"
-
-_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
-
-
-class ChannelState(enum.Enum):
-    """Whether a channel may be used."""
-
-    IN_STEP = "in step"
-    IN_COMMAND = "in the middle of a command"
-    CLOSED = "closed"
-
 
 # Without a look into the class for every command.
 _IN_STEP = ChannelState.IN_STEP
@@ -61,75 +40,10 @@ _IN_COMMAND = ChannelState.IN_COMMAND
 _monotonic = time.monotonic
 
 
-class _PatientView(socket.SocketType):
-    """A second way to use the socket of a channel: it waits, for as long as its timeout says.
-
-    A wait by the kernel's own timeout begins anew with each signal. For a socket that has a timeout Python waits by
-    ``poll``, until the same moment whatever comes; but it polls before it sends, too. So sending is left to the socket
-    itself, which never waits, and so is closing.
-    """
+class Channel(Stream):
+    """Sends commands and receives their replies, in one of four ways."""
 
     __slots__ = ()
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(fileno=sock.fileno())
-
-    def __del__(self) -> None:
-        # In place of what would close the descriptor.
-        pass
-
-
-class Channel:
-    """A connected socket, its parser, and the commands whose replies are due."""
-
-    __slots__ = (
-        "__weakref__",
-        "_closed_because",
-        "_due",
-        "_gathering",
-        "_parser",
-        "_patience",
-        "_patient",
-        "_socket",
-        "_unsent",
-        "in_flight",
-        "interrupted",
-        "server",
-        "state",
-        "used_at",
-    )
-
-    def __init__(self, sock: socket.socket, server: str) -> None:
-        self.server = server
-        self.state = ChannelState.IN_STEP
-        self._socket = sock
-        sock.setblocking(False)
-        self._patient = _PatientView(sock)
-        # Its timeout (seconds).
-        self._patience = LONGEST_WAIT
-        self._patient.settimeout(LONGEST_WAIT)
-        self._parser = Parser(server)
-        self._due: collections.deque[Command] = collections.deque()
-        # What the kernel has not taken yet of the requests of the commands that are due.
-        self._unsent: bytes | memoryview = b""
-        self._closed_because = ""
-        # How many bytes it takes for the kernel to call the socket readable.
-        self._gathering = 1
-        self.used_at = time.monotonic()
-        self.in_flight = 0
-        self.interrupted = False
-        """Whether this process has shut it down under its user: what the user sees then says nothing of the server."""
-        _channels.add(self)
-
-    def __del__(self) -> None:
-        # An interrupt may have come before there was a socket.
-        sock = getattr(self, "_socket", None)
-        if sock is not None:
-            sock.close()
-
-    def fileno(self) -> int:
-        """The descriptor of the socket, for selectors; -1 when it is closed."""
-        return self._socket.fileno()
 
     # Blocking use: one command, one reply.
 
@@ -162,7 +76,7 @@ class Channel:
             if sent != len(request):
                 self._send_on(command, request, sent, deadline)
             try:
-                data = self._patient.recv(_READ_SIZE)
+                data = self._patient.recv(READ_SIZE)
             except OSError as error:
                 data = self._receive_failed(command, deadline, error)
             reply = command.whole(data)
@@ -191,126 +105,17 @@ class Channel:
         parser = self._parser
         parser.feed(data)
         while (reply := parser.next(command)) is None:
-            parser.feed(self._receive(command, deadline, _LARGE_READ_SIZE))
+            parser.feed(self._receive(command, deadline, LARGE_READ_SIZE))
         if parser.unread:
             self.close("the server sent bytes that answer no command")
         return reply
 
-    def _check_usable(self, command: Command) -> None:
-        if self.state is ChannelState.IN_COMMAND:
-            self.close("the command before was interrupted in its middle")
-        elif self.state is ChannelState.IN_STEP:
-            self.check_quiet()
-        if self.state is ChannelState.CLOSED:
-            raise self._not_sent(command)
-
-    def _not_sent(self, command: Command) -> ConnectionFailed:
-        return ConnectionFailed(
-            f"{self.server}: {command.name} was not sent, the connection is closed: {self._closed_because}",
-            server=self.server,
-            phase=Phase.CLOSED,
-        )
-
-    def check_quiet(self) -> bool:
-        """Look at an idle socket: if the server has closed it, or sent anything unasked, close it too."""
-        if self.state is not ChannelState.IN_STEP:
-            return False
-        try:
-            data = self._socket.recv(1, _PEEK)
-        except BlockingIOError:
-            self.used_at = time.monotonic()
-            return True
-        except OSError as error:
-            self.close(describe(error))
-            return False
-        self.close("the server sent bytes that answer no command" if data else "the server closed it")
-        return False
-
-    def _send_failed(self, command: Command, error: OSError) -> int:
-        if isinstance(error, BlockingIOError):
-            return 0
-        raise self._broken_in_sending(command, error) from error
-
-    def _send_on(self, command: Command, request: bytes, sent: int, deadline: float) -> None:
-        # A counting send, not sendall: what the kernel has not accepted in full is certainly not executed.
-        rest = memoryview(request)[sent:]
-        while rest:
-            remaining = deadline - _monotonic()
-            if remaining <= 0 or not self._await_room(remaining):
-                raise self._too_late(command, Phase.SENDING)
-            try:
-                sent = self._socket.send(rest)
-            except OSError as error:
-                sent = self._send_failed(command, error)
-            rest = rest[sent:]
-        self._limit_patience(command, deadline)
-
-    def _await_room(self, seconds: float) -> bool:
-        return wait_for(self._socket, write=True, read=False, seconds=seconds)
-
-    def _receive_failed(self, command: Command, deadline: float, error: OSError) -> bytes:
-        if not _is_timeout(error):
-            raise self._broken_in_reply(command, describe(error)) from error
-        self._limit_patience(command, deadline)
-        return self._receive(command, deadline, _READ_SIZE)
-
-    def _receive(self, command: Command, deadline: float, size: int) -> bytes:
-        if self._parser.unread:
-            # A trickle of bytes must not outlive the deadline.
-            self._limit_patience(command, deadline)
-        try:
-            data = self._patient.recv(size)
-        except OSError as error:
-            return self._receive_failed(command, deadline, error)
-        if not data:
-            raise self._broken_in_reply(command, "the server closed the connection")
-        return data
-
-    def _limit_patience(self, command: Command, deadline: float, phase: Phase = Phase.WAITING) -> None:
-        """Let the next receive wait until the deadline, but not for longer."""
-        remaining = deadline - _monotonic()
-        if remaining <= 0:
-            raise self._too_late(command, phase)
-        try:
-            self._be_patient(remaining)
-        except OSError as error:
-            if phase is Phase.WAITING:
-                raise self._broken_in_reply(command, describe(error)) from error
-            raise self._broken_in_sending(command, error) from error
-
-    def _be_patient(self, seconds: float) -> None:
-        self._patience = min(max(seconds, _SHORTEST_TIMEOUT), LONGEST_WAIT)
-        self._patient.settimeout(self._patience)
-
-    def _broken_in_sending(self, command: Command, error: OSError) -> ConnectionFailed:
-        reason = f"it was closed: {self._closed_because}" if self._closed_because else describe(error)
-        return ConnectionFailed(
-            f"{self.server}: the connection broke while {command.name} was being sent ({reason}); "
-            "the command was not executed",
-            server=self.server,
-            phase=Phase.SENDING,
-            errno=error.errno,
-        )
-
-    def _broken_in_reply(self, command: Command, reason: str) -> ConnectionFailed:
-        if self._closed_because:
-            reason = f"the connection was closed: {self._closed_because}"
-        return ConnectionFailed(
-            f"{self.server}: no reply to {command.name} ({reason}); whether it took effect is not known",
-            server=self.server,
-            phase=Phase.WAITING,
-            may_have_taken_effect=True,
-        )
-
-    def _too_late(self, command: Command, phase: Phase) -> CommandTimeout:
-        waiting = phase is Phase.WAITING
-        return CommandTimeout(
-            f"{self.server}: the time for {command.name} ran out while {phase.value}; "
-            + ("whether it took effect is not known" if waiting else "it was not executed"),
-            server=self.server,
-            phase=phase,
-            may_have_taken_effect=waiting,
-        )
+    def refuse(self, command: Command, reply: Reply) -> CommandFailed:
+        """Build the error of a refusal, and close the channel if the refusal leaves it out of step."""
+        if reply.status in command.out_of_step or reply.status == "INTERNAL_ERROR":
+            self.close(f"the server answered {reply.status} to {command.name}")
+        named = command.replies.get(reply.status) == ID
+        return refusal(command.name, reply.status, [str(reply.number)] if named else [])
 
     # Pipelined use: many commands, replies in order.
 
@@ -379,50 +184,6 @@ class Channel:
             self.state = ChannelState.IN_STEP
             self.used_at = time.monotonic()
 
-    def _read_more(self, command: Command, deadline: float, phase: Phase) -> None:
-        """Wait for replies, and send on meanwhile: the server may read no more before its replies are read."""
-        if not self._unsent:
-            self._parser.feed(self._receive(command, deadline, _LARGE_READ_SIZE))
-            return
-        remaining = deadline - _monotonic()
-        if remaining <= 0 or not wait_for(self._socket, write=True, seconds=remaining):
-            raise self._too_late(command, phase)
-        try:
-            data = self._socket.recv(_LARGE_READ_SIZE)
-        except BlockingIOError:
-            self._flush(command)
-            self._limit_patience(command, deadline, phase)
-            return
-        except OSError as error:
-            raise self._broken_in_reply(command, describe(error)) from error
-        if not data:
-            raise self._broken_in_reply(command, "the server closed the connection")
-        self._parser.feed(data)
-
-    def _flush(self, command: Command) -> None:
-        """Send what is unsent, as much as the kernel takes now."""
-        while self._unsent:
-            try:
-                sent = self._socket.send(self._unsent)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise self._broken_in_sending(command, error) from error
-            self._unsent = self._unsent[sent:]
-
-    @property
-    def unsent(self) -> int:
-        """How many bytes of the requests whose replies are due the kernel has not taken: the last ones.
-
-        Once the channel is closed: a command that ends among them was certainly not carried out.
-        """
-        return len(self._unsent)
-
-    @property
-    def wants_write(self) -> bool:
-        """Whether to wait until it is writable, too, before replies are picked up: something is unsent."""
-        return bool(self._unsent)
-
     # Batches of one command: replies picked up as they come.
 
     def post(self, command: Command, data: bytes, count: int) -> None:
@@ -475,7 +236,7 @@ class Channel:
         due = self._due
         try:
             try:
-                data = self._socket.recv(_LARGE_READ_SIZE)
+                data = self._socket.recv(LARGE_READ_SIZE)
             except BlockingIOError:
                 self._flush(command)
                 return
@@ -565,7 +326,7 @@ class Channel:
                 if until is not None:
                     data = self._read_until(command, until)
                 else:
-                    data = self._socket.recv(_LARGE_READ_SIZE if parser.buffer else _READ_SIZE)
+                    data = self._socket.recv(LARGE_READ_SIZE if parser.buffer else READ_SIZE)
                 if not data:
                     raise self._broken_in_reply(command, "the server closed the connection")
                 if not parser.buffer:
@@ -606,10 +367,10 @@ class Channel:
         while True:
             remaining = until - _monotonic()
             if remaining <= 0:
-                return self._socket.recv(_LARGE_READ_SIZE)
+                return self._socket.recv(LARGE_READ_SIZE)
             if self._unsent:
                 with contextlib.suppress(BlockingIOError):
-                    return self._socket.recv(_LARGE_READ_SIZE)
+                    return self._socket.recv(LARGE_READ_SIZE)
                 self._flush(command)
                 if self._unsent:
                     wait_for(self._socket, write=True, seconds=remaining)
@@ -617,92 +378,9 @@ class Channel:
             if self._patience > remaining + _TIMEOUT_SLACK:
                 self._be_patient(remaining)
             try:
-                return self._patient.recv(_READ_SIZE)
+                return self._patient.recv(READ_SIZE)
             except TimeoutError as error:
-                if not _is_timeout(error):
+                if not is_timeout(error):
                     raise
                 # Time to look at the clock; it may have been an earlier caller's patience that has ended.
                 self._be_patient(max(0.0, until - _monotonic()))
-
-    @property
-    def due(self) -> int:
-        """How many replies are due."""
-        return len(self._due)
-
-    # The end.
-
-    def refuse(self, command: Command, reply: Reply) -> CommandFailed:
-        """Build the error of a refusal, and close the channel if the refusal leaves it out of step."""
-        if reply.status in command.out_of_step or reply.status == "INTERNAL_ERROR":
-            self.close(f"the server answered {reply.status} to {command.name}")
-        named = command.replies.get(reply.status) == ID
-        return refusal(command.name, reply.status, [str(reply.number)] if named else [])
-
-    def _fail(self, error: BaseException) -> None:
-        self.close(str(error) if isinstance(error, BeanpoolError) else f"{type(error).__name__} in mid-command")
-
-    def close(self, because: str) -> None:
-        """Close the socket; the server gives back what this connection had reserved. Idempotent."""
-        if self.state is not ChannelState.CLOSED:
-            # The reason first: an interrupt in between must leave no closed channel without one.
-            self._closed_because = because
-            self.state = ChannelState.CLOSED
-        # Before the number may be somebody else's.
-        self._patient.detach()
-        self._socket.close()
-
-    def half_close(self) -> None:
-        """Say that no more commands will come: the server ends a waiting reserve and takes back what raced in."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-        if self.state is not ChannelState.CLOSED:
-            self._closed_because = "its reserve was cancelled"
-            self.state = ChannelState.CLOSED
-
-    def interrupt(self, because: str = "") -> None:
-        """Make whoever waits on this channel in another thread return at once; its owner closes it.
-
-        :param because: what the owner's error shall say; nothing leaves it at what the owner sees.
-        """
-        if because and self.state is not ChannelState.CLOSED:
-            self.state = ChannelState.CLOSED
-            self._closed_because = because
-        self.interrupted = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def at_end(self) -> bool:
-        """After :meth:`half_close`: read what is left; true once the server has closed its side too."""
-        try:
-            while self._socket.recv(_LARGE_READ_SIZE):
-                pass
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
-
-    @property
-    def closed(self) -> bool:
-        """Whether the channel is of no further use."""
-        return self.state is ChannelState.CLOSED
-
-    @property
-    def closed_because(self) -> str:
-        """Why it is closed, in words; empty while it is open."""
-        return self._closed_because
-
-
-def _is_timeout(error: OSError) -> bool:
-    # Python's own has no errno, unlike ETIMEDOUT of a dead peer.
-    return isinstance(error, TimeoutError) and error.errno is None
-
-
-def _leave_to_parent() -> None:
-    # In a forked child: the sockets are the parent's. Closing the descriptor sends nothing.
-    for channel in list(_channels):
-        channel.close(OF_THE_PARENT)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)

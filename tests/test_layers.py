@@ -43,6 +43,7 @@ LAYERS: list[set[str]] = [
     {"testing.embedded.loop"},
     {"testing.embedded", "testing.embedded.server"},
     {"resolving", "readiness", "sockets"},
+    {"stream"},
     {"channel", "dialing", "job", "job_id", "poller", "promise", "stats", "put_item", "listeners"},
     {"connection", "pipeline"},
     {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry"},

@@ -64,7 +64,7 @@ MUTANTS = (
                 "self._read_on(command, data, deadline)\n        except Exception as error:\n",
             ),
             Edit(
-                "channel.py",
+                "stream.py",
                 'self.close("the command before was interrupted in its middle")',
                 "self.state = ChannelState.IN_STEP",
             ),
@@ -124,9 +124,9 @@ MUTANTS = (
         "a failure after sendall taken as not sent",
         "a put that is stored is put again, and said to be there once",
         (
-            Edit("channel.py", "may_have_taken_effect=waiting", "may_have_taken_effect=False"),
+            Edit("stream.py", "may_have_taken_effect=waiting", "may_have_taken_effect=False"),
             Edit(
-                "channel.py",
+                "stream.py",
                 "            phase=Phase.WAITING,\n            may_have_taken_effect=True,\n",
                 "            phase=Phase.WAITING,\n            may_have_taken_effect=False,\n",
             ),

@@ -353,7 +353,7 @@ class DeleteMany:
                 member.works()
                 member.pool.checkin(lane.connection)
             else:
-                member.pool.broke(lane.connection, lane.error)
+                member.pool.checkin(lane.connection, broken=lane.error)
             for position, refusal in lane.refusals.items():
                 self._outcomes[lane.places[position]] = refusal
             for position in range(lane.collected, len(lane.ids)):

@@ -400,7 +400,7 @@ class PutMany(Generic[Place]):
         """The lane's connection is gone: what was sent may be stored, what was not is not."""
         self._lanes = {key: known for key, known in self._lanes.items() if known is not lane}
         self._failed[lane.member] = self._putter.comebacks
-        lane.member.pool.broke(lane.connection, error)
+        lane.member.pool.checkin(lane.connection, broken=error)
         for item, failure in lane.split(error):
             self._fail(item, lane.member, failure)
 

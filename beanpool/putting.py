@@ -100,7 +100,7 @@ def _use(member: Member, connection: PooledConnection, tube: str, deadline: floa
     except (ConnectionFailed, UnexpectedResponse) as error:
         # It was the use that got lost: no put was sent.
         error.may_have_taken_effect = False
-        member.pool.broke(connection, error)
+        member.pool.checkin(connection, broken=error)
         raise
     except BaseException:
         member.pool.checkin(connection)
@@ -137,7 +137,7 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
         pool.checkin(connection)
         raise
     except BaseException as error:
-        pool.broke(connection, error)
+        pool.checkin(connection, broken=error)
         raise
     pool.checkin(connection)
     return jid

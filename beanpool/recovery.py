@@ -116,7 +116,7 @@ class Recovery:
                     clean = False
                     fail([position], f"it could not be deleted again ({reply.status})")
         except BaseException as error:
-            pool.broke(connection, error)
+            pool.checkin(connection, broken=error)
             if not isinstance(error, BeanpoolError):
                 raise
             fail(undecided, f"the attempt to delete it again failed ({error})", error)
@@ -140,7 +140,7 @@ class Recovery:
         try:
             [reason] = _reserve_again(connection, [(job, False)], _instance(job), deadline)
         except BaseException as error:
-            pool.broke(connection, error)
+            pool.checkin(connection, broken=error)
             if isinstance(error, BeanpoolError):
                 raise _lost(job, f"its server could not be asked again ({error})") from error
             raise

@@ -333,7 +333,7 @@ class Take:
         if isinstance(error, CommandFailed):
             lane.member.pool.checkin(lane.connection)
         else:
-            lane.member.pool.broke(lane.connection, error)
+            lane.member.pool.checkin(lane.connection, broken=error)
 
     def _forget(self, lane: _Lane) -> None:
         self._lanes.remove(lane)

@@ -239,7 +239,7 @@ class Reserver:
             return None
         except BeanpoolError as error:
             errors[member.address] = error
-            pool.broke(connection, error)
+            pool.checkin(connection, broken=error)
             return None
         except BaseException:
             pool.discard(connection, "the caller was interrupted")
@@ -306,7 +306,7 @@ class Reserver:
                 if reply is None:
                     raise connection.late()
             except BeanpoolError as error:
-                member.pool.broke(connection, error)
+                member.pool.checkin(connection, broken=error)
                 continue
             except BaseException:
                 member.pool.discard(connection, "the caller was interrupted")
@@ -354,7 +354,7 @@ class Reserver:
             member.pool.checkin(connection)
             raise
         except BaseException as error:
-            member.pool.broke(connection, error)
+            member.pool.checkin(connection, broken=error)
             raise
         return self._job((), (member, connection, reply))
 

@@ -230,7 +230,7 @@ class ConnectionPool:
     # Check-out.
 
     def acquire(self, deadline: float, tube: str | None = None) -> PooledConnection:
-        """Check out an open connection, preferably one that uses `tube`. Give it to :meth:`checkin` or :meth:`broke`.
+        """Check out an open connection, preferably one that uses `tube`. Give it to :meth:`checkin`.
 
         It is for commands: who reserves a job on it and keeps that takes what others need to finish theirs.
 
@@ -266,7 +266,7 @@ class ConnectionPool:
                 if isinstance(error, UnexpectedResponse):
                     # It was the handshake that failed: what the caller wants to send was not sent.
                     error.may_have_taken_effect = False
-                self.broke(connection, error)
+                self.checkin(connection, broken=error)
                 raise
             connection = None
 
@@ -526,8 +526,14 @@ class ConnectionPool:
 
     # Check-in.
 
-    def checkin(self, connection: PooledConnection) -> None:
-        """Take a connection back: into the hands of whoever waits longest, else to the idle ones."""
+    def checkin(self, connection: PooledConnection, broken: BaseException | None = None) -> None:
+        """Take a connection back: into the hands of whoever waits longest, else to the idle ones.
+
+        :param broken: the error that it failed with: then it is closed, and what the error says of the server reported.
+        """
+        if broken is not None:
+            self._checkin_broken(connection, broken)
+            return
         channel = connection.opened_channel
         if channel is None or channel.state is not _IN_STEP:
             self.discard(connection)
@@ -572,8 +578,7 @@ class ConnectionPool:
         self._free_place(connection)
         return channel
 
-    def broke(self, connection: PooledConnection, error: BaseException) -> None:
-        """Give up a connection that failed, and report the error if it says something of the server."""
+    def _checkin_broken(self, connection: PooledConnection, error: BaseException) -> None:
         if isinstance(error, CommandTimeout) and connection.channel_state is ChannelState.IN_STEP:
             # Nothing was sent: the caller's time was up, after waiting for its turn. The server has done nothing.
             self.checkin(connection)
@@ -648,7 +653,7 @@ class ConnectionPool:
             finally:
                 connection.timeout = self._timeout
         except (ConnectionFailed, UnexpectedResponse) as error:
-            self.broke(connection, error)
+            self.checkin(connection, broken=error)
             raise
         except Exception:
             self.checkin(connection)

@@ -155,7 +155,7 @@ class _Survey:
         if isinstance(error, CommandFailed):
             asked.member.pool.checkin(asked.connection)
         else:
-            asked.member.pool.broke(asked.connection, error)
+            asked.member.pool.checkin(asked.connection, broken=error)
 
     def scrap(self) -> None:
         """The caller was interrupted."""

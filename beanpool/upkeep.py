@@ -325,7 +325,7 @@ class Upkeep:
             probe.member.pool.discard(probe.connection, str(error))
             self.want((probe.member,))
             return
-        probe.member.pool.broke(probe.connection, error)
+        probe.member.pool.checkin(probe.connection, broken=error)
         self._plan(probe.member, time.monotonic())
 
     def _forget_probe(self, probe: Probe) -> None:

@@ -446,7 +446,7 @@ class Watch:
         if isinstance(error, CommandFailed):
             station.member.pool.discard(station.connection, str(error))
         else:
-            station.member.pool.broke(station.connection, error)
+            station.member.pool.checkin(station.connection, broken=error)
 
     def _remove(self, station: Station) -> None:
         self._disarm(station)

@@ -93,7 +93,7 @@ MUTANTS = (
             ),
             Edit(
                 "putting.py",
-                "    except BaseException as error:\n        pool.broke(connection, error)\n        raise\n"
+                "    except BaseException as error:\n        pool.checkin(connection, broken=error)\n        raise\n"
                 "    pool.checkin(connection)\n    return jid\n",
                 "    except BaseException as error:\n"
                 "        pool.checkin(connection)\n        raise\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -42,7 +44,7 @@ class InHand:
 
 
 class Reservations:
-    """Who holds connections of a pool for unfinished jobs, and what becomes of jobs that were dropped.
+    """Who holds connections of a pool for jobs, and what becomes of those that were dropped unfinished.
 
     :param in_hand: the jobs in hand of this address, where others know of them too.
     """
@@ -50,7 +52,7 @@ class Reservations:
     def __init__(self, pool: ConnectionPool, in_hand: InHand | None = None) -> None:
         self._pool = pool
         self._in_hand = in_hand if in_hand is not None else InHand()
-        self._review = LeaseReview(pool.connections)
+        self._review = LeaseReview(pool.places.connections)
         self.abandoned: deque[JobRef] = deque()
         """Jobs that were dropped unfinished; appended to by finalizers, without a lock."""
         self.partly_abandoned: deque[Lease[PooledConnection]] = deque()
@@ -93,6 +95,45 @@ class Reservations:
         for note in notes:
             with contextlib.suppress(ValueError):
                 self.abandoned.remove(note)
+
+    # Reserves that wait for a job.
+
+    def may_wait(self) -> bool:
+        """Whether a reserve that has found no job may keep its connection waiting for one.
+
+        Not if somebody wants a connection, and calls would have fewer than reserves that wait.
+        """
+        if not self._pool.contended:
+            return True
+        waiting, calls = self._waiting_and_calls()
+        return len(waiting) + 1 < calls
+
+    def evict(self, spared: float = 0.0, *, for_jobs: bool = False) -> float:
+        """Have the reserve cancelled that has waited longest, for a caller that found no connection free.
+
+        Nothing happens while calls have as many connections as reserves that wait: theirs come back by themselves.
+
+        :param spared: how long a reserve may wait in any case (seconds).
+        :param for_jobs: whether the caller is a reserve, too, and so cannot have any connection.
+        :returns: when it is worth another try (seconds from now); infinite if it is not.
+        """
+        waiting, calls = self._waiting_and_calls()
+        if not waiting or (calls >= len(waiting) and not (for_jobs and not self._pool.places.may_hold_more_jobs())):
+            return math.inf
+        longest = min(waiting, key=lambda connection: connection.waits_since)
+        rest = longest.waits_since + spared - time.monotonic()
+        if rest > 0:
+            return rest
+        evict, longest.evict = longest.evict, None
+        if evict is not None:
+            evict()
+        return math.inf
+
+    def _waiting_and_calls(self) -> tuple[list[PooledConnection], int]:
+        """The connections on which reserves wait, and how many there are for calls: that no unfinished job holds."""
+        connections = self._pool.places.connections()
+        waiting = [connection for connection in connections if connection.evict is not None]
+        return waiting, sum(not connection.jobs for connection in connections) - len(waiting)
 
     # What is asked about leases that may hold their connection in vain, while others want one.
 

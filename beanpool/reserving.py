@@ -19,8 +19,8 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.recovery import why_another
 from beanpool.reserve_many import Take
-from beanpool.server_pool import Ticket
 from beanpool.shared_wait import Janitor, Retired, SharedWait
+from beanpool.ticket import Ticket
 from beanpool.topology import Topology
 from beanpool.watch import Begun, Catch
 
@@ -273,7 +273,7 @@ class Reserver:
                     with _noting(errors, member):
                         member.pool.queue_up(queue[member])
                         member.starved()
-                        member.pool.evict(for_jobs=True)
+                        member.reservations.evict(for_jobs=True)
             while queue:
                 come.clear()
                 for member in [member for member, ticket in queue.items() if ticket.settled]:
@@ -393,7 +393,7 @@ class Reserver:
         """A caller needs a connection to this server, and one that waits there is in its way."""
         for shared in list(self._waits.values()):
             shared.give_up(member)
-        member.pool.evict()
+        member.reservations.evict()
 
     def close(self) -> None:
         """Wake everybody who waits with :class:`PoolClosed`."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import enum
 import math
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -24,17 +20,15 @@ from beanpool.errors import (
     UnexpectedResponse,
 )
 from beanpool.locks import Lock, refuse_within
+from beanpool.places import Places, Stage
+from beanpool.pool_closing import PoolClosing
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
+from beanpool.ticket import Ticket
 
 _TRUSTED_IDLE_SECONDS = 0.01
 _LEAST_TIMEOUT = 0.001
-# One connection in so many may be made beyond the limit while jobs hold others, at least one: see ConnectionPool.
-_JOBS_PER_SPARE = 4
-_SPARE_IDLE_FOR = 2.0
 _REMEMBERED_FOR = 5.0
-# How long the users of connections that were shut down under them may take to see it (seconds).
-_INTERRUPTED_FOR = 0.25
 
 # As psycopg_pool calls them: users have dashboards for these.
 COUNTS = (
@@ -52,19 +46,8 @@ COUNTS = (
 
 # Without a look into the class for every call.
 _IN_STEP = ChannelState.IN_STEP
+_OPEN = Stage.OPEN
 _monotonic = time.monotonic
-
-
-class _Stage(enum.Enum):
-    """The life of a pool."""
-
-    OPEN = "open"
-    REMOVED = "its server was removed"
-    """The other servers go on; jobs in hand can be finished."""
-    CLOSED = "closed"
-
-
-_OPEN = _Stage.OPEN
 
 
 class PoolOwner(Protocol):
@@ -86,52 +69,10 @@ class PoolOwner(Protocol):
         """A connection that stood was given up."""
 
 
-class Ticket:
-    """A place in the queue for a connection: a command's, whose thread sleeps, or a reserve's, whose wait is told.
-
-    :param on_available: tells the wait, under the pool's lock: it waits for nothing, and returns false if nobody is
-        there any more; None for a command.
-    """
-
-    __slots__ = ("_on_available", "connection", "error", "for_jobs", "signal")
-
-    def __init__(self, on_available: Callable[[], bool] | None = None) -> None:
-        self._on_available = on_available
-        self.for_jobs = on_available is not None
-        """Whether jobs may be reserved on the connection."""
-        self.signal = threading.Lock()
-        self.signal.acquire()
-        self.connection: PooledConnection | None = None
-        self.error: BeanpoolError | None = None
-
-    @property
-    def settled(self) -> bool:
-        """Whether it has its connection, or never will."""
-        return self.connection is not None or self.error is not None
-
-    def wake(self) -> bool:
-        """Let its owner look at what was done to it; false if there is none any more. Once more does no harm."""
-        if self._on_available is not None:
-            return self._on_available()
-        with contextlib.suppress(RuntimeError):
-            self.signal.release()
-        return True
-
-
 class ConnectionPool:
     """The connections of one server.
 
-    A connection has a place for as long as its object exists and is not given up, so one that is lost to an interrupt
-    at whatever line frees its place when it is collected. The places are known by weak references that call nothing:
-    an exception in a callback of theirs would be swallowed, and the place with it.
-
-    Jobs hold their connection until they are finished, and what finishes them may need another one: a follow-up put, a
-    question to the server. If they could hold all places, workers would wait for themselves. So while jobs hold
-    connections, there may be some more than `max_connections`: a quarter, at least one, and no more than the jobs hold.
-    These are for commands, which give them back at once. A reserve never gets one, so connections that hold jobs, or
-    may soon, are never more than `max_connections`.
-
-    :param max_connections: how many there may be; while jobs hold some of them, a quarter more.
+    :param max_connections: see :class:`Places`.
     :param owner: is told of what the pool sees of the server.
     """
 
@@ -159,55 +100,40 @@ class ConnectionPool:
         self._counts = dict.fromkeys(COUNTS, 0)
         # Of _counts, but counted with every call.
         self._requests = 0
-        self._generation = 0
-        # Which of them are kept when they come back.
-        self._kept_generation = 0
-        self._stage = _OPEN
         # When a reserve that could not wait was last told that jobs have all connections.
         self._refused_at = -math.inf
-        self._idle: list[PooledConnection] = []
-        # By their ids: that of an object that is gone is free for the next one.
-        self._places: dict[int, weakref.ref[PooledConnection]] = {}
-        self._queue: collections.deque[Ticket] = collections.deque()
         self._lock = Lock()
-        # Of those who wait until others have given back what they use.
-        self._closers: collections.deque[threading.Lock] = collections.deque()
+        # Changed under the lock only.
+        self.places = Places(max_connections, self.probe_connection)
+        self._closing = PoolClosing(self.places.connections, self.discard)
 
     def __repr__(self) -> str:
         opened, idle = self.counts()
-        stage = "" if self._stage is _OPEN else f", {self._stage.value}"
+        stage = "" if self.places.stage is _OPEN else f", {self.places.stage.value}"
         return f"<ConnectionPool of {self.server}: {opened} of {self.max_connections} open, {idle} idle{stage}>"
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open (or being opened), and how many of them are idle."""
-        return len(self.connections()), len(self._idle)
-
-    def connections(self) -> list[PooledConnection]:
-        """Those that have a place. It needs no lock: it is one look at what is there at the moment."""
-        found = [place() for place in self._places.copy().values()]
-        return [connection for connection in found if connection is not None]
+        return len(self.places.connections()), len(self.places.idle)
 
     def full_of_jobs(self) -> bool:
         """Whether all connections that a reserve may have are held by unfinished jobs."""
-        return self._held_by_jobs() >= self.max_connections
-
-    def _held_by_jobs(self) -> int:
-        return sum(connection.holds_jobs for connection in self.connections())
+        return self.places.held_by_jobs() >= self.max_connections
 
     @property
     def is_full(self) -> bool:
         """Whether a command would have to wait for a connection."""
-        return not self._idle and not self._has_room(self.connections())
+        return not self.places.idle and not self.places.has_room()
 
     @property
     def contended(self) -> bool:
         """Whether somebody waits for a connection."""
-        return bool(self._queue)
+        return bool(self.places.queue)
 
     @property
     def starving(self) -> bool:
         """Whether somebody wants a connection, waiting for it or not, or went without one a moment ago."""
-        return bool(self._queue) or _monotonic() - self._refused_at < _REMEMBERED_FOR
+        return bool(self.places.queue) or _monotonic() - self._refused_at < _REMEMBERED_FOR
 
     def stats(self) -> dict[str, int]:
         """The pool's counters, and how it is filled now."""
@@ -216,7 +142,7 @@ class ConnectionPool:
             "pool_max": self.max_connections,
             "pool_size": opened,
             "pool_available": idle,
-            "requests_waiting": len(self._queue),
+            "requests_waiting": len(self.places.queue),
             **self._counts,
             "requests_num": self._requests,
         }
@@ -240,14 +166,14 @@ class ConnectionPool:
         """
         with self._lock:
             self._requests += 1
-            idle = self._idle
+            idle = self.places.idle
             # What nearly every call finds. While something is idle nobody waits, and the pool is open.
             connection = idle.pop() if idle and (tube is None or idle[-1].used == tube) else None
         if connection is not None:
             channel = connection.opened_channel
             if (
                 channel is not None
-                and connection.generation == self._generation
+                and connection.generation == self.places.generation
                 and _monotonic() - channel.used_at <= _TRUSTED_IDLE_SECONDS
             ):
                 return connection
@@ -278,9 +204,9 @@ class ConnectionPool:
         """
         with self._lock:
             self._requests += 1
-            idle = self._idle
+            idle = self.places.idle
             connection = None
-            if idle and idle[-1].watched == tubes and len(self._places) <= self.max_connections:
+            if idle and idle[-1].watched == tubes and len(self.places.taken) <= self.max_connections:
                 connection = idle.pop()
                 connection.may_hold_jobs = True
         while True:
@@ -296,78 +222,28 @@ class ConnectionPool:
         refuse_within(self._lock, f"a command to {self.server}")
         self._make_room()
         with self._lock:
-            if self._stage is not _OPEN:
+            if self.places.stage is not _OPEN:
                 raise self._ended()
-            return None if self._others_come_first() else self._take(tube)
-
-    def _take(self, tube: str | None = None) -> PooledConnection | None:
-        """An idle connection, or a new one, for a command; None if all are in use."""
-        idle = self._idle
-        if not idle:
-            return self._add()
-        if tube is not None and idle[-1].used != tube:
-            return _newest(idle, lambda connection: connection.used == tube)
-        return idle.pop()
+            return None if self.places.others_come_first() else self.places.take(tube)
 
     def _check_out_for_jobs(self, tubes: tuple[str, ...]) -> PooledConnection | None:
         refuse_within(self._lock, f"a command to {self.server}")
         self._make_room()
         with self._lock:
-            if self._stage is _Stage.CLOSED:
+            places = self.places
+            if places.stage is Stage.CLOSED:
                 raise self._ended()
-            if self._queue or self._stage is not _OPEN:
+            if places.queue or places.stage is not _OPEN:
                 return None
-            if not self._may_hold_more_jobs():
+            if not places.may_hold_more_jobs():
                 self._refused_at = _monotonic()
                 return None
-            return self._take_for_jobs(lambda connection: connection.watches_only(tubes))
-
-    def _take_for_jobs(self, fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:
-        """An idle connection, or a new one, for a reserve; None if all that there may be are in use."""
-        if not self._may_hold_more_jobs():
-            return None
-        connection = _newest(self._idle, fits)
-        if connection is None:
-            if len(self.connections()) >= self.max_connections:
-                return None
-                return None
-            connection = self._new_place()
-        connection.may_hold_jobs = True
-        return connection
-
-    def _may_hold_more_jobs(self) -> bool:
-        return sum(bool(c.may_hold_jobs or c.jobs) for c in self.connections()) < self.max_connections
-
-    def _others_come_first(self) -> bool:
-        """Whether somebody waits who could be served."""
-        queue = self._queue
-        return bool(queue) and (any(not ticket.for_jobs for ticket in list(queue)) or self._may_hold_more_jobs())
+            return places.take_for_jobs(lambda connection: connection.watches_only(tubes))
 
     def _make_room(self) -> None:
         """Before somebody has to wait, or has one connection too many."""
-        if len(self._places) >= self.max_connections:
+        if len(self.places.taken) >= self.max_connections:
             self.reclaim()
-
-    def _add(self) -> PooledConnection | None:
-        """A new connection for a command; None if there may be no more."""
-        return self._new_place() if self._has_room(self.connections()) else None
-
-    def _has_room(self, connections: list[PooledConnection]) -> bool:
-        """Whether there may be another connection for a command beside these."""
-        limit = self.max_connections
-        if len(connections) >= limit:
-            spare = max(1, limit // _JOBS_PER_SPARE)
-            limit += min(spare, sum(bool(connection.jobs) for connection in connections))
-        return len(connections) < limit
-
-    def _new_place(self) -> PooledConnection:
-        # Those that were collected took their places along; here they are forgotten.
-        for key in [key for key, place in self._places.copy().items() if place() is None]:
-            self._places.pop(key, None)
-        connection = self.probe_connection()
-        self._places[id(connection)] = weakref.ref(connection)
-        connection.counted = True
-        return connection
 
     def probe_connection(self) -> PooledConnection:
         """A connection that does not count and is not kept: for probes while all others are in use."""
@@ -376,7 +252,7 @@ class ConnectionPool:
             connect_timeout=self._connect_timeout,
             timeout=self._timeout,
             encoding=self._encoding,
-            generation=self._generation,
+            generation=self.places.generation,
             learn=self._owner.learn,
             opened=self.opened,
         )
@@ -387,13 +263,13 @@ class ConnectionPool:
         # From before the ticket is in the queue: an interrupt must not leave one there that nobody holds.
         try:
             with self._lock:
-                if self._stage is not _OPEN:
+                if self.places.stage is not _OPEN:
                     raise self._ended()
                 # What came free between the first look and now.
-                connection = None if self._others_come_first() else self._take()
+                connection = None if self.places.others_come_first() else self.places.take()
                 if connection is not None:
                     return connection
-                self._queue.append(ticket)
+                self.places.queue.append(ticket)
                 self._counts["requests_queued"] += 1
             self._owner.starved()
             ticket.signal.acquire(timeout=max(0.0, deadline - started))
@@ -411,8 +287,7 @@ class ConnectionPool:
 
     def _leave_queue(self, ticket: Ticket, since: float) -> PooledConnection | None:
         with self._lock:
-            with contextlib.suppress(ValueError):
-                self._queue.remove(ticket)
+            self.places.leave_queue(ticket)
             self._counts["requests_wait_ms"] += round((time.monotonic() - since) * 1000)
             self._counts["requests_errors"] += ticket.connection is None
             return ticket.connection
@@ -427,11 +302,11 @@ class ConnectionPool:
         """
         refuse_within(self._lock, f"a command to {self.server}")
         with self._lock:
-            if self._stage is not _OPEN:
+            if self.places.stage is not _OPEN:
                 raise self._ended()
             self._counts["requests_queued"] += 1
-            self._queue.append(ticket)
-            self._fill_places()
+            self.places.queue.append(ticket)
+            self.places.fill()
 
     def collect(self, ticket: Ticket) -> PooledConnection | None:
         """The connection that a ticket has got, as :meth:`try_acquire` gives it; None if it has none that is of use.
@@ -448,56 +323,19 @@ class ConnectionPool:
 
     def leave(self, ticket: Ticket) -> None:
         """Queue no longer."""
-        with self._lock, contextlib.suppress(ValueError):
-            self._queue.remove(ticket)
+        with self._lock:
+            self.places.leave_queue(ticket)
         if ticket.connection is not None:
             self.checkin(ticket.connection)
-
-    def may_wait(self) -> bool:
-        """Whether a reserve that has found no job may keep its connection waiting for one.
-
-        Not if somebody wants a connection, and calls would have fewer than reserves that wait.
-        """
-        if not self._queue:
-            return True
-        waiting, calls = self._waiting_and_calls()
-        return len(waiting) + 1 < calls
-
-    def evict(self, spared: float = 0.0, *, for_jobs: bool = False) -> float:
-        """Have the reserve cancelled that has waited longest, for a caller that found no connection free.
-
-        Nothing happens while calls have as many connections as reserves that wait: theirs come back by themselves.
-
-        :param spared: how long a reserve may wait in any case (seconds).
-        :param for_jobs: whether the caller is a reserve, too, and so cannot have any connection.
-        :returns: when it is worth another try (seconds from now); infinite if it is not.
-        """
-        waiting, calls = self._waiting_and_calls()
-        if not waiting or (calls >= len(waiting) and not (for_jobs and not self._may_hold_more_jobs())):
-            return math.inf
-        longest = min(waiting, key=lambda connection: connection.waits_since)
-        rest = longest.waits_since + spared - time.monotonic()
-        if rest > 0:
-            return rest
-        evict, longest.evict = longest.evict, None
-        if evict is not None:
-            evict()
-        return math.inf
-
-    def _waiting_and_calls(self) -> tuple[list[PooledConnection], int]:
-        """The connections on which reserves wait, and how many there are for calls: that no unfinished job holds."""
-        connections = self.connections()
-        waiting = [connection for connection in connections if connection.evict is not None]
-        return waiting, sum(not connection.jobs for connection in connections) - len(waiting)
 
     def exhausted(self) -> PoolTimeout:
         """The error of a caller for whom no connection became free."""
         limit = self.max_connections
-        in_use = min(limit, len(self.connections()))
+        in_use = min(limit, len(self.places.connections()))
         return PoolTimeout(
             f"{self.server}: no connection became free in time: {in_use} of {limit} are in use, "
-            f"{self._held_by_jobs()} of them by unfinished jobs. Finish or release jobs (one that failed is kept by "
-            f"its traceback, too), or raise max_connections, which is {limit}"
+            f"{self.places.held_by_jobs()} of them by unfinished jobs. Finish or release jobs (one that failed is kept "
+            f"by its traceback, too), or raise max_connections, which is {limit}"
         )
 
     def _make_ready(self, connection: PooledConnection, deadline: float) -> bool:
@@ -520,7 +358,7 @@ class ConnectionPool:
         channel = connection.opened_channel
         return (
             channel is not None
-            and connection.generation == self._generation
+            and connection.generation == self.places.generation
             and (_monotonic() - channel.used_at <= _TRUSTED_IDLE_SECONDS or channel.check_quiet())
         )
 
@@ -540,11 +378,11 @@ class ConnectionPool:
             return
         with self._lock:
             self.returns += 1
-            keep = connection.counted and connection.generation == self._kept_generation and self._stage is _OPEN
-            if keep:
+            places = self.places
+            if connection.counted and connection.generation == places.kept_generation and places.stage is _OPEN:
                 connection.may_hold_jobs = False
-                if not self._queue or not self._serve(connection):
-                    self._idle.append(connection)
+                if not places.queue or not places.serve(connection):
+                    places.idle.append(connection)
                 return
         self.discard(connection)
 
@@ -556,12 +394,8 @@ class ConnectionPool:
     def _free_place(self, connection: PooledConnection, because: str = "its reserve was cancelled") -> None:
         """Free the place of a connection that somebody else closes. Idempotent."""
         with self._lock:
-            known, connection.counted = connection.counted, False
-            self._places.pop(id(connection), None)
-            self._fill_places()
-        for closer in list(self._closers):
-            with contextlib.suppress(RuntimeError):
-                closer.release()
+            known = self.places.free(connection)
+        self._closing.given_up()
         if known and connection.instance:
             self._owner.closed(connection, because)
 
@@ -598,47 +432,6 @@ class ConnectionPool:
         if isinstance(error, ConnectionFailed | UnexpectedResponse):
             self._owner.report(error, connection.generation)
 
-    def _serve(self, connection: PooledConnection) -> bool:
-        """Hand it to who has waited longest, and may have it; false if nobody does."""
-        for ticket in list(self._queue):
-            if ticket.connection is None and ticket.for_jobs and not self._may_hold_more_jobs():
-                continue
-            if self._hand(ticket, connection):
-                return True
-        return False
-
-    def _hand(self, ticket: Ticket, connection: PooledConnection) -> bool:
-        """An interrupt at any line leaves what is to be done to the next one who serves."""
-        served_before = ticket.connection is not None
-        if not served_before:
-            connection.may_hold_jobs = ticket.for_jobs
-            ticket.connection = connection
-        taken = ticket.wake()
-        with contextlib.suppress(ValueError):
-            self._queue.remove(ticket)
-        if not taken and not served_before:
-            ticket.connection = None
-            connection.may_hold_jobs = False
-        return taken and not served_before
-
-    def _fill_places(self) -> None:
-        """Find connections for those who wait, where there is a place."""
-        for ticket in list(self._queue):
-            if self._stage is not _OPEN:
-                return
-            connection = ticket.connection
-            if connection is None:
-                connection = self._take_for_jobs(lambda _: True) if ticket.for_jobs else self._take()
-            if connection is not None:
-                self._hand(ticket, connection)
-                if ticket.connection is None and connection.opened_channel is not None:
-                    # Its owner is gone.
-                    self._idle.append(connection)
-                elif ticket.connection is None:
-                    self._places.pop(id(connection), None)
-            elif not ticket.for_jobs:
-                return
-
     @contextlib.contextmanager
     def lend(self, deadline: float, tube: str | None = None) -> Iterator[PooledConnection]:
         """Check out a connection for a block; it comes back at its end, whatever happens.
@@ -669,74 +462,59 @@ class ConnectionPool:
     def fill_places(self) -> None:
         """Give those who wait the places of connections that were collected without a word."""
         with self._lock:
-            self._fill_places()
+            self.places.fill()
 
     def start_generation(self, generation: int) -> None:
         """Give up idle connections from before `generation`; those in use follow when they come back."""
         with self._lock:
-            if generation <= self._generation:
-                return
-            self._generation = generation
-            if self._kept_generation >= 0:
-                self._kept_generation = generation
-            idle, self._idle = self._idle, []
+            idle = self.places.start_generation(generation)
         for connection in idle:
             self.discard(connection, "the server was down, or restarted, since it was made")
 
     @property
     def keeps_nothing(self) -> bool:
         """Whether every check-out gets a new connection."""
-        return self._kept_generation < 0
+        return self.places.kept_generation < 0
 
     def keep_nothing(self) -> None:
         """From now on give every check-out a new connection: each may lead to another server process."""
         with self._lock:
-            self._kept_generation = -1
-            idle, self._idle = self._idle, []
+            self.places.kept_generation = -1
+            idle = self.places.empty()
         for connection in idle:
             self.discard(connection, "its address leads to several server processes")
 
     def fail_waiters(self, build_error: Callable[[], BeanpoolError]) -> None:
         """Let those who wait for a connection fail now: the server is not worth waiting for."""
         with self._lock:
-            queue = list(self._queue)
-            self._queue.clear()
+            queue = list(self.places.queue)
+            self.places.queue.clear()
         for ticket in queue:
             ticket.error = build_error()
             ticket.wake()
 
     def trim(self, idle_for: float) -> None:
         """Close what has been idle for longer than this (seconds), but for the newest; spare ones much sooner."""
-        now = time.monotonic()
         with self._lock:
-            surplus = max(0, len(self.connections()) - self.max_connections)
-            # The oldest ones are the first.
-            candidates = [(c, min(idle_for, _SPARE_IDLE_FOR)) for c in self._idle[:-1][:surplus]]
-            candidates += [(c, idle_for) for c in self._idle[:-1][surplus:]]
-            old = []
-            for connection in [c for c, longest in candidates if now - c.channel.used_at > longest]:
-                # A signal handler in this thread may have taken it meanwhile.
-                with contextlib.suppress(ValueError):
-                    self._idle.remove(connection)
-                    old.append(connection)
+            old = self.places.trim(idle_for)
         for connection in old:
             self.discard(connection, "it was idle for long")
 
     def remove(self) -> None:
         """The server left the cluster: as :meth:`close_to_new`, but other servers can do what was wanted of it."""
-        self._end(_Stage.REMOVED)
+        self._end(Stage.REMOVED)
 
     def close_to_new(self) -> None:
         """Hand out no connection any more; unfinished jobs keep theirs."""
-        self._end(_Stage.CLOSED)
+        self._end(Stage.CLOSED)
 
-    def _end(self, stage: _Stage) -> None:
+    def _end(self, stage: Stage) -> None:
         with self._lock:
-            if self._stage is not _Stage.CLOSED:
-                self._stage = stage
-            idle, self._idle = self._idle, []
+            if self.places.stage is not Stage.CLOSED:
+                self.places.stage = stage
+            idle = self.places.empty()
         for connection in idle:
-            self.discard(connection, "the pool was closed" if stage is _Stage.CLOSED else stage.value)
+            self.discard(connection, "the pool was closed" if stage is Stage.CLOSED else stage.value)
         self.fail_waiters(self._ended)
 
     def close(self, grace: float, deadline: float) -> None:
@@ -747,48 +525,10 @@ class ConnectionPool:
         """
         self.close_to_new()
         self.reclaim()
-        busy = self._await_return(self._in_command, grace)
-        for connection in busy:
-            connection.interrupt()
-        # Their users are done in a moment, but for one that a signal handler has interrupted to come here.
-        stuck = self._await_return(
-            lambda: [c for c in busy if c.channel_state is ChannelState.IN_COMMAND],
-            min(deadline, time.monotonic() + _INTERRUPTED_FOR),
-        )
-        self._await_return(lambda: [c for c in self._standing() if c not in stuck], deadline)
-        for connection in self.connections():
-            if connection.channel_state is ChannelState.IN_COMMAND:
-                # Its user closes it: a descriptor that is closed under a reader may be somebody else's by then.
-                connection.interrupt()
-            else:
-                self.discard(connection, "the pool was closed")
-
-    def _await_return(self, of: Callable[[], list[PooledConnection]], until: float) -> list[PooledConnection]:
-        """Wait until there is none of these, but not past `until` (monotonic seconds); returns those that there are."""
-        # Not a condition upon the lock, which would let go of it for the frame that a signal handler has interrupted.
-        closer = threading.Lock()
-        self._closers.append(closer)
-        try:
-            while True:
-                closer.acquire(blocking=False)
-                with self._lock:
-                    found = of()
-                remaining = until - time.monotonic()
-                if not found or remaining <= 0:
-                    return found
-                closer.acquire(timeout=remaining)
-        finally:
-            self._closers.remove(closer)
-
-    def _standing(self) -> list[PooledConnection]:
-        # An unfinished job whose connection broke is lost already, and nobody has to finish it.
-        return [c for c in self.connections() if c.channel_state is not ChannelState.CLOSED]
-
-    def _in_command(self) -> list[PooledConnection]:
-        return [c for c in self._standing() if c.channel_state is not ChannelState.IN_STEP]
+        self._closing.close(grace, deadline)
 
     def _ended(self) -> BeanpoolError:
-        if self._stage is _Stage.CLOSED:
+        if self.places.stage is Stage.CLOSED:
             return PoolClosed(f"{self.server}: the pool is closed")
         return ConnectionFailed(
             f"{self.server}: not tried, the server was removed from the pool", server=self.server, phase=Phase.CLOSED
@@ -797,13 +537,3 @@ class ConnectionPool:
 
 def _nothing_to_reclaim() -> None:
     """For a pool on which nobody reserves jobs."""
-
-
-def _newest(idle: list[PooledConnection], fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:
-    """Take out the newest one that fits, else the newest one; None if a signal handler has taken the last one."""
-    connection = next((connection for connection in reversed(idle) if fits(connection)), None)
-    if connection is not None:
-        with contextlib.suppress(ValueError):
-            idle.remove(connection)
-            return connection
-    return idle.pop() if idle else None

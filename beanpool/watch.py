@@ -17,7 +17,7 @@ from beanpool.poller import Bell, new_poller
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT
 from beanpool.protocol.replies import Reply
-from beanpool.server_pool import Ticket
+from beanpool.ticket import Ticket
 
 # A server's TIMED_OUT may come this much after our own deadline, and spares a cancelled connection (seconds).
 LAST_MOMENT = 0.05
@@ -209,7 +209,7 @@ class Watch:
                 self._renew(station.member, now, longest_wait)
                 return
             self._leave_queue(station.member)
-            if connection.closed or pool.may_wait():
+            if connection.closed or station.member.reservations.may_wait():
                 self._ask(station, now, longest_wait)
             else:
                 self._pause(station, now)
@@ -233,7 +233,7 @@ class Watch:
                     station.connection.evict = functools.partial(self._evict, member)
             elif station is None or not station.connection.waiting:
                 # It has brought a job meanwhile: then another one is ended.
-                member.pool.evict()
+                member.reservations.evict()
             else:
                 self._cut_off.add(member)
                 self._vacate(member, now)
@@ -266,7 +266,7 @@ class Watch:
         if not empty:
             member.starved()
         # Who was to give way may have got a job instead, and the next turn comes in any case.
-        retry = member.pool.evict(_LEAST_TURN if empty else 0.0, for_jobs=True)
+        retry = member.reservations.evict(_LEAST_TURN if empty else 0.0, for_jobs=True)
         self._wake_at = min(self._wake_at, now + min(retry, _LONGEST_PAUSE if empty else _LEAST_TURN))
 
     def _collect(self, now: float, longest_wait: float) -> None:

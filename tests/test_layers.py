@@ -49,7 +49,16 @@ LAYERS: list[set[str]] = [
     {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry"},
     {"config", "reporter"},
     {
-        *("server_pool", "pooled_connection", "lease", "lease_review", "reservations"),
+        *(
+            "server_pool",
+            "pooled_connection",
+            "lease",
+            "lease_review",
+            "reservations",
+            "places",
+            "pool_closing",
+            "ticket",
+        ),
         *("giving_back", "recovery", "member"),
     },
     {

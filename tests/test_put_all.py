@@ -168,5 +168,5 @@ class TestBrokenSource:
 
 
 def _due(pool: PoolManager) -> list[int]:
-    connections = pool._cluster.topology.members[0].pool.connections()
+    connections = pool._cluster.topology.members[0].pool.places.connections()
     return [connection.channel.due for connection in connections if connection.opened_channel is not None]

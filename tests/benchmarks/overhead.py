@@ -86,7 +86,7 @@ def cases(server: BeanstalkdServer, stack: contextlib.ExitStack) -> dict[str, tu
     connection = stack.enter_context(Connection(server.host, server.port))
     pool = stack.enter_context(PoolManager([server.address], health_interval=600))
     pool.delete(pool.put("opens a connection"))
-    channels = [connection._channel, *(idle.channel for idle in pool._cluster.topology.members[0].pool._idle)]
+    channels = [connection._channel, *(idle.channel for idle in pool._cluster.topology.members[0].pool.places.idle)]
     for channel in channels:
         assert channel is not None
         # Both ways to use the socket are the same one, which has what a channel calls.

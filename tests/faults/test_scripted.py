@@ -344,7 +344,7 @@ def test_what_comes_unasked_on_an_idle_connection_answers_nothing(
 
 
 def _used_at(pool: PoolManager) -> float:
-    [idle] = pool._cluster.topology.members[0].pool._idle
+    [idle] = pool._cluster.topology.members[0].pool.places.idle
     return idle.channel.used_at
 
 

@@ -16,7 +16,7 @@ from support.waiting import wait_until, within
 
 from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, Job, PoolTimeout
 from beanpool.reservations import Reservations
-from beanpool.server_pool import Ticket
+from beanpool.ticket import Ticket
 
 
 class TestCheckOut:
@@ -250,11 +250,12 @@ class TestCheckOut:
             for number, connection in enumerate(connections[:2]):
                 connection.evict = functools.partial(evicted.append, number)
                 connection.waits_since = 2.0 - number
-            assert pool.evict(1e9) > 1e8, "the longest wait is not long enough"
-            assert pool.evict() == math.inf
+            reservations = Reservations(pool)
+            assert reservations.evict(1e9) > 1e8, "the longest wait is not long enough"
+            assert reservations.evict() == math.inf
             assert evicted == [1]
             # One waits now, and one is in use by a call, which gives it back.
-            assert pool.evict() == math.inf
+            assert reservations.evict() == math.inf
             assert evicted == [1]
             for connection in connections:
                 pool.discard(connection)

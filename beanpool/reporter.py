@@ -17,7 +17,7 @@ from beanpool.events import (
 from beanpool.health import Health, ServerState
 from beanpool.listeners import Listeners
 from beanpool.log import log_safely, logger
-from beanpool.stats import Counters
+from beanpool.stats import POOL_COUNTS, Counters
 
 _logger = logger("pool")
 
@@ -34,7 +34,7 @@ class Reporter:
 
     def _begin(self) -> None:
         self.listeners = Listeners()
-        self.counters = Counters()
+        self.counters = Counters(POOL_COUNTS)
 
     def reset_after_fork(self) -> None:
         """In a forked child: keep the listeners, count from 0, and have no lock that another thread may have held."""

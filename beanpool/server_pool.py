@@ -24,25 +24,12 @@ from beanpool.places import Places, Stage
 from beanpool.pool_closing import PoolClosing
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
+from beanpool.stats import SERVER_COUNTS, Counters
 from beanpool.ticket import Ticket
 
 _TRUSTED_IDLE_SECONDS = 0.01
 _LEAST_TIMEOUT = 0.001
 _REMEMBERED_FOR = 5.0
-
-# As psycopg_pool calls them: users have dashboards for these.
-COUNTS = (
-    "requests_num",
-    "requests_queued",
-    "requests_wait_ms",
-    "requests_errors",
-    "returns_bad",
-    "connections_num",
-    "connections_ms",
-    "connections_errors",
-    "connections_lost",
-)
-
 
 # Without a look into the class for every call.
 _IN_STEP = ChannelState.IN_STEP
@@ -97,8 +84,8 @@ class ConnectionPool:
         self._timeout = timeout
         self._encoding = encoding
         self._owner = owner
-        self._counts = dict.fromkeys(COUNTS, 0)
-        # Of _counts, but counted with every call.
+        self._counters = Counters(SERVER_COUNTS)
+        # With every call: without a call.
         self._requests = 0
         # When a reserve that could not wait was last told that jobs have all connections.
         self._refused_at = -math.inf
@@ -143,14 +130,13 @@ class ConnectionPool:
             "pool_size": opened,
             "pool_available": idle,
             "requests_waiting": len(self.places.queue),
-            **self._counts,
             "requests_num": self._requests,
+            **self._counters.snapshot(),
         }
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
-        with self._lock:
-            self._counts["connections_num"] += 1
+        self._counters.add("connections_num")
         self._owner.opened(connection)
 
     # Check-out.
@@ -270,7 +256,7 @@ class ConnectionPool:
                 if connection is not None:
                     return connection
                 self.places.queue.append(ticket)
-                self._counts["requests_queued"] += 1
+                self._counters.add("requests_queued")
             self._owner.starved()
             ticket.signal.acquire(timeout=max(0.0, deadline - started))
         except BaseException:
@@ -288,9 +274,10 @@ class ConnectionPool:
     def _leave_queue(self, ticket: Ticket, since: float) -> PooledConnection | None:
         with self._lock:
             self.places.leave_queue(ticket)
-            self._counts["requests_wait_ms"] += round((time.monotonic() - since) * 1000)
-            self._counts["requests_errors"] += ticket.connection is None
-            return ticket.connection
+            connection = ticket.connection
+        self._counters.add("requests_wait_ms", round((time.monotonic() - since) * 1000))
+        self._counters.add("requests_errors", connection is None)
+        return connection
 
     # For reserves, which wait for more than one server.
 
@@ -304,7 +291,7 @@ class ConnectionPool:
         with self._lock:
             if self.places.stage is not _OPEN:
                 raise self._ended()
-            self._counts["requests_queued"] += 1
+            self._counters.add("requests_queued")
             self.places.queue.append(ticket)
             self.places.fill()
 
@@ -347,8 +334,7 @@ class ConnectionPool:
                 error.waited = time.monotonic() - started
                 raise
             finally:
-                with self._lock:
-                    self._counts["connections_ms"] += round((time.monotonic() - started) * 1000)
+                self._counters.add("connections_ms", round((time.monotonic() - started) * 1000))
             return True
         self.discard(connection)
         return False
@@ -422,10 +408,9 @@ class ConnectionPool:
             # The pool's own doing: it gives back what was dropped, or is closed.
             self.discard(connection)
             return
-        with self._lock:
-            stood = bool(connection.instance)
-            self._counts["returns_bad"] += stood
-            self._counts["connections_lost" if stood else "connections_errors"] += 1
+        stood = bool(connection.instance)
+        self._counters.add("returns_bad", stood)
+        self._counters.add("connections_lost" if stood else "connections_errors")
         self.discard(connection, str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
         if isinstance(error, CommandTimeout) and error.waited is None and connection.opened_channel is not None:
             error.waited = time.monotonic() - connection.opened_channel.used_at

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from beanpool.locks import Lock
 
-_NAMES = (
+POOL_COUNTS = (
     "puts_rerouted",
     "puts_ambiguous",
     "retries_num",
@@ -15,21 +15,35 @@ _NAMES = (
     "jobs_lost",
     "outages_num",
 )
+# As psycopg_pool calls them: users have dashboards for these.
+SERVER_COUNTS = (
+    "requests_queued",
+    "requests_wait_ms",
+    "requests_errors",
+    "returns_bad",
+    "connections_num",
+    "connections_ms",
+    "connections_errors",
+    "connections_lost",
+)
 
 
 class Counters:
-    """Counts rare events, in any thread. Every counter is there from the start."""
+    """Counts rare events, in any thread. Every counter is there from the start.
+
+    :param names: of the counters.
+    """
 
     __slots__ = ("_counts", "_lock")
 
-    def __init__(self) -> None:
-        self._counts = dict.fromkeys(_NAMES, 0)
+    def __init__(self, names: Iterable[str]) -> None:
+        self._counts = dict.fromkeys(names, 0)
         self._lock = Lock()
 
-    def add(self, name: str) -> None:
-        """Count one more."""
+    def add(self, name: str, count: int = 1) -> None:
+        """Count this many more."""
         with self._lock:
-            self._counts[name] += 1
+            self._counts[name] += count
 
     def snapshot(self) -> dict[str, int]:
         """All counts."""

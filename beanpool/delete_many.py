@@ -20,6 +20,7 @@ from beanpool.errors import (
     UnexpectedResponse,
     job_lost,
 )
+from beanpool.exchange import Exchange, Failure, drive
 from beanpool.job import Job, JobState
 from beanpool.lease import Lease
 from beanpool.member import Member
@@ -27,7 +28,6 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.arguments import check_id
 from beanpool.protocol.commands import DELETE
 from beanpool.protocol.replies import Reply
-from beanpool.readiness import wait_for_any
 from beanpool.recovery import Recovery, why_another
 
 Locate = Callable[[int], tuple[Member, str | None]]
@@ -39,90 +39,45 @@ _CHUNK = 1000
 _MOST_LANES = 64
 
 
-class _Lane:
-    """One connection and what is to be deleted on it."""
+class _Lane(Exchange[int]):
+    """One connection and what is to be deleted on it; the tokens are positions in the lane."""
 
-    __slots__ = ("collected", "connection", "error", "ids", "places", "progress_at", "refusals", "sent")
+    __slots__ = ("error", "failures", "ids", "places", "refusals")
+
+    connection: PooledConnection
 
     def __init__(self, connection: PooledConnection) -> None:
-        self.connection = connection
+        super().__init__(connection)
         self.places: list[int] = []
         self.ids: list[int] = []
-        self.sent = 0
-        """How many requests there are; once there is an error, how many of them may have been carried out."""
-        self.collected = 0
-        """How many of them have been answered."""
         self.refusals: dict[int, BeanpoolError] = {}
-        """By their position in the lane."""
-        self.error: ConnectionFailed | UnexpectedResponse | None = None
-        """Why the rest has no answer."""
-        self.progress_at = 0.0
+        self.failures: dict[int, Failure] = {}
+        """Why some have no answer, and whether they may have been carried out all the same."""
+        self.error: BeanpoolError | None = None
+        """Why the lane has ended before its time."""
 
-    @property
-    def due(self) -> bool:
-        """Whether answers are due."""
-        return self.error is None and self.collected < self.sent
-
-    def send(self) -> None:
-        """Send all requests, as far as they go at once; :meth:`receive` sends on."""
-        parts = self._requests()
-        self.progress_at = time.monotonic()
-        self.sent = len(parts)
-        channel = self.connection.channel
+    def delete(self, patience: float) -> None:
+        """Send all requests, as far as they go at once; :meth:`collect` sends on."""
+        self.patience = patience
         try:
-            channel.post(DELETE, b"".join(parts), len(parts))
+            self.send(DELETE, range(len(self.ids)), [b"delete %d\r\n" % jid for jid in self.ids])
         except (ConnectionFailed, UnexpectedResponse) as error:
-            self._fail(error)
+            self.end(error)
 
-    def _requests(self) -> list[bytes]:
-        return [b"delete %d\r\n" % jid for jid in self.ids]
+    def collect(self) -> None:
+        """Take in the answers that are there."""
+        try:
+            for requests, reply in self.receive(self.connection.channel.collect_deleted()):
+                if isinstance(reply, Reply) and reply.status != "DELETED":
+                    self.refusals[requests[0][0]] = self.connection.refuse(DELETE, reply)
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            self.end(error)
 
-    def _fail(self, error: ConnectionFailed | UnexpectedResponse) -> None:
+    def end(self, error: BeanpoolError) -> None:
+        """The connection is gone."""
         # A traceback would hold the frame that has the lane, and with it the jobs, in a circle.
         self.error = error.with_traceback(None)
-        accepted = sum(map(len, self._requests())) - self.connection.channel.unsent
-        self.sent = sum(end <= accepted for end in itertools.accumulate(map(len, self._requests())))
-
-    def receive(self) -> None:
-        """Take in the answers that are there."""
-        before = self.collected
-        try:
-            for run in self.connection.channel.collect_deleted():
-                if isinstance(run, Reply):
-                    if run.status != "DELETED":
-                        self.refusals[self.collected] = self.connection.refuse(DELETE, run)
-                    self.collected += 1
-                else:
-                    self.collected += len(run)
-        except (ConnectionFailed, UnexpectedResponse) as error:
-            self._fail(error)
-        # A part of an answer is no progress: a trickle must not go on for ever.
-        if self.collected != before:
-            self.progress_at = time.monotonic()
-
-    def fail_late(self) -> None:
-        """The server was silent for too long."""
-        error = CommandTimeout(
-            f"{self.connection.server}: no reply to a delete in the time allowed",
-            server=self.connection.server,
-            phase=Phase.WAITING,
-            may_have_taken_effect=True,
-        )
-        self._fail(error)
-        self.connection.drop(str(error))
-
-    def failure(self, position: int) -> ConnectionFailed | UnexpectedResponse:
-        """Why this one has no answer, and whether it may have been carried out all the same."""
-        error = self.error
-        if isinstance(error, UnexpectedResponse):
-            return error
-        kind = CommandTimeout if isinstance(error, CommandTimeout) else ConnectionFailed
-        return kind(
-            str(error),
-            server=self.connection.server,
-            phase=Phase.WAITING if error is None else error.phase,
-            may_have_taken_effect=position < self.sent,
-        )
+        self.failures = dict(self.fail(error))
 
 
 class _JobLane(_Lane):
@@ -289,7 +244,7 @@ class DeleteMany:
 
     def _note(self, lane: _JobLane) -> None:
         """Tell the jobs what has become of them."""
-        for position, job in enumerate(itertools.islice(lane.jobs.values(), lane.collected)):
+        for position, job in enumerate(itertools.islice(lane.jobs.values(), lane.answered)):
             refusal = lane.refusals.get(position)
             if refusal is None:
                 job.ended(JobState.NOT_RESERVED)
@@ -297,13 +252,13 @@ class DeleteMany:
                 lane.lost.add(position)
         lane.lease.forget(
             jid
-            for position, jid in enumerate(lane.ids[: lane.collected])
+            for position, jid in enumerate(lane.ids[: lane.answered])
             if position not in lane.refusals or isinstance(lane.refusals[position], NotFound)
         )
 
     def _settle(self, lane: _JobLane) -> None:
         """See to those that were not deleted."""
-        if lane.granted and not lane.refusals and lane.collected == len(lane.ids):
+        if lane.granted and not lane.refusals and lane.answered == len(lane.ids):
             return
         jobs = list(lane.jobs.values())
         if not lane.granted and (lane.error is None or lane.connection.closed):
@@ -312,17 +267,18 @@ class DeleteMany:
             return
         for position, refusal in lane.refusals.items():
             self._outcomes[lane.places[position]] = jobs[position].ran_out() if position in lane.lost else refusal
-        for position in range(lane.collected, len(jobs)):
+        if not lane.granted and lane.error is not None:
+            # Nothing was sent: they are reserved as before.
+            for place in lane.places:
+                self._outcomes[place] = lane.failure(lane.error, sent=False)
+        for position, failure in lane.failures.items():
             place, job = lane.places[position], jobs[position]
-            if not lane.granted:
-                # Nothing was sent: it is reserved as before.
-                self._outcomes[place] = lane.failure(position)
-            elif job.state is JobState.NOT_RESERVED:
+            if job.state is JobState.NOT_RESERVED:
                 # Another thread was faster.
                 self._left_over.append((place, job))
             else:
-                job.broke(lane.failure(position))
-                self._broken.append((place, job, position < lane.sent))
+                job.broke(failure)
+                self._broken.append((place, job, failure.may_have_taken_effect))
 
     # Jobs that are known by their ids alone.
 
@@ -354,10 +310,8 @@ class DeleteMany:
                 member.pool.checkin(lane.connection)
             else:
                 member.pool.checkin(lane.connection, broken=lane.error)
-            for position, refusal in lane.refusals.items():
-                self._outcomes[lane.places[position]] = refusal
-            for position in range(lane.collected, len(lane.ids)):
-                self._outcomes[lane.places[position]] = lane.failure(position)
+            for position, error in (lane.refusals | lane.failures).items():
+                self._outcomes[lane.places[position]] = error
 
     def _stranger_lane(self, member: Member) -> _Lane | BeanpoolError:
         failed = self._not_again(member.address)
@@ -378,18 +332,14 @@ class DeleteMany:
 
     def _exchange(self, lanes: Sequence[_Lane]) -> None:
         for lane in lanes:
-            lane.send()
+            lane.delete(self._timeout)
         while due := [lane for lane in lanes if lane.due]:
-            give_up_at = min(lane.progress_at for lane in due) + self._timeout
-            waiters = [(lane.connection, lane) for lane in due]
-            for lane in wait_for_any(waiters, max(0.0, give_up_at - time.monotonic())):
-                lane.receive()
-            now = time.monotonic()
-            for lane in due:
-                if lane.due and now - lane.progress_at >= self._timeout:
-                    lane.fail_late()
-                    if lane.error is not None:
-                        self._silent[lane.connection.server] = lane.error
+            drive(due, _Lane.collect, self._give_up)
+
+    def _give_up(self, lane: _Lane) -> None:
+        error = self._silent[lane.connection.server] = lane.late(DELETE)
+        lane.end(error)
+        lane.connection.drop(str(error))
 
     # What is left.
 

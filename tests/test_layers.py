@@ -45,7 +45,7 @@ LAYERS: list[set[str]] = [
     {"resolving", "readiness", "sockets"},
     {"stream"},
     {"channel", "dialing", "job", "job_id", "poller", "promise", "stats", "put_item", "listeners"},
-    {"connection", "pipeline"},
+    {"connection", "pipeline", "exchange"},
     {"schedule", "ring", "quota", "pace", "spread", "health", "put_outcome", "stall_budget", "retry"},
     {"config", "reporter"},
     {

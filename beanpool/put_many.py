@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Generic
 
 from beanpool.errors import BeanpoolError, ConnectionFailed, PoolTimeout
+from beanpool.exchange import drive, give_up_late
 from beanpool.job_id import JobId
 from beanpool.member import Member
 from beanpool.protocol.commands import PUT
@@ -28,7 +29,6 @@ from beanpool.putting import (
     refused_for_size,
     too_big,
 )
-from beanpool.readiness import wait_for_any
 from beanpool.stall_budget import StallBudget
 from beanpool.topology import Topology
 
@@ -136,11 +136,10 @@ class PutMany(Generic[Place]):
         """
         if self._ended:
             return False
-        now = time.monotonic()
-        for lane in list(self._lanes.values()):
-            if lane.due:
-                self._receive(lane)
-                self._check_silence(lane, now)
+        due = [lane for lane in self._lanes.values() if lane.due]
+        for lane in due:
+            self._receive(lane)
+        give_up_late(due, self._receive, self._give_up_lane)
         self._send_all(wait=False)
         for key, lane in list(self._lanes.items()):
             if not lane.due and not lane.unsent:
@@ -274,9 +273,9 @@ class PutMany(Generic[Place]):
                     for item in lane.take_unsent():
                         self._leave_over(item)
                     return
-                lane.wait_from_now(patience)
+                lane.patience = patience
             try:
-                lane.send()
+                lane.put()
             except BeanpoolError as error:
                 self._lose(lane, error)
                 return
@@ -308,54 +307,36 @@ class PutMany(Generic[Place]):
         """Wait for replies, until some have come or a server has been silent for too long."""
         lanes = [lane for lane in self._lanes.values() if lane.due]
         started, replies = time.monotonic(), self._replies
-        for lane in self._ready(lanes, min(lane.silent_at for lane in lanes)):
-            self._receive(lane)
-        now = time.monotonic()
-        for lane in lanes:
-            self._check_silence(lane, now)
-        if self._replies == replies:
-            self._stall.spend(now - started)
-
-    def _check_silence(self, lane: Lane[Place], now: float) -> None:
-        if lane.due and now >= lane.silent_at:
-            # It may have sent what nobody looked at: too little to be woken for.
-            self._receive(lane)
-            if lane.due and now >= lane.silent_at:
-                self._lose(lane, lane.silence())
-
-    def _ready(self, lanes: list[Lane[Place]], until: float) -> list[Lane[Place]]:
-        """Those whose replies have come; it may be few of them if many take their time."""
+        # It may be few replies if many take their time.
         for lane in lanes:
             lane.connection.channel.gather(len(lane.due) * _SHORTEST_REPLY)
-        waiters = [(lane.connection, lane) for lane in lanes]
-        remaining = until - time.monotonic()
-        ready = wait_for_any(waiters, max(0.0, min(_GATHERING, remaining)))
-        if not ready and remaining > 0:
+        if not drive(lanes, self._receive, self._give_up_lane, started + _GATHERING):
             for lane in lanes:
                 lane.connection.channel.gather(0)
-            ready = wait_for_any(waiters, max(0.0, until - time.monotonic()))
-        return ready
+            drive(lanes, self._receive, self._give_up_lane)
+        if self._replies == replies:
+            self._stall.spend(time.monotonic() - started)
+
+    def _give_up_lane(self, lane: Lane[Place]) -> None:
+        self._lose(lane, lane.late(PUT))
 
     def _receive(self, lane: Lane[Place]) -> None:
         origin = lane.connection.origin
-        due, name = lane.due, JobId.of
-        waiting = len(due)
+        name, answered = JobId.of, lane.answered
         try:
-            for reply in lane.connection.channel.collect_inserted():
+            for run, reply in lane.receive(lane.connection.channel.collect_inserted()):
+                lane.in_flight -= sum([len(request) for _, request in run])
                 if not isinstance(reply, Reply):
-                    run = [due.popleft() for _ in reply]
-                    lane.in_flight -= sum([len(item[1][0]) for item in run])
-                    stored = [(item[0], name(number, origin)) for item, number in zip(run, reply, strict=True)]
+                    stored = [(item[0], name(number, origin)) for (item, _), number in zip(run, reply, strict=True)]
                     if lane.has_retries:
                         self._declare(lane.member, run, stored)
                     self._settle(stored)
                     self._proved(lane)
                     continue
-                item = due.popleft()
-                lane.in_flight -= len(item[1].request)
+                item = run[0][0]
                 if reply.status == "BURIED":
                     buried = [(item[0], JobId(reply.number, *origin, buried=True))]
-                    self._declare(lane.member, [item], buried)
+                    self._declare(lane.member, run, buried)
                     self._settle(buried)
                     self._proved(lane)
                 else:
@@ -363,14 +344,15 @@ class PutMany(Generic[Place]):
         except BeanpoolError as error:
             self._lose(lane, error)
             return
-        # Neither a look at a silent server nor a part of a reply is progress.
-        if len(due) != waiting:
+        if lane.answered != answered:
             self._replies += 1
-            lane.wait_from_now(self._patience(lane.member))
+            lane.patience = self._patience(lane.member)
 
-    def _declare(self, member: Member, items: Sequence[Item[Place]], stored: Sequence[tuple[Place, JobId]]) -> None:
+    def _declare(
+        self, member: Member, run: Sequence[tuple[Item[Place], bytes]], stored: Sequence[tuple[Place, JobId]]
+    ) -> None:
         """Say of those that were tried before what their attempts have left behind."""
-        for item, (_, jid) in zip(items, stored, strict=True):
+        for (item, _), (_, jid) in zip(run, stored, strict=True):
             if isinstance(item, Retry) and item.attempts:
                 jid.maybe_duplicate = is_duplicate(named(item.attempts))
                 self._putter.report_rerouted(member, item.attempts)

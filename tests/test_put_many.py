@@ -283,7 +283,7 @@ class TestFaults:
 
         with manager([beanstalkd], timeout=0.5, health_interval=60) as pool:
             ids(pool.put_many(["x"] * 10))
-            monkeypatch.setattr("beanpool.put_many.wait_for_any", counting)
+            monkeypatch.setattr("beanpool.exchange.wait_for_any", counting)
             beanstalkd.freeze()
             try:
                 pool.put_many(["x"] * 10)

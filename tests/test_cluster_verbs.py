@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.pools import pool_of
 from support.scripted import answering, stats_reply, with_data
-from support.servers import BeanstalkdServer
 from support.threads import run_together
 from support.waiting import wait_until, within
 
@@ -32,17 +32,13 @@ if TYPE_CHECKING:
 WEIRD = ["123", "no", "null", "1.10", "0x1F", "2020-01-01", "true", "1e3", "0o17", "1_000", ".5"]
 
 
-def manager(servers: list[BeanstalkdServer], **options: Any) -> PoolManager:
-    return PoolManager([server.address for server in servers], **{"health_interval": 0.3, **options})
-
-
 class TestTubes:
     def test_the_union(self, cluster: StartCluster) -> None:
         servers = cluster(3)
         servers[0].control.put(b"x", tube="a")
         servers[1].control.put(b"x", tube="b")
         servers[2].control.put(b"x", tube="a")
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             assert pool.tubes() == ["a", "b", "default"]
             by_server = pool.tubes_by_server()
             assert list(by_server) == [server.address for server in servers]
@@ -50,7 +46,7 @@ class TestTubes:
 
     def test_those_that_the_pool_uses_and_watches_are_there_before_the_first_job(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers, tube="used", watch=["default", "watched"]) as pool:
+        with pool_of(*servers, tube="used", watch=["default", "watched"]) as pool:
             assert pool.stats_tube("used")["current-using"] >= 2
             assert pool.stats_tube("watched")["current-watching"] >= 2
             with pytest.raises(NotFound):
@@ -70,7 +66,7 @@ class TestTubes:
             assert pool.reserve(0, tubes="watched") is None
 
     def test_those_that_it_uses_and_watches_no_more_are_gone(self, cluster: StartCluster) -> None:
-        with manager(cluster(1), max_connections=1, health_interval=60) as pool:
+        with pool_of(*cluster(1), max_connections=1, health_interval=60) as pool:
             pool.use("a")
             pool.watch("b")
             assert pool.tubes() == ["a", "b", "default"]
@@ -81,14 +77,14 @@ class TestTubes:
     def test_thousands_that_are_watched_come_in_one_go(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         names = [f"tube-{number}" for number in range(3000)]
-        with manager(servers, watch=names) as pool:
+        with pool_of(*servers, watch=names) as pool:
             with within(2, "the answer"):
                 assert set(pool.tubes()) >= set(names)
             assert pool.stats_tube(names[-1])["current-watching"] >= 2
 
     def test_a_ping(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             assert pool.ping() is True
             assert all(0 < seconds < 5 for seconds in pool.ping_by_server().values())
             servers[0].kill()
@@ -101,7 +97,7 @@ class TestTubes:
     @pytest.mark.parametrize("tube", WEIRD)
     def test_a_name_stays_that_name_everywhere(self, cluster: StartCluster, tube: str) -> None:
         servers = cluster(2)
-        with manager(servers, watch=[tube]) as pool:
+        with pool_of(*servers, watch=[tube]) as pool:
             assert pool.use(tube) == tube == pool.using()
             assert pool.watching() == [tube]
             ids = [pool.put("job"), pool.put("job")]
@@ -125,7 +121,7 @@ class TestTubes:
 
     def test_the_pools_own_are_for_all_threads(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             assert pool.using() == "default"
             assert pool.watching() == ["default"]
             assert pool.use("mails") == "mails"
@@ -141,7 +137,7 @@ class TestTubes:
             job.delete()
 
     def test_changes_by_many_threads(self, cluster: StartCluster) -> None:
-        with manager(cluster(1)) as pool:
+        with pool_of(*cluster(1)) as pool:
             names = [f"tube-{number}" for number in range(32)]
             run_together(*[lambda name=name: pool.watch(name) for name in names])
             assert set(pool.watching()) == {"default", *names}
@@ -152,7 +148,7 @@ class TestTubes:
 class TestStatistics:
     def test_counters_are_added_up(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             for number in range(9):
                 pool.put("job", tube="mails", delay=60 if number < 3 else 0)
             total = pool.stats()
@@ -176,7 +172,7 @@ class TestStatistics:
         for server in servers[:2]:
             for _ in range(2):
                 server.control.put(b"x", tube="mails")
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             total = pool.stats_tube("mails")
             assert (total["name"], total["current-jobs-ready"]) == ("mails", 4)
             *have, has_not = pool.stats_tube_by_server("mails").values()
@@ -237,7 +233,7 @@ class TestServersThatDoNotAnswer:
     ) -> None:
         servers = cluster(3)
         servers[1].kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             for _ in range(2):
                 add(pool)
                 answers = each(pool)
@@ -260,7 +256,7 @@ class TestServersThatDoNotAnswer:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             with pytest.raises(NoServerAvailable) as caught:
                 add(pool)
             assert set(caught.value.errors) == {server.address for server in servers}
@@ -272,7 +268,7 @@ class TestServersThatDoNotAnswer:
         """Its silence costs the call its time, and nobody else's answer."""
         servers = cluster(3)
         each = ALL[name][1]
-        with manager(servers, timeout=0.3, health_interval=60) as pool:
+        with pool_of(*servers, timeout=0.3, health_interval=60) as pool:
             each(pool)
             servers[0].freeze()
             with within(0.3):
@@ -284,7 +280,7 @@ class TestServersThatDoNotAnswer:
     def test_all_are_frozen_before_anything_was_asked(self, cluster: StartCluster) -> None:
         """A connect, a handshake and the question have one time, and one thread."""
         servers = cluster(6)
-        with manager(servers, timeout=0.4, connect_timeout=10) as pool:
+        with pool_of(*servers, timeout=0.4, connect_timeout=10) as pool:
             for server in servers:
                 server.freeze()
             threads = set(threading.enumerate())
@@ -300,7 +296,7 @@ class TestServersThatDoNotAnswer:
     def test_a_question_needs_no_free_connection(self, cluster: StartCluster) -> None:
         """Whoever looks why a pool is stuck gets an answer."""
         servers = cluster(1)
-        with manager(servers, max_connections=1) as pool:
+        with pool_of(*servers, max_connections=1) as pool:
             pool.put("x")
             job = pool.reserve(0)
             assert job is not None
@@ -312,7 +308,7 @@ class TestServersThatDoNotAnswer:
         """That no server has it is not known while one is silent."""
         servers = cluster(2)
         servers[1].kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             with pytest.raises(NoServerAvailable, match="NOT_FOUND") as caught:
                 pool.stats_tube("mails")
             assert isinstance(caught.value.errors[servers[0].address], NotFound)
@@ -337,7 +333,7 @@ class TestJobs:
         for server in servers:
             for _ in range(4):
                 server.control.put(b"x", tube="mails", delay=1000)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             assert pool.kick(5) == 0, "the used tube is another one"
             pool.use("mails")
             assert pool.kick(5) == 5
@@ -350,7 +346,7 @@ class TestJobs:
         servers = cluster(2)
         servers[1].control.put(b"x", delay=1000)
         servers[0].kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             answers = pool.kick_by_server(3)
             assert isinstance(answers[servers[0].address], ConnectionFailed)
             assert answers[servers[1].address] == 1
@@ -359,7 +355,7 @@ class TestJobs:
         servers = cluster(2)
         for server in servers:
             server.control.put(b"x", tube="mails")
-        with manager(servers, watch=["mails"]) as pool:
+        with pool_of(*servers, watch=["mails"]) as pool:
             pool.pause_tube("mails", 1000)
             assert [server.control.counter("pause", "mails") for server in servers] == [1000, 1000]
             assert pool.stats_tube("mails")["pause"] == 1000
@@ -376,7 +372,7 @@ class TestJobs:
     def test_to_look_at_a_job_wherever_it_is(self, cluster: StartCluster, where: int) -> None:
         servers = cluster(3)
         control = servers[where].control
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             assert pool.peek_ready() is pool.peek_delayed() is pool.peek_buried() is None
             ids = {
                 "ready": control.put(b"ready"),
@@ -407,7 +403,7 @@ class TestJobs:
     def test_a_look_goes_past_a_dead_server(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         servers[0].kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             assert pool.peek_ready() is None
             servers[1].control.put(b"x")
             assert pool.peek_ready() is not None
@@ -419,7 +415,7 @@ class TestJobs:
 class TestTubeHandle:
     def test_every_verb_is_bound_to_its_tube(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             mails = pool.tube("mails")
             assert mails.name == "mails"
             assert "mails" in repr(mails)
@@ -456,7 +452,7 @@ class TestTubeHandle:
 
     @pytest.mark.parametrize("name", ["", "a b", "-a", "x" * 201, "a\r\nb"])
     def test_names_are_checked(self, cluster: StartCluster, name: str) -> None:
-        with manager(cluster(1)) as pool:
+        with pool_of(*cluster(1)) as pool:
             for call in (
                 pool.tube,
                 pool.use,
@@ -480,7 +476,7 @@ class TestTubeHandle:
 
 def test_nothing_of_this_disturbs_who_waits_for_jobs(cluster: StartCluster) -> None:
     servers = cluster(2)
-    with manager(servers, max_connections=2) as pool:
+    with pool_of(*servers, max_connections=2) as pool:
         results = run_together(
             lambda: pool.reserve(timeout=5),
             lambda: [pool.stats() for _ in range(20)],
@@ -493,7 +489,7 @@ def test_nothing_of_this_disturbs_who_waits_for_jobs(cluster: StartCluster) -> N
 
 
 def test_a_refusal_names_the_command(cluster: StartCluster) -> None:
-    with manager(cluster(2)) as pool:
+    with pool_of(*cluster(2)) as pool:
         with pytest.raises(CommandFailed) as caught:
             pool.stats_tube("unheard-of")
         assert caught.value.args == ("stats-tube", "NOT_FOUND", [])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.batches import cut, leased
+from support.pools import unprobed
 from support.processes import assert_baseline
 from support.scripted import ScriptedConnection, expect_line, send, stats_reply, with_data
 from support.servers import BeanstalkdServer
@@ -24,11 +25,6 @@ from beanpool.pooled_connection import PooledConnection
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine, StartScripted
-
-
-def manager(*servers: BeanstalkdServer, **options: Any) -> PoolManager:
-    # A probe takes a connection for a moment, and here they are counted.
-    return PoolManager([server.address for server in servers], **{"health_interval": 60, **options})
 
 
 def put(pool: PoolManager, count: int) -> list[JobId]:
@@ -63,7 +59,7 @@ class TestOutcomes:
 
     def test_jobs_of_all_servers(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(*servers) as pool:
+        with unprobed(*servers) as pool:
             jobs = take(pool, 2500)
             assert pool.delete_many(job for job in jobs) == [None] * 2500
             assert jobs_left(*servers) == 0
@@ -72,7 +68,7 @@ class TestOutcomes:
             assert [(status.leased, status.idle) for status in pool.servers] == [(0, 1)] * 3, "in step, and of use"
 
     def test_a_part_of_the_jobs_of_a_connection(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jobs = take(pool, 10)
             assert pool.delete_many(jobs[::2]) == [None] * 5
             assert [job.reserved for job in jobs] == [False, True] * 5
@@ -82,7 +78,7 @@ class TestOutcomes:
 
     def test_jobs_that_were_reserved_one_by_one(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers, max_connections=100) as pool:
+        with unprobed(*servers, max_connections=100) as pool:
             put(pool, 150)
             jobs = [pool.reserve(0) for _ in range(150)]
             assert pool.delete_many(job for job in jobs if job is not None) == [None] * 150
@@ -91,7 +87,7 @@ class TestOutcomes:
 
     def test_ids_of_ready_jobs_and_of_jobs_in_hand(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers) as pool:
+        with unprobed(*servers) as pool:
             ids = put(pool, 40)
             jobs = pool.reserve_many(10, 0)
             assert pool.delete_many(ids) == [None] * 40
@@ -104,8 +100,8 @@ class TestOutcomes:
         servers = cluster(2)
         other = servers[0].raw()
         with (
-            manager(*servers) as pool,
-            manager(servers[1]) as second,
+            unprobed(*servers) as pool,
+            unprobed(servers[1]) as second,
             Connection(servers[1].host, servers[1].port) as plain,
         ):
             of_second = take(second, 3)
@@ -169,7 +165,7 @@ class TestOutcomes:
             other.close()
 
     def test_what_a_second_delete_says(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jobs = take(pool, 3)
             outcomes = pool.delete_many([*jobs, *jobs])
             assert kinds(outcomes) == [type(None)] * 3 + [NotFound] * 3
@@ -178,7 +174,7 @@ class TestOutcomes:
 
     def test_one_whose_time_ran_out(self, beanstalkd: BeanstalkdServer) -> None:
         events: list[Event] = []
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.add_listener(events.append)
             pool.put("short", ttr=1)
             put(pool, 4)
@@ -198,7 +194,7 @@ class TestOutcomes:
             other.close()
 
     def test_a_stream_that_nobody_could_hold(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             done = 0
 
             def ids() -> Iterator[JobId]:
@@ -212,7 +208,7 @@ class TestOutcomes:
 
     def test_items_that_raise_leave_nothing_behind(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers) as pool:
+        with unprobed(*servers) as pool:
             jobs = take(pool, 1500)
 
             def stream() -> Iterator[Job]:
@@ -230,7 +226,7 @@ class TestThreads:
     def test_the_same_jobs_by_many_threads(self, cluster: StartCluster) -> None:
         """Each job is deleted once; who comes second is told what a second delete is told."""
         servers = cluster(2)
-        with manager(*servers) as pool:
+        with unprobed(*servers) as pool:
             for _ in range(10):
                 jobs = take(pool, 60)
                 orders = [jobs, jobs[::-1], jobs[30:] + jobs[:30]]
@@ -251,7 +247,7 @@ class TestThreads:
 
     def test_other_ends_at_the_same_time(self, beanstalkd: BeanstalkdServer) -> None:
         """Whoever is first, nothing is left reserved, and nobody gets another's reply."""
-        with manager(beanstalkd, max_connections=2) as pool:
+        with unprobed(beanstalkd, max_connections=2) as pool:
             for _ in range(15):
                 jobs = take(pool, 40)
 
@@ -269,7 +265,7 @@ class TestThreads:
 
     def test_the_connection_is_not_taken_from_who_has_it_next(self, beanstalkd: BeanstalkdServer) -> None:
         """Batches and other callers take turns on few connections, and each gets replies of its own."""
-        with manager(beanstalkd, max_connections=2, timeout=20) as pool:
+        with unprobed(beanstalkd, max_connections=2, timeout=20) as pool:
             stop = threading.Event()
 
             def others() -> int:
@@ -301,7 +297,7 @@ class TestThreads:
 
     def test_behind_a_command_of_a_sibling(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers, timeout=3) as pool:
+        with unprobed(*servers, timeout=3) as pool:
             jobs = take(pool, 20)
             first = next(job for job in jobs if job.server == servers[0].address)
             servers[0].freeze()
@@ -317,7 +313,7 @@ class TestThreads:
 class TestTrouble:
     def test_a_connection_that_was_lost(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers, max_connections=1) as pool:
+        with unprobed(*servers, max_connections=1) as pool:
             jobs = take(pool, 20)
             broken = next(job for job in jobs if job.server == servers[0].address)
             cut(broken.connection)
@@ -327,7 +323,7 @@ class TestTrouble:
             wait_until(lambda: leased(pool) == 0, "the connections to come back")
 
     def test_a_connection_that_was_lost_and_some_have_other_hands(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jobs = take(pool, 10)
             cut(jobs[0].connection)
             wait_until(lambda: beanstalkd.control.counter("current-jobs-ready") == 10, "the server to take them back")
@@ -343,7 +339,7 @@ class TestTrouble:
             other.close()
 
     def test_a_server_that_was_restarted_loses_no_other_job(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jobs = take(pool, 10)
             ids = put(pool, 3)
             beanstalkd.restart()
@@ -357,7 +353,7 @@ class TestTrouble:
 
     def test_a_dead_server_among_others(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(*servers, timeout=2) as pool:
+        with unprobed(*servers, timeout=2) as pool:
             jobs = take(pool, 30)
             ids = put(pool, 30)
             servers[0].kill()
@@ -371,7 +367,7 @@ class TestTrouble:
 
     def test_a_frozen_server_among_others(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(*servers, timeout=1, connect_timeout=0.5) as pool:
+        with unprobed(*servers, timeout=1, connect_timeout=0.5) as pool:
             jobs = take(pool, 300)
             servers[0].freeze()
             # A server has its time to answer, and what is left over has as much again.
@@ -433,10 +429,10 @@ class TestTrouble:
     def test_a_frozen_server_costs_a_long_batch_two_timeouts(self, cluster: StartCluster) -> None:
         """One for its silence, whatever the number of jobs and connections, and one for what could be mended."""
         servers = cluster(2)
-        with manager(*servers) as putting:
+        with unprobed(*servers) as putting:
             ids = put(putting, 4000)
             put(putting, 2000)
-        with manager(*servers, timeout=1, connect_timeout=0.5) as pool:
+        with unprobed(*servers, timeout=1, connect_timeout=0.5) as pool:
             reserved = [job for _ in range(5) for job in pool.reserve_many(500, 5)]
             held = {job.id for job in reserved}
             ids = [jid for jid in ids if jid not in held]
@@ -471,7 +467,7 @@ class TestTrouble:
             assert jobs_left(beanstalkd) == 0
 
     def test_many_that_are_no_longer_reserved(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jobs = take(pool, 20)
             for job in jobs[:10]:
                 job.release()
@@ -483,7 +479,7 @@ class TestTrouble:
             assert jobs_left(beanstalkd) == 0
 
     def test_many_left_over_end_in_time(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd, timeout=0.5, connect_timeout=0.3) as pool:
+        with unprobed(beanstalkd, timeout=0.5, connect_timeout=0.3) as pool:
             jobs = take(pool, 50)
             for job in jobs:
                 job.release()
@@ -496,5 +492,5 @@ class TestTrouble:
 
     def test_no_descriptor_is_left(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with assert_baseline(), manager(*servers) as pool:
+        with assert_baseline(), unprobed(*servers) as pool:
             assert set(pool.delete_many(take(pool, 100))) == {None}

@@ -6,7 +6,8 @@ import gc
 from typing import TYPE_CHECKING
 
 import pytest
-from support.batches import cut, leased, manager, ready
+from support.batches import cut, leased, ready
+from support.pools import unprobed
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 
@@ -35,7 +36,7 @@ def refs_left(pool: PoolManager) -> int:
 class TestReservedAgain:
     def test_the_reservation_before_is_lost(self, beanstalkd: BeanstalkdServer) -> None:
         events: list[Event] = []
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.add_listener(events.append)
             jid = pool.put("x", ttr=1)
             before = reserve(pool)
@@ -58,7 +59,7 @@ class TestReservedAgain:
         assert [event.job_id for event in events if isinstance(event, ReservationLost)] == [jid]
 
     def test_in_a_batch(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put_many(["x"] * 5, ttr=1)
             before = pool.reserve_many(5, 1)
             wait_until(lambda: [job.stats()["state"] for job in before] == ["ready"] * 5, "the TTR to run out")
@@ -71,7 +72,7 @@ class TestReservedAgain:
             assert (leased(pool), refs_left(pool)) == (0, 0)
 
     def test_one_that_was_given_back_is_not_lost(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put("x")
             before = reserve(pool)
             before.release()
@@ -81,7 +82,7 @@ class TestReservedAgain:
             assert pool.get_stats()["jobs_lost"] == 0
 
     def test_the_ids_of_another_process_are_other_jobs(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put("x")
             before = reserve(pool)
             beanstalkd.restart()
@@ -98,7 +99,7 @@ class TestReservedAgain:
 class TestByItsId:
     def test_a_server_was_removed_and_added_again(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers) as pool:
+        with unprobed(*servers) as pool:
             put = [pool.put("x") for _ in range(6)]
             jobs = pool.reserve_many(6, 1)
             mine = [jid for jid in put if jid.server == servers[0].address]
@@ -116,7 +117,7 @@ class TestByItsId:
                 pool.touch(mine[0])
 
     def test_nothing_is_kept_of_what_has_ended(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put_many(["x"] * 12)
             first, second, third, fourth, *jobs = pool.reserve_many(12, 1)
             assert refs_left(pool) == 12
@@ -134,7 +135,7 @@ class TestByItsId:
             gc.collect()
 
     def test_forgetting_one_leaves_another_reservation_of_it(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put_many(["x"] * 2)
             one, other = (reserve(pool) for _ in range(2))
             mine = {7: one.connection.jobs[one.id]}  # type: ignore[attr-defined]  # It is a pool's.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.batches import cut
 from support.forgetting import forget
+from support.pools import unprobed
 from support.processes import assert_baseline
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
@@ -24,11 +25,6 @@ from beanpool.pooled_connection import PooledConnection
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-
-
-def manager(*servers: BeanstalkdServer, **options: Any) -> PoolManager:
-    # A probe takes a connection for a moment, and here they are counted.
-    return PoolManager([server.address for server in servers], **{"health_interval": 60, **options})
 
 
 def reserve(pool: PoolManager, timeout: float = 2, **options: Any) -> Job:
@@ -53,7 +49,7 @@ FINISHERS: dict[str, Callable[[Job], None]] = {
 
 class TestFinishing:
     def test_a_finished_job_frees_its_connection(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd, max_connections=1) as pool:
+        with unprobed(beanstalkd, max_connections=1) as pool:
             for finish, state in ((Job.bury, "buried"), (functools.partial(Job.release, delay=60), "delayed")):
                 jid = pool.put("job")
                 job = reserve(pool)
@@ -74,7 +70,7 @@ class TestFinishing:
 
     def test_in_another_thread(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers) as pool:
+        with unprobed(*servers) as pool:
             for number in range(8):
                 pool.put(str(number))
             jobs = [reserve(pool) for _ in range(8)]
@@ -85,14 +81,14 @@ class TestFinishing:
             assert all(status.leased == 0 for status in pool.servers)
 
     def test_by_two_threads_at_once(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put("job")
             job = reserve(pool)
             outcomes = run_together(*[lambda: type(background(job.delete).error())] * 4)
             assert sorted(outcome.__name__ for outcome in outcomes) == ["NoneType", *["NotFound"] * 3]
 
     def test_a_block(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = pool.put("job", 77)
             with pytest.raises(ZeroDivisionError), reserve(pool):
                 raise ZeroDivisionError
@@ -104,7 +100,7 @@ class TestFinishing:
             assert beanstalkd.control.state(jid) is None
 
     def test_a_body_that_is_not_text_can_be_buried(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = beanstalkd.control.put(b"\xff\xfe not UTF-8")
             job = reserve(pool)
             with pytest.raises(UnicodeDecodeError):
@@ -115,7 +111,7 @@ class TestFinishing:
 
     def test_a_job_that_was_looked_at(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(*servers) as pool:
+        with unprobed(*servers) as pool:
             jid = pool.put("job")
             job = pool.peek_ready()
             assert job is not None
@@ -126,7 +122,7 @@ class TestFinishing:
             assert pool.peek(jid) is None
 
     def test_no_reserve_waits_on_a_connection_that_holds_a_job(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put("in hand", ttr=60)
             job = reserve(pool)
             threads = [background(functools.partial(pool.reserve, tubes=tube)) for tube in ("a", "a", "b", "default")]
@@ -156,7 +152,7 @@ def waiting_connections(pool: PoolManager) -> list[PooledConnection]:
 
 class TestDropping:
     def test_a_job_that_is_forgotten_is_given_back(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd, max_connections=1) as pool:
+        with unprobed(beanstalkd, max_connections=1) as pool:
             jid = pool.put("job")
             job = reserve(pool)
             connection = job.connection
@@ -174,7 +170,7 @@ class TestDropping:
                 self.job = job
                 self.myself = self
 
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = pool.put("job")
             work = Work(reserve(pool))
             assert work.job.reserved
@@ -183,7 +179,7 @@ class TestDropping:
             wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back")
 
     def test_who_waits_for_a_connection_gets_it_at_once(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd, max_connections=1) as pool:
+        with unprobed(beanstalkd, max_connections=1) as pool:
             pool.put("job")
             job = reserve(pool)
             del job
@@ -192,7 +188,7 @@ class TestDropping:
 
     def test_whatever_the_finalizer_interrupts(self, beanstalkd: BeanstalkdServer) -> None:
         """A finalizer may run while its own thread holds the pool's lock: it must not want it."""
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = pool.put("job")
             job = reserve(pool)
             server_pool = pool._cluster.topology.members[0].pool
@@ -207,7 +203,7 @@ class TestLosing:
         self, beanstalkd: BeanstalkdServer, finish: Callable[[Job], None]
     ) -> None:
         events: list[Event] = []
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.add_listener(events.append)
             jid = pool.put("job")
             job = reserve(pool)
@@ -227,7 +223,7 @@ class TestLosing:
             assert pool.servers[0].leased == 0
 
     def test_it_is_seen_without_asking(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put("job")
             job = reserve(pool)
             assert not job.lost
@@ -237,7 +233,7 @@ class TestLosing:
                 pool.close()
 
     def test_the_work_is_done_and_the_delete_finds_another_way(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = pool.put("job")
             job = reserve(pool)
             lose(beanstalkd, job)
@@ -248,7 +244,7 @@ class TestLosing:
             assert pool.get_stats()["jobs_lost"] == 0
 
     def test_the_delete_was_carried_out_before_the_connection_broke(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = pool.put("job")
             job = reserve(pool)
             beanstalkd.freeze()
@@ -264,7 +260,7 @@ class TestLosing:
 
     @pytest.mark.parametrize("fate", ["reserved", "buried", "delayed", "deleted"])
     def test_somebody_else_was_faster(self, beanstalkd: BeanstalkdServer, fate: str) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = pool.put("job")
             job = reserve(pool)
             lose(beanstalkd, job)
@@ -286,7 +282,7 @@ class TestLosing:
 
     def test_its_server_was_restarted_with_its_log(self, cluster: StartCluster) -> None:
         server = cluster(1, wal=True)[0]
-        with manager(server) as pool:
+        with unprobed(server) as pool:
             jid = pool.put("job")
             job = reserve(pool)
             server.restart()
@@ -299,7 +295,7 @@ class TestLosing:
     def test_its_server_was_restarted_and_the_ids_are_those_of_others(
         self, beanstalkd: BeanstalkdServer, finish: Callable[[Job], None]
     ) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             for _ in range(10):
                 pool.put("old")
             jobs = [reserve(pool) for _ in range(10)]
@@ -313,7 +309,7 @@ class TestLosing:
             assert beanstalkd.control.counter("total-jobs") == 10
 
     def test_its_time_ran_out(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = pool.put("job", ttr=1)
             job = reserve(pool)
             # Asked by its own connection: beanstalkd 1.12 may forget the TTR of a connection that says nothing.
@@ -330,7 +326,7 @@ class TestLosing:
             again.delete()
 
     def test_to_go_on_with_it(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             jid = pool.put("job")
             job = reserve(pool)
             lose(beanstalkd, job)
@@ -347,7 +343,7 @@ class TestLosing:
     def test_a_server_that_is_taken_for_down_keeps_what_it_gave(self, cluster: StartCluster) -> None:
         """The connection of a job outlives what is believed about its server."""
         servers = cluster(2)
-        with manager(*servers, health_interval=0.3, connect_timeout=1, timeout=5) as pool:
+        with unprobed(*servers, health_interval=0.3, connect_timeout=1, timeout=5) as pool:
             for server in servers:
                 server.control.put(b"job")
             jobs = [reserve(pool), reserve(pool)]
@@ -381,7 +377,7 @@ class TestKeptByAnError:
             kept.append(error)
 
     def test_a_block_gives_its_job_back_at_its_end(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put("x")
 
             def work() -> None:
@@ -397,7 +393,7 @@ class TestKeptByAnError:
             gc.collect()
 
     def test_without_a_block_it_is_given_back_when_it_is_freed(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager(beanstalkd) as pool:
+        with unprobed(beanstalkd) as pool:
             pool.put("x")
             self.fail(reserve(pool))
             assert beanstalkd.control.counter("current-jobs-reserved") == 1
@@ -409,7 +405,7 @@ class TestClosing:
     def test_jobs_in_hand_may_be_finished(self, beanstalkd: BeanstalkdServer) -> None:
         beanstalkd.control.open()
         with assert_baseline():
-            pool = manager(beanstalkd)
+            pool = unprobed(beanstalkd)
             jid = pool.put("job")
             job = reserve(pool)
             closing = background(functools.partial(pool.close, 5))
@@ -426,7 +422,7 @@ class TestClosing:
     def test_jobs_that_are_not_are_given_back(self, beanstalkd: BeanstalkdServer) -> None:
         beanstalkd.control.open()
         with assert_baseline():
-            pool = manager(beanstalkd)
+            pool = unprobed(beanstalkd)
             jid = pool.put("job")
             job = reserve(pool)
             with within(0.2):
@@ -441,7 +437,7 @@ class TestClosing:
     def test_a_pool_that_is_forgotten_gives_all_back(self, beanstalkd: BeanstalkdServer) -> None:
         beanstalkd.control.open()
         with assert_baseline():
-            pool = manager(beanstalkd)
+            pool = unprobed(beanstalkd)
             jid = pool.put("job")
             held: list[object] = [pool, reserve(pool)]
             del pool
@@ -486,7 +482,7 @@ def test_many_threads_and_all_ends_that_a_job_can_have(cluster: StartCluster) ->
                         deleted += 1
 
     with assert_baseline():
-        with manager(*servers) as pool:
+        with unprobed(*servers) as pool:
             for number in range(300):
                 pool.put(str(number))
             run_together(*[functools.partial(work, number) for number in range(6)], timeout=30)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.batches import leased, pool_of, ready, stored_in
+from support.batches import leased, ready, stored_in
+from support.pools import pool_with_jobs_in_hand
 from support.putting import SECRET, told_of
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until, within
@@ -29,13 +30,13 @@ class TestSlowSource:
                 if number < 3 or number % 10 == 0:
                     wait_until(lambda number=number: ready(beanstalkd) == number, "the jobs to be stored")  # type: ignore[misc]
 
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             assert len(stored_in(pool.put_many(source()))) == 30
 
     def test_the_connections_are_given_back_while_it_waits(self, cluster: StartCluster) -> None:
         """A source that takes from the same pool does not wait for its own batch."""
         servers = cluster(2)
-        with pool_of(*servers, max_connections=1) as pool:
+        with pool_with_jobs_in_hand(*servers, max_connections=1) as pool:
 
             def source() -> Iterator[str]:
                 for number in range(6):
@@ -48,7 +49,7 @@ class TestSlowSource:
 
     def test_a_server_that_dies_meanwhile_loses_nothing(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with pool_of(*servers, timeout=5) as pool:
+        with pool_with_jobs_in_hand(*servers, timeout=5) as pool:
 
             def source() -> Iterator[str]:
                 yield from (f"{number}" for number in range(10))
@@ -85,7 +86,7 @@ class TestSlowSource:
             pieces.append(count)
             post(channel, command, data, count)
 
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             monkeypatch.setattr(Channel, "post", counting)
             stored_in(pool.put_many("x" * 100 for _ in range(2000)))
         assert sum(pieces) == 2000
@@ -118,7 +119,7 @@ class TestBrokenSource:
             yield "x" * 70_000
             raise Broken("the file ends in rubbish")
 
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             with pytest.raises(Broken, match="rubbish") as caught:
                 pool.put_many(source() if lazy else Items())
             outcomes: list[object] = caught.value.outcomes  # type: ignore[attr-defined]
@@ -134,7 +135,7 @@ class TestBrokenSource:
             raise Broken
             yield "never"
 
-        with pool_of(beanstalkd) as pool, pytest.raises(Broken) as caught:
+        with pool_with_jobs_in_hand(beanstalkd) as pool, pytest.raises(Broken) as caught:
             pool.put_many(source())
         assert caught.value.outcomes == []  # type: ignore[attr-defined]
 
@@ -143,7 +144,7 @@ class TestBrokenSource:
             yield "x"
             raise Stubborn
 
-        with pool_of(beanstalkd) as pool, pytest.raises(Stubborn):
+        with pool_with_jobs_in_hand(beanstalkd) as pool, pytest.raises(Stubborn):
             pool.put_many(source())
         assert ready(beanstalkd) == 1
 
@@ -157,7 +158,7 @@ class TestBrokenSource:
             wait_until(lambda: any(_due(pool)), "the next to be sent")
             raise KeyboardInterrupt
 
-        with pool_of(beanstalkd, timeout=30) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, timeout=30) as pool:
             with within(1, "the batch"), pytest.raises(KeyboardInterrupt) as caught:
                 pool.put_many(source())
             outcomes: list[Any] = caught.value.outcomes  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.ledger import Ledger
+from support.pools import pool_of
 from support.processes import assert_baseline
 from support.scripted import ScriptedConnection, answering, close, expect_line, send, stall, stats_reply, with_data
 from support.servers import BeanstalkdServer, ServerFactory
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
 
 
-def manager(servers: list[BeanstalkdServer], **options: Any) -> PoolManager:
-    return PoolManager([server.address for server in servers], **{"health_interval": 0.3, **options})
-
-
 def ids(outcomes: list[JobId | Exception]) -> list[JobId]:
     errors = [outcome for outcome in outcomes if not isinstance(outcome, JobId)]
     assert errors == []
@@ -40,7 +37,7 @@ class TestOutcomes:
     def test_in_the_order_of_the_items(self, cluster: StartCluster) -> None:
         servers = cluster(3)
         bodies = [f"job {number}" for number in range(1000)]
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             stored = ids(pool.put_many(iter(bodies)))
         truth = {
             (server.address, job.id): job.body for server in servers for job in server.control.drain_jobs("default")
@@ -48,22 +45,22 @@ class TestOutcomes:
         assert [truth[jid.server, int(jid)].decode() for jid in stored] == bodies
 
     def test_spread_over_all_servers(self, cluster: StartCluster) -> None:
-        with manager(cluster(3)) as pool:
+        with pool_of(*cluster(3)) as pool:
             shares = Counter(jid.server for jid in ids(pool.put_many(["x"] * 900)))
         assert sorted(shares.values()) == [300, 300, 300]
 
     def test_nothing_of_nothing(self, cluster: StartCluster) -> None:
-        with manager(cluster(1)) as pool:
+        with pool_of(*cluster(1)) as pool:
             assert pool.put_many([]) == []
 
     def test_keys_go_where_single_puts_go(self, cluster: StartCluster) -> None:
-        with manager(cluster(3)) as pool:
+        with pool_of(*cluster(3)) as pool:
             keys = [f"customer {number}" for number in range(200)]
             stored = ids(pool.put_many(Put("x", key=key) for key in keys))
             assert [jid.server for jid in stored] == [pool.route(key)[0] for key in keys]
 
     def test_items_of_their_own_mind(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd]) as pool:
+        with pool_of(beanstalkd) as pool:
             stored = ids(
                 pool.put_many(
                     ["usual", Put(b"own", tube="other", priority=7, delay=60, ttr=9)], tube="mine", priority=5, ttr=33
@@ -76,7 +73,7 @@ class TestOutcomes:
         assert (own["tube"], own["pri"], own["ttr"], own["state"]) == ("other", "7", "9", "delayed")
 
     def test_more_tubes_than_connections(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd], max_connections=100) as pool:
+        with pool_of(beanstalkd, max_connections=100) as pool:
             tubes = [f"tube-{number % 150}" for number in range(600)]
             stored = ids(pool.put_many(Put("x", tube=tube) for tube in tubes))
         assert len(stored) == 600
@@ -93,7 +90,7 @@ class TestOutcomes:
         ],
     )
     def test_a_bad_item_disturbs_no_other(self, beanstalkd: BeanstalkdServer, bad: Any, kind: type[Exception]) -> None:
-        with manager([beanstalkd]) as pool:
+        with pool_of(beanstalkd) as pool:
             before, wrong, after = pool.put_many(["before", bad, "after"])
         assert isinstance(before, JobId)
         assert isinstance(wrong, kind)
@@ -102,7 +99,7 @@ class TestOutcomes:
 
     def test_a_job_that_is_too_big_disturbs_no_other(self, beanstalkd_factory: ServerFactory) -> None:
         server = beanstalkd_factory(max_job_size=100)
-        with manager([server]) as pool:
+        with pool_of(server) as pool:
             outcomes = pool.put_many(["a" * 100, "b" * 101, "c"])
         assert [type(outcome) for outcome in outcomes] == [JobId, JobTooBig, JobId]
 
@@ -113,19 +110,19 @@ class TestOutcomes:
     def test_bad_arguments_of_the_batch_are_raised(
         self, beanstalkd: BeanstalkdServer, options: dict[str, Any], kind: type[Exception]
     ) -> None:
-        with manager([beanstalkd]) as pool, pytest.raises(kind):
+        with pool_of(beanstalkd) as pool, pytest.raises(kind):
             pool.put_many(["x"], **options)
 
 
 class TestAmounts:
     def test_a_stream_that_nobody_could_hold(self, cluster: StartCluster) -> None:
-        with manager(cluster(2)) as pool:
+        with pool_of(*cluster(2)) as pool:
             assert len(ids(pool.put_many("x" * 100 for _ in range(60_000)))) == 60_000
 
     def test_large_bodies_among_small_ones(self, beanstalkd_factory: ServerFactory) -> None:
         server = beanstalkd_factory(max_job_size=2_000_000)
         sizes = itertools.cycle([10, 60_000, 0, 1_500_000, 300])
-        with manager([server]) as pool, within(20, "the batch"):
+        with pool_of(server) as pool, within(20, "the batch"):
             stored = ids(pool.put_many((b"x" * next(sizes) for _ in range(200)), timeout=20))
         assert len(stored) == 200
 
@@ -134,7 +131,7 @@ class TestFaults:
     def test_a_server_that_is_down_from_the_start(self, cluster: StartCluster, ledger: Ledger) -> None:
         servers = cluster(3)
         servers[0].kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             bodies = ledger.tokens(300)
             for body, jid in zip(bodies, ids(pool.put_many(bodies)), strict=True):
                 ledger.acked(body, jid.server, int(jid), maybe_duplicate=jid.maybe_duplicate)
@@ -158,7 +155,7 @@ class TestFaults:
             assert half.wait(10)
             servers[1].kill()
 
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             killed = background(kill)
             for body, jid in zip(bodies, ids(pool.put_many(stream())), strict=True):
                 ledger.acked(body, jid.server, int(jid), maybe_duplicate=jid.maybe_duplicate)
@@ -167,7 +164,7 @@ class TestFaults:
 
     def test_a_draining_server(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             pool.wait(2)
             servers[0].drain()
             stored = ids(pool.put_many(["x"] * 500))
@@ -178,7 +175,7 @@ class TestFaults:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with manager(servers) as pool, within(1.0, "the batch", slack=1.0):
+        with pool_of(*servers) as pool, within(1.0, "the batch", slack=1.0):
             outcomes = pool.put_many(["x"] * 2000, timeout=0.5)
         assert len(outcomes) == 2000
         assert {type(outcome) for outcome in outcomes} == {NoServerAvailable}
@@ -217,7 +214,7 @@ class TestFaults:
 
     def test_a_silent_server_takes_half_of_the_time_at_most(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers, timeout=1.0) as pool:
+        with pool_of(*servers, timeout=1.0) as pool:
             pool.wait(2)
             servers[0].freeze()
             try:
@@ -281,7 +278,7 @@ class TestFaults:
             looks.append(seconds)
             return wait_for_any(waiters, seconds)
 
-        with manager([beanstalkd], timeout=0.5, health_interval=60) as pool:
+        with pool_of(beanstalkd, timeout=0.5, health_interval=60) as pool:
             ids(pool.put_many(["x"] * 10))
             monkeypatch.setattr("beanpool.exchange.wait_for_any", counting)
             beanstalkd.freeze()
@@ -295,7 +292,7 @@ class TestFaults:
         (server,) = cluster(1)
         server.kill()
         settled: list[tuple[str, JobId | Exception]] = []
-        with manager([server], timeout=20) as pool:
+        with pool_of(server, timeout=20) as pool:
             with pool._batch(settled.extend) as batch:
                 assert not batch.feed([("late", encode("x", None, "default", 0, 0, 1, "utf-8"))])
                 server.start()
@@ -304,7 +301,7 @@ class TestFaults:
             assert (place, ids([outcome])[0].server) == ("late", server.address)
 
     def test_a_connection_is_as_before_when_all_replies_are_there(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd], max_connections=1, health_interval=60) as pool:
+        with pool_of(beanstalkd, max_connections=1, health_interval=60) as pool:
             ids(pool.put_many(["x"] * 500))
             connection = pool._cluster.topology.members[0].pool.acquire(time.monotonic() + 1)
             lowest = connection.channel._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
@@ -329,7 +326,7 @@ class TestFaults:
                 yield "x" * 200
             raise KeyboardInterrupt
 
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             pool.put_many(["warm"] * 10)
             with pytest.raises(KeyboardInterrupt):
                 pool.put_many(stream())
@@ -338,7 +335,7 @@ class TestFaults:
 
     def test_no_descriptor_is_left(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with assert_baseline(), manager(servers) as pool:
+        with assert_baseline(), pool_of(*servers) as pool:
             pool.put_many(["x"] * 1000)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.pools import pool_of
 from support.scripted import ScriptedConnection, answering, stats_reply
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
 
 
-def manager(servers: list[BeanstalkdServer], **options: Any) -> PoolManager:
-    return PoolManager([server.address for server in servers], **options)
-
-
 def take(pool: PoolManager, timeout: float | None = 0, **options: Any) -> Job:
     job = pool.reserve(timeout, **options)
     assert job is not None
@@ -48,7 +45,7 @@ def commands(server: BeanstalkdServer) -> dict[str, int]:
 class TestSweep:
     def test_a_job_is_found_wherever_it_is(self, cluster: StartCluster) -> None:
         servers = cluster(4)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             assert pool.reserve(timeout=0) is None
             for server in [*servers, *reversed(servers)]:
                 jid = server.control.put(b"here")
@@ -60,12 +57,12 @@ class TestSweep:
         for server in servers:
             for _ in range(100):
                 server.control.put(b"job")
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             shares = Counter(take(pool).server for _ in range(200))
         assert min(shares[server.address] for server in servers) >= 40, shares
 
     def test_a_ready_job_costs_one_command(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd], health_interval=60) as pool:
+        with pool_of(beanstalkd, health_interval=60) as pool:
             beanstalkd.control.put(b"first")
             take(pool)
             beanstalkd.control.put(b"second")
@@ -79,7 +76,7 @@ class TestSweep:
 
     def test_only_the_tubes_that_were_named(self, beanstalkd: BeanstalkdServer) -> None:
         """One connection serves all calls, and what an earlier one watched must not leak into the next."""
-        with manager([beanstalkd], max_connections=1) as pool:
+        with pool_of(beanstalkd, max_connections=1) as pool:
             for tube in ("a", "b", "c", "default"):
                 beanstalkd.control.put(tube.encode(), tube=tube)
             assert take(pool, tubes="a").data == b"a"
@@ -90,14 +87,14 @@ class TestSweep:
             assert pool.reserve(timeout=0) is None
 
     def test_the_tube_is_told_where_it_is_known(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd]) as pool:
+        with pool_of(beanstalkd) as pool:
             beanstalkd.control.put(b"x", tube="a")
             assert take(pool, tubes="a").tube == "a"
             beanstalkd.control.put(b"x", tube="a")
             assert take(pool, tubes=["a", "b"]).tube is None
 
     def test_the_pools_own_tubes(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd], watch=["a", "b"]) as pool:
+        with pool_of(beanstalkd, watch=["a", "b"]) as pool:
             for tube in ("a", "b", "default"):
                 beanstalkd.control.put(tube.encode(), tube=tube)
             assert {take(pool).data, take(pool).data} == {b"a", b"b"}
@@ -125,7 +122,7 @@ class TestSweep:
                 found.append((job.server, job.id))
                 job.delete()
 
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             run_together(*[consume] * 4)
         assert len(found) == len(set(found)) == 300
 
@@ -134,7 +131,7 @@ class TestTime:
     @pytest.mark.parametrize("timeout", [0, 0.0, 0.05, 0.3, 1.0])
     def test_the_time_is_kept_to_the_fraction(self, cluster: StartCluster, timeout: float) -> None:
         servers = cluster(3)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             # From then on connections stand, and the time is all waiting.
             assert pool.reserve(timeout=0) is None
             started = time.monotonic()
@@ -144,7 +141,7 @@ class TestTime:
 
     def test_it_ends_with_a_job(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             for server in servers:
                 call = background(functools.partial(pool.reserve, timeout=5))
                 wait_until(lambda: all(s.control.counter("current-waiting") for s in servers), "the thread to wait")
@@ -157,7 +154,7 @@ class TestTime:
     @pytest.mark.parametrize("count", [1, 2])
     def test_none_waits_until_there_is_one(self, cluster: StartCluster, count: int) -> None:
         servers = cluster(count)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             call = background(pool.reserve)
             wait_until(lambda: all(s.control.counter("current-waiting") for s in servers), "the thread to wait")
             servers[-1].control.put(b"job")
@@ -169,7 +166,7 @@ class TestTime:
         servers = cluster(3)
         for server in servers[1:]:
             server.kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             with within(0.2):
                 assert pool.reserve(timeout=0.2) is None
             call = background(pool.reserve)
@@ -212,7 +209,7 @@ class TestNobodyToAsk:
         servers = cluster(3)
         for server in servers:
             server.kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             with within(timeout), pytest.raises(NoServerAvailable) as caught:
                 pool.reserve(timeout=timeout)
             assert set(caught.value.errors) == {server.address for server in servers}
@@ -225,7 +222,7 @@ class TestNobodyToAsk:
         for server in servers:
             server.control.open()
             server.freeze()
-        with manager(servers, timeout=0.5, connect_timeout=0.3) as pool:
+        with pool_of(*servers, timeout=0.5, connect_timeout=0.3) as pool:
             with within(0.5), pytest.raises(NoServerAvailable) as caught:
                 pool.reserve(timeout=0)
             assert set(caught.value.errors) == {server.address for server in servers}
@@ -239,7 +236,7 @@ class TestNobodyToAsk:
 
     def test_one_frozen_server_hides_no_job_of_the_others(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers, timeout=0.6, connect_timeout=0.6, health_interval=60) as pool:
+        with pool_of(*servers, timeout=0.6, connect_timeout=0.6, health_interval=60) as pool:
             assert pool.reserve(timeout=0) is None
             servers[1].freeze()
             for server in (servers[0], servers[2]):
@@ -250,7 +247,7 @@ class TestNobodyToAsk:
 
     def test_one_frozen_server_and_no_job(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers, timeout=0.5, connect_timeout=0.5) as pool:
+        with pool_of(*servers, timeout=0.5, connect_timeout=0.5) as pool:
             assert pool.reserve(timeout=0) is None
             servers[1].freeze()
             with within(0.5):
@@ -259,7 +256,7 @@ class TestNobodyToAsk:
                 assert pool.reserve(timeout=0.3) is None
 
     def test_all_connections_are_held_by_unfinished_jobs(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd], max_connections=2) as pool:
+        with pool_of(beanstalkd, max_connections=2) as pool:
             for _ in range(3):
                 beanstalkd.control.put(b"job")
             held = [pool.reserve(timeout=0) for _ in range(2)]
@@ -273,7 +270,7 @@ class TestNobodyToAsk:
             take(pool)
 
     def test_a_closed_pool(self, beanstalkd: BeanstalkdServer) -> None:
-        pool = manager([beanstalkd])
+        pool = pool_of(beanstalkd)
         pool.close()
         with pytest.raises(PoolClosed):
             pool.reserve(timeout=0)
@@ -341,7 +338,7 @@ class TestOddServers:
 class TestOneJob:
     def test_by_its_id(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             first, second = pool.put("one", delay=100), pool.put("two")
             jobs = [pool.reserve_job(jid) for jid in (first, second)]
             assert [job.body for job in jobs] == ["one", "two"]
@@ -357,7 +354,7 @@ class TestOneJob:
         servers = cluster(2)
         ids = [server.control.put(server.address.encode()) for server in servers]
         assert ids[0] == ids[1], "the same number, on each server another job"
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             job = pool.reserve_job(ids[1], server=servers[1].address)
             assert job.body == servers[1].address
             job.delete()
@@ -366,7 +363,7 @@ class TestOneJob:
                 pool.reserve_job(ids[0])
 
     def test_of_a_process_that_is_gone(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd]) as pool:
+        with pool_of(beanstalkd) as pool:
             jid = pool.put("old")
             put_at = time.monotonic()
             # Until then a connection passes for alive without a look at it.
@@ -379,7 +376,7 @@ class TestOneJob:
 
     def test_of_a_server_that_is_down(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers, timeout=0.5) as pool:
+        with pool_of(*servers, timeout=0.5) as pool:
             jid = pool.put("job")
             down = next(server for server in servers if server.address == jid.server)
             down.kill()

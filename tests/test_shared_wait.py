@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.interrupts import Rounds, interrupted_when
 from support.ledger import Ledger
+from support.pools import pool_of
 from support.processes import assert_baseline
 from support.servers import BeanstalkdServer
 from support.threads import Background, background, run_together
@@ -31,11 +32,6 @@ from beanpool.watch import Begun, Station, Watch, _taken
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine
-
-
-def manager(servers: list[BeanstalkdServer], **options: object) -> PoolManager:
-    # Health is checked often, so that a test of what a check finds out does not take long.
-    return PoolManager([server.address for server in servers], **{"health_interval": 0.3, **options})  # type: ignore[arg-type] # options of any type
 
 
 def threads_waiting(pool: PoolManager) -> int:
@@ -79,7 +75,7 @@ def body_of(thread: Background[Job | None]) -> bytes:
 class TestOneWaiterPerServer:
     def test_32_threads_on_8_servers(self, cluster: StartCluster) -> None:
         servers = cluster(8)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             threads = [background(pool.reserve) for _ in range(32)]
             wait_until(lambda: threads_waiting(pool) == 32, "all threads to wait")
             wait_until(lambda: waiters(servers) == [1] * 8, "one waiter on each server")
@@ -98,7 +94,7 @@ class TestOneWaiterPerServer:
 
     def test_while_threads_still_wait_each_server_gets_a_new_waiter(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             threads = [start_waiting(pool, pool.reserve) for _ in range(4)]
             for number in range(4):
                 wait_until(lambda: waiters(servers) == [1] * 3, "one waiter on each server")
@@ -108,7 +104,7 @@ class TestOneWaiterPerServer:
 
     def test_same_tubes_share_and_different_tubes_do_not(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             one = start_waiting(pool, functools.partial(pool.reserve, tubes="a"))
             both = start_waiting(pool, functools.partial(pool.reserve, tubes=["a", "b"]))
             too = start_waiting(pool, functools.partial(pool.reserve, tubes=["b", "a"]))
@@ -126,7 +122,7 @@ class TestOneWaiterPerServer:
 
     def test_who_has_waited_longest_comes_first(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             threads = [start_waiting(pool, pool.reserve) for _ in range(5)]
             for number, thread in enumerate(threads):
                 servers[number % 2].control.put(b"%d" % number)
@@ -179,7 +175,7 @@ class TestExactlyOnce:
                     ledger.deleted(job.data)
 
         with assert_baseline():
-            with manager(servers) as pool:
+            with pool_of(*servers) as pool:
                 run_together(*[functools.partial(produce, number) for number in range(4)], *[consume] * 6, timeout=60)
                 wait_until(lambda: waiters(servers) == [0] * 4, "the waiters to leave")
                 assert reserved(servers) == 0
@@ -211,7 +207,7 @@ class TestExactlyOnce:
                     ledger.deleted(job.data)
                     taken.release()
 
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             consumers = [functools.partial(consume, random.Random(rng.random())) for _ in range(2)]
             run_together(produce, *consumers, timeout=30)
         ledger.reconcile([server.control for server in servers], exactly_once=True)
@@ -220,7 +216,7 @@ class TestExactlyOnce:
 class TestLeadership:
     def test_a_leader_whose_time_is_up_hands_over(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             leader = start_waiting(pool, functools.partial(pool.reserve, timeout=0.15))
             second = start_waiting(pool, pool.reserve)
             third = start_waiting(pool, pool.reserve)
@@ -231,7 +227,7 @@ class TestLeadership:
 
     def test_a_follower_whose_time_is_up_leaves_alone(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             leader = start_waiting(pool, pool.reserve)
             with within(0.15):
                 assert pool.reserve(timeout=0.15) is None
@@ -241,7 +237,7 @@ class TestLeadership:
 
     def test_control_c_in_the_leader(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             followers: list[Background[Job | None]] = []
 
             def follow() -> None:
@@ -264,7 +260,7 @@ class TestLeadership:
         servers = cluster(2)
         for server in servers:
             server.control.open()
-        with assert_baseline(), manager(servers) as pool:
+        with assert_baseline(), pool_of(*servers) as pool:
             with interrupted_when(lambda: waiters(servers) == [1, 1]):
                 pool.reserve()
             wait_until(lambda: waiters(servers) == [0, 0], "the waiters to leave")
@@ -276,7 +272,7 @@ class TestLeadership:
 
     def test_control_c_in_a_follower(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             leader = start_waiting(pool, pool.reserve)
             with interrupted_when(lambda: threads_waiting(pool) == 2):
                 pool.reserve()
@@ -293,7 +289,7 @@ class TestLeadership:
         """Whoever is struck, and wherever: no job stays behind, and nobody waits in vain."""
         servers = cluster(3)
         closed = threading.Event()
-        with manager(servers, max_connections=16) as pool:
+        with pool_of(*servers, max_connections=16) as pool:
 
             def work(times: random.Random) -> None:
                 try:
@@ -333,7 +329,7 @@ class TestServersComeAndGo:
     def test_one_that_was_down_from_the_start_is_joined_when_it_comes_up(self, cluster: StartCluster) -> None:
         servers = cluster(3)
         servers[0].kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             thread = start_waiting(pool, pool.reserve)
             servers[0].start()
             servers[0].control.put(b"new")
@@ -343,7 +339,7 @@ class TestServersComeAndGo:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             thread = start_waiting(pool, pool.reserve)
             servers[1].start()
             servers[1].control.put(b"new")
@@ -351,7 +347,7 @@ class TestServersComeAndGo:
 
     def test_one_that_is_restarted_is_joined_again(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
             for thread in threads:
                 wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
@@ -361,7 +357,7 @@ class TestServersComeAndGo:
 
     def test_one_that_joins_the_pool(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers[:2]) as pool:
+        with pool_of(*servers[:2]) as pool:
             thread = start_waiting(pool, pool.reserve)
             pool.add_server(servers[2].address)
             servers[2].control.put(b"from the new one")
@@ -369,7 +365,7 @@ class TestServersComeAndGo:
 
     def test_one_that_leaves_the_pool(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             thread = start_waiting(pool, pool.reserve)
             wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
             pool.remove_server(servers[0].address)
@@ -382,7 +378,7 @@ class TestServersComeAndGo:
     def test_one_that_fails_disturbs_nobody(self, cluster: StartCluster, fate: str) -> None:
         servers = cluster(3)
         victim, *others = servers
-        with manager(servers, connect_timeout=0.3, timeout=0.5) as pool:
+        with pool_of(*servers, connect_timeout=0.3, timeout=0.5) as pool:
             threads = [start_waiting(pool, pool.reserve) for _ in range(4)]
             wait_until(lambda: waiters(servers) == [1, 1, 1], "a waiter on each server")
             {"killed": victim.kill, "frozen": victim.freeze, "terminated": victim.terminate}[fate]()
@@ -407,7 +403,7 @@ class TestServersComeAndGo:
     ) -> None:
         servers = cluster(2)
         try_acquire = ConnectionPool.try_acquire
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
 
             def remove_first(self: ConnectionPool, *args: Any) -> Any:
                 for status in pool.servers[1:]:
@@ -425,7 +421,7 @@ class TestServersComeAndGo:
     def test_workers_outlive_servers_that_come_and_go(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         done = threading.Event()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
 
             def work() -> None:
                 while not done.is_set():
@@ -451,7 +447,7 @@ class TestClosing:
         for server in servers:
             server.control.open()
         with assert_baseline():
-            pool = manager(servers)
+            pool = pool_of(*servers)
             threads = [start_waiting(pool, functools.partial(pool.reserve, tubes=tube)) for tube in "aaaaabbbbb"]
             wait_until(lambda: waiters(servers) == [2] * 4, "a waiter on each server for each tube")
             # Nobody who is asleep may be in the way.
@@ -495,7 +491,7 @@ class TestOnTheWay:
     def test_it_is_reached_however_many_others_come_in_between(
         self, beanstalkd: BeanstalkdServer, hold: Callable[[], tuple[threading.Event, threading.Event]]
     ) -> None:
-        pool = manager([beanstalkd])
+        pool = pool_of(beanstalkd)
         come, go = hold()
         first = background(functools.partial(pool.reserve, tubes="awaited"))
         assert come.wait(5)
@@ -513,7 +509,7 @@ class TestOnTheWay:
     def test_close_reaches_it(
         self, beanstalkd: BeanstalkdServer, hold: Callable[[], tuple[threading.Event, threading.Event]]
     ) -> None:
-        pool = manager([beanstalkd])
+        pool = pool_of(beanstalkd)
         come, go = hold()
         thread = background(pool.reserve)
         assert come.wait(5)
@@ -522,7 +518,7 @@ class TestOnTheWay:
         assert isinstance(thread.error(), PoolClosed)
 
     def test_what_is_kept_of_sets_of_tubes_is_bounded(self, beanstalkd: BeanstalkdServer) -> None:
-        with manager([beanstalkd]) as pool:
+        with pool_of(beanstalkd) as pool:
             for number in range(600):
                 assert pool.reserve(timeout=0, tubes=f"tube-{number}") is None
             assert len(pool._reserver._waits) <= 256
@@ -538,7 +534,7 @@ class TestManyTubes:
         monkeypatch.setattr("beanpool.pooled_connection.Channel", with_small_buffers)
         servers = cluster(1)
         tubes = [f"one-of-very-many-tubes-{number:06}" for number in range(10_000)]
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             thread = start_waiting(pool, functools.partial(pool.reserve, timeout=40, tubes=tubes))
             wait_until(lambda: waiters(servers) == [1], "the waiter", timeout=20)
             servers[0].control.put(b"job", tube=tubes[-1])
@@ -555,7 +551,7 @@ class TestManyTubes:
     def test_a_set_up_is_linear(self, beanstalkd: BeanstalkdServer) -> None:
         """0.1 s of the processor; it was 4 when each tube was compared with all others."""
         tubes = [f"tube-{number}" for number in range(8_000)]
-        with manager([beanstalkd], timeout=20) as pool:
+        with pool_of(beanstalkd, timeout=20) as pool:
             started = time.thread_time()
             assert pool.reserve(timeout=0, tubes=tubes) is None
             assert time.thread_time() - started < 1.5
@@ -564,7 +560,7 @@ class TestManyTubes:
 class TestFewConnections:
     def test_a_put_gets_through_while_the_only_connection_waits(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers, max_connections=1) as pool:
+        with pool_of(*servers, max_connections=1) as pool:
             thread = start_waiting(pool, functools.partial(pool.reserve, tubes="other"))
             wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
             for _ in range(4):
@@ -577,7 +573,7 @@ class TestFewConnections:
     def test_who_waits_beside_another_thread_is_told_that_there_is_no_job(self, cluster: StartCluster) -> None:
         """The server is asked, by the connection of the other thread: nothing is wrong."""
         servers = cluster(2)
-        with manager(servers, max_connections=1) as pool:
+        with pool_of(*servers, max_connections=1) as pool:
             thread = start_waiting(pool, pool.reserve)
             wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
             assert pool.reserve(timeout=0) is None
@@ -588,7 +584,7 @@ class TestFewConnections:
     def test_puts_and_reserves_by_many_threads(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         done = threading.Semaphore(0)
-        with manager(servers, max_connections=1, timeout=20) as pool:
+        with pool_of(*servers, max_connections=1, timeout=20) as pool:
 
             def produce() -> None:
                 for _ in range(10):
@@ -608,7 +604,7 @@ class TestFewConnections:
 
     def test_when_unfinished_jobs_hold_all_connections(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers, max_connections=1) as pool:
+        with pool_of(*servers, max_connections=1) as pool:
             for server in servers:
                 server.control.put(b"job")
             jobs = [pool.reserve(timeout=0), pool.reserve(timeout=0)]
@@ -630,7 +626,7 @@ class TestShortOfConnections:
         """With more threads that put than connections there is always somebody who wants the next one."""
         servers = cluster(1)
         done = threading.Event()
-        with manager(servers, max_connections=4, timeout=20) as pool:
+        with pool_of(*servers, max_connections=4, timeout=20) as pool:
 
             def put() -> None:
                 while not done.is_set():
@@ -665,7 +661,7 @@ class TestShortOfConnections:
 
     def test_more_sets_of_tubes_than_connections(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers, max_connections=2) as pool:
+        with pool_of(*servers, max_connections=2) as pool:
 
             def take(tube: str) -> bytes:
                 job = pool.reserve(timeout=20, tubes=tube)
@@ -693,7 +689,7 @@ class TestShortOfConnections:
         self, cluster: StartCluster, timeout: float
     ) -> None:
         busy, other = cluster(2)
-        with manager([busy, other], max_connections=1) as pool:
+        with pool_of(busy, other, max_connections=1) as pool:
             connections = pool._cluster.topology.members[0].pool
             held = connections.acquire(time.monotonic() + 5)
             busy.control.put(b"job")
@@ -705,7 +701,7 @@ class TestShortOfConnections:
 
     def test_who_waits_in_vain_for_a_connection_does_not_wait_longer_than_asked(self, cluster: StartCluster) -> None:
         (server,) = cluster(1)
-        with manager([server], max_connections=1, timeout=0.3) as pool:
+        with pool_of(server, max_connections=1, timeout=0.3) as pool:
             connections = pool._cluster.topology.members[0].pool
             held = connections.acquire(time.monotonic() + 5)
             for timeout in (0, 0.3):
@@ -717,7 +713,7 @@ class TestShortOfConnections:
 
     def test_one_that_waits_for_a_connection_is_reached_by_others_and_by_close(self, cluster: StartCluster) -> None:
         busy, other = cluster(2)
-        with manager([busy, other], max_connections=1) as pool:
+        with pool_of(busy, other, max_connections=1) as pool:
             held = pool._cluster.topology.members[0].pool.acquire(time.monotonic() + 5)
             threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
             other.control.put(b"from the other one")
@@ -751,7 +747,7 @@ class TestDelivered:
 
     def test_nobody_reads_what_its_job_is_answered(self, cluster: StartCluster, looks: list[Watch]) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             first, second = start_waiting(pool, pool.reserve), start_waiting(pool, pool.reserve)
             servers[0].control.put(b"first")
             job = job_of(first)
@@ -768,7 +764,7 @@ class TestDelivered:
 
     def test_its_end_wakes_nobody(self, cluster: StartCluster, looks: list[Watch]) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             first, second = start_waiting(pool, pool.reserve), start_waiting(pool, pool.reserve)
             servers[0].control.put(b"first")
             job = job_of(first)
@@ -808,7 +804,7 @@ class TestDelivered:
                 super().arm(descriptor, write=write)
 
         monkeypatch.setattr("beanpool.watch.new_poller", Closed)
-        with manager([beanstalkd]) as pool:
+        with pool_of(beanstalkd) as pool:
             thread = start_waiting(pool, pool.reserve)
             wait_until(lambda: len(armed) > 2, "another connection to wait")
             beanstalkd.control.put(b"job")
@@ -817,7 +813,7 @@ class TestDelivered:
     def test_a_job_that_comes_in_pieces(self, cluster: StartCluster) -> None:
         """More than one read gives."""
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             for size in (4_000, 4_096, 60_000):
                 thread = start_waiting(pool, pool.reserve)
                 wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
@@ -830,7 +826,7 @@ class TestDelivered:
     ) -> None:
         monkeypatch.setattr("beanpool.watch.RESERVE_SLICE", 1)
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             thread = start_waiting(pool, pool.reserve)
             wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
             counts = [server.control.counter("cmd-reserve-with-timeout") for server in servers]
@@ -847,7 +843,7 @@ class TestDelivered:
 def test_the_thread_for_errands_takes_no_core_from_others(cluster: StartCluster) -> None:
     if sys.platform != "linux":
         pytest.skip("there is no way to ask for it")
-    with manager(cluster(2)) as pool:
+    with pool_of(*cluster(2)) as pool:
         thread = start_waiting(pool, functools.partial(pool.reserve, timeout=5))
 
         def is_patient() -> bool:
@@ -946,7 +942,7 @@ class TestSilence:
 
 def test_a_wait_of_any_length_is_cut_into_slices(beanstalkd: BeanstalkdServer) -> None:
     """The server's own timeouts are bounded, whatever the caller's is, so that nobody is a ghost waiter for long."""
-    with manager([beanstalkd]) as pool:
+    with pool_of(beanstalkd) as pool:
         for timeout in (None, 1e6, 86_400):
             thread = start_waiting(pool, functools.partial(pool.reserve, timeout=timeout))
             wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
@@ -978,7 +974,7 @@ def test_two_threads_take_everything_from_a_list_once() -> None:
 
 
 def test_an_error_of_one_caller_is_not_that_of_another(beanstalkd: BeanstalkdServer) -> None:
-    with manager([beanstalkd]) as pool:
+    with pool_of(beanstalkd) as pool:
         threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
         pool.close()
         errors = [thread.error() for thread in threads]

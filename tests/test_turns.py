@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from support.batches import fill, leased, manager, pool_of
+from support.batches import fill, leased
+from support.pools import pool_with_jobs_in_hand, unprobed
 from support.servers import BeanstalkdServer
 from support.threads import Background, background
 from support.waiting import wait_until, within
@@ -56,7 +57,7 @@ class TestWhoseConnectionItIs:
     def test_a_command_that_waits_while_a_batch_ends_its_job_is_not_sent(self, beanstalkd: BeanstalkdServer) -> None:
         """By then the connection is another caller's."""
         fill(beanstalkd, len(COMMANDS))
-        with manager(beanstalkd, max_connections=1) as pool:
+        with unprobed(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(len(COMMANDS), 1)
             guard = connection_of(jobs[0]).guard
             beanstalkd.freeze()
@@ -80,7 +81,7 @@ class TestWhoseConnectionItIs:
         servers = cluster(2)
         working: dict[int, list[Job]] = {}
         wrong: list[BaseException] = []
-        with many_switches(), manager(*servers, max_connections=4, timeout=20) as pool:
+        with many_switches(), unprobed(*servers, max_connections=4, timeout=20) as pool:
             end = time.monotonic() + 1.5
 
             def heartbeat() -> None:
@@ -118,7 +119,7 @@ class TestTime:
         self, beanstalkd: BeanstalkdServer, command: Callable[[Job], object]
     ) -> None:
         fill(beanstalkd, 2)
-        with pool_of(beanstalkd, timeout=0.2) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, timeout=0.2) as pool:
             job, _ = jobs = pool.reserve_many(2, 1)
             # A batch on a slow server has it for as long as it comes on.
             with connection_of(job).guard, within(0.2), pytest.raises(CommandTimeout, match="nothing was sent"):
@@ -131,7 +132,7 @@ class TestTime:
         servers = cluster(2)
         for server in servers:
             fill(server, 20)
-        with pool_of(*servers, timeout=0.3) as pool:
+        with pool_with_jobs_in_hand(*servers, timeout=0.3) as pool:
             jobs = pool.reserve_many(40, 1)
             held = connection_of(jobs[0])
             with held.guard, within(0.3, slack=0.5):
@@ -146,7 +147,7 @@ class TestTime:
         self, beanstalkd: BeanstalkdServer, command: Callable[[Job], object]
     ) -> None:
         fill(beanstalkd, 2)
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             first, second = pool.reserve_many(2, 1)
             beanstalkd.freeze()
             touching = background(first.touch)
@@ -164,7 +165,7 @@ class TestTime:
 class TestEndings:
     def test_each_job_is_finished_once_by_many_threads(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 30)
-        with many_switches(), manager(beanstalkd) as pool:
+        with many_switches(), unprobed(beanstalkd) as pool:
             jobs = pool.reserve_many(30, 1)
             gate = threading.Barrier(4)
 
@@ -188,7 +189,7 @@ class TestEndings:
 
     def test_a_lost_job_refuses_what_waited(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 2)
-        with manager(beanstalkd, timeout=0.3) as pool:
+        with unprobed(beanstalkd, timeout=0.3) as pool:
             first, second = pool.reserve_many(2, 1)
             beanstalkd.freeze()
             touching = background(first.touch)

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from support.pools import pool_of
 from support.servers import BeanstalkdServer
 
 from beanpool import BeanpoolError, ConnectionFailed, JobId, JobLost, NotFound, PoolManager, Server
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-from support.putting import BY_ID, manager
+from support.putting import BY_ID
 
 
 class TestIds:
@@ -22,7 +23,7 @@ class TestIds:
     ) -> None:
         servers = cluster(2)
         ids = [server.control.put(b"job") for server in servers]
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             with pytest.raises(ValueError, match=r"names a different job on each of the 2 servers: pass the JobId"):
                 command(pool, ids[0])
             with pytest.raises(ValueError, match=f"must be one of .*{servers[1].address}.*, not 'q7:11300'"):
@@ -37,7 +38,7 @@ class TestIds:
 
     def test_commands_on_a_job_by_what_put_returned(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             ids = [pool.put(f"job {number}") for number in range(4)]
             for number, jid in enumerate(ids):
                 server = next(server for server in servers if server.address == jid.server)
@@ -70,7 +71,7 @@ class TestIds:
         servers = cluster(3)
         for server in servers:
             server.control.put(b"job")
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             jobs = [job for _ in servers if (job := pool.reserve(0)) is not None]
             assert [job.number for job in jobs] == [1, 1, 1]
             assert len({job.id for job in jobs}) == 3
@@ -116,7 +117,7 @@ class TestIds:
     def test_ids_from_before_a_restart_touch_no_job_of_now(
         self, beanstalkd: BeanstalkdServer, command: Callable[..., object]
     ) -> None:
-        with manager([beanstalkd]) as pool:
+        with pool_of(beanstalkd) as pool:
             old = [pool.put("old") for _ in range(10)]
             beanstalkd.restart()
             witnesses = [beanstalkd.control.put(b"witness") for _ in range(10)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tenacity
+from support.pools import pool_of
 from support.scripted import expect_line, send
 from support.server_pools import all_in_use
 from support.servers import BeanstalkdServer
@@ -18,7 +19,7 @@ from beanpool import NoServerAvailable, PoolClosed, PoolManager, PoolTimeout, Se
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
-from support.putting import SECRET, manager, told_of
+from support.putting import SECRET, told_of
 
 NEVER = tenacity.wait_fixed(600)
 
@@ -49,7 +50,7 @@ class TestNobody:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             call = background(lambda: pool.put("job"))
             wait_until(lambda: pool.get_stats()["retries_num"], "the first retry")
             servers[1].start()
@@ -61,7 +62,7 @@ class TestNobody:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with manager(servers, retry=NEVER) as pool:
+        with pool_of(*servers, retry=NEVER) as pool:
             calls = [background(lambda: pool.put("job", timeout=900)) for _ in range(3)]
             wait_until(lambda: pool.get_stats()["retries_num"] == 3, "three pauses")
             servers[1].start()
@@ -70,7 +71,7 @@ class TestNobody:
     def test_a_new_server_ends_the_pause(self, cluster: StartCluster) -> None:
         dead, new = cluster(2)
         dead.kill()
-        with manager([dead], retry=NEVER) as pool:
+        with pool_of(dead, retry=NEVER) as pool:
             call = background(lambda: pool.put("job", timeout=900))
             wait_until(lambda: pool.get_stats()["retries_num"], "the pause")
             pool.add_server(new.address)
@@ -102,7 +103,7 @@ class TestNobody:
     def test_a_pause_that_would_be_too_long_is_cut_not_the_call(self, cluster: StartCluster) -> None:
         (server,) = cluster(1)
         server.kill()
-        with manager([server], retry=NEVER) as pool:
+        with pool_of(server, retry=NEVER) as pool:
             call = background(lambda: pool.put("job", timeout=30))
             wait_until(lambda: pool.get_stats()["retries_num"], "the pause")
             server.start()
@@ -111,7 +112,7 @@ class TestNobody:
     def test_who_waits_has_a_dead_server_checked_before_its_back_off_ends(self, cluster: StartCluster) -> None:
         (server,) = cluster(1)
         server.kill()
-        with manager([server], health_interval=3600) as pool:
+        with pool_of(server, health_interval=3600) as pool:
             with pytest.raises(NoServerAvailable):
                 pool.put("job", timeout=0.1)
             # As after hours of failures.
@@ -125,23 +126,23 @@ class TestNobody:
         for server in servers:
             server.kill()
         with (
-            manager(servers, retry=tenacity.stop_after_attempt(1)) as pool,
+            pool_of(*servers, retry=tenacity.stop_after_attempt(1)) as pool,
             within(0.3),
             pytest.raises(NoServerAvailable),
         ):
             pool.put("job", timeout=5)
-        with manager(servers, retry=[tenacity.stop_after_attempt(3), tenacity.wait_fixed(0.01)]) as pool:
+        with pool_of(*servers, retry=[tenacity.stop_after_attempt(3), tenacity.wait_fixed(0.01)]) as pool:
             with within(0.3), pytest.raises(NoServerAvailable):
                 pool.put("job", timeout=5)
             assert pool.get_stats()["retries_num"] == 2
         with pytest.raises(TypeError, match="retry must be tenacity"):
-            manager(servers, retry="often")
+            pool_of(*servers, retry="often")
 
     def test_closing_ends_it(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        pool = manager(servers)
+        pool = pool_of(*servers)
         call = background(lambda: pool.put("job", timeout=30))
         wait_until(lambda: pool.get_stats()["retries_num"], "the first retry")
         with within(0.5):

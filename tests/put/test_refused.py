@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from support.pools import pool_of
 from support.scripted import answering, stats_reply
 from support.servers import BeanstalkdServer, ServerFactory
 from support.threads import background
@@ -14,14 +15,14 @@ from beanpool import CommandFailed, JobTooBig, NoServerAvailable, PoolManager
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
-from support.putting import SECRET, key_of, manager, state_of
+from support.putting import SECRET, key_of, state_of
 
 
 class TestServersThatDoNotTakeIt:
     def test_one_that_is_down_from_the_start_is_skipped_until_it_is_up(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         servers[0].kill()
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             key = key_of(pool, servers[0].address)
             for _ in range(3):
                 with within(0.3):
@@ -35,7 +36,7 @@ class TestServersThatDoNotTakeIt:
 
     def test_one_that_drains_gets_no_puts_and_gives_its_jobs(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             key = key_of(pool, servers[0].address)
             assert pool.put("before", key=key).server == servers[0].address
             servers[0].drain()
@@ -56,7 +57,7 @@ class TestServersThatDoNotTakeIt:
 
     def test_all_drain(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             for server in servers:
                 server.drain()
             for _ in range(2):
@@ -68,7 +69,7 @@ class TestServersThatDoNotTakeIt:
 
     def test_one_drains_and_the_other_one_comes_back(self, cluster: StartCluster) -> None:
         drains, down = cluster(2)
-        with manager([drains, down]) as pool:
+        with pool_of(drains, down) as pool:
             drains.drain()
             down.kill()
             put = background(lambda: pool.put("job", timeout=10))
@@ -82,7 +83,7 @@ class TestServersThatDoNotTakeIt:
         body = "x" * 1_000_000
         while full.control.command("put 0 0 10 1000000", body.encode()).startswith(b"INSERTED"):
             pass
-        with manager([full, other]) as pool:
+        with pool_of(full, other) as pool:
             key = key_of(pool, full.address)
             jid = pool.put(body, key=key)
             assert jid.server == other.address
@@ -96,7 +97,7 @@ class TestServersThatDoNotTakeIt:
     @pytest.mark.parametrize("size", [65535, 65536, 10_000_000])
     def test_a_body_that_is_too_big_is_nobodys_fault(self, cluster: StartCluster, size: int) -> None:
         servers = cluster(2)
-        with manager(servers, health_interval=60) as pool:
+        with pool_of(*servers, health_interval=60) as pool:
             if size <= 65535:
                 assert pool.put(b"x" * size)
                 return
@@ -110,7 +111,7 @@ class TestServersThatDoNotTakeIt:
 
     def test_a_body_that_is_too_big_for_some_goes_to_the_others(self, beanstalkd_factory: ServerFactory) -> None:
         servers = [beanstalkd_factory(max_job_size=size) for size in (100, 5000, 100)]
-        with manager(servers, health_interval=60) as pool:
+        with pool_of(*servers, health_interval=60) as pool:
             for _ in range(6):
                 assert pool.put(b"x" * 4000).server == servers[1].address
             with pytest.raises(JobTooBig):
@@ -120,7 +121,7 @@ class TestServersThatDoNotTakeIt:
 
     def test_a_body_that_only_an_absent_server_takes_waits_for_it(self, cluster: StartCluster) -> None:
         small, large = cluster(1, max_job_size=100)[0], cluster(1, max_job_size=5000)[0]
-        with manager([small, large]) as pool:
+        with pool_of(small, large) as pool:
             pool.wait(2)
             large.kill()
             wait_until(lambda: state_of(pool, large.address) == "down", "the death to be noticed")

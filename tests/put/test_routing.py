@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from support.ledger import Ledger
+from support.pools import pool_of
 from support.servers import BeanstalkdServer
 from support.threads import run_together
 from support.waiting import wait_until
@@ -16,7 +17,7 @@ from beanpool import PoolManager, Server
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-from support.putting import manager, ready, state_of
+from support.putting import ready, state_of
 
 
 class TestRouting:
@@ -30,7 +31,7 @@ class TestRouting:
 
     def test_a_key_stays_with_its_server(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             keys: list[str | bytes] = ["a", b"a", "user:17", "ключ", *map(str, range(20))]
             for key in keys:
                 homes = {pool.put("job", key=key).server for _ in range(3)}
@@ -39,7 +40,7 @@ class TestRouting:
 
     def test_a_key_fails_over_in_its_one_order_and_comes_home(self, cluster: StartCluster) -> None:
         servers = {server.address: server for server in cluster(3)}
-        with manager(list(servers.values())) as pool:
+        with pool_of(*servers.values()) as pool:
             first, second, third = pool.route("key")
             assert pool.put("job", key="key").server == first
             servers[first].kill()
@@ -56,7 +57,7 @@ class TestRouting:
 
     def test_keys_of_other_servers_do_not_move(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             keys = [str(number) for number in range(30)]
             before = {key: pool.put("job", key=key).server for key in keys}
             servers[0].kill()
@@ -73,7 +74,7 @@ class TestRouting:
             for _ in range(50):
                 pool.put(tube, tube=tube)
 
-        with manager(servers, max_connections=1, timeout=20) as pool:
+        with pool_of(*servers, max_connections=1, timeout=20) as pool:
             pool.use("of-the-pool")
             run_together(*[functools.partial(produce, tube) for tube in ("a", "b", "c")], timeout=30)
             pool.put("of-the-pool")
@@ -121,7 +122,7 @@ class TestRouting:
                 jid = pool.put(body)
                 ledger.acked(body, jid.server, jid)
 
-        with manager(servers) as pool:
+        with pool_of(*servers) as pool:
             run_together(*[functools.partial(produce, ledger.tokens(200)) for _ in range(6)], timeout=30)
             shares = Counter(status.open for status in pool.servers)
             assert max(shares) <= 6, "no more connections than threads"

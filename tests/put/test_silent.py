@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.interrupts import interrupted_when
+from support.pools import pool_of
 from support.processes import assert_baseline
 from support.waiting import wait_until, within
 
@@ -13,7 +14,7 @@ from beanpool import NoServerAvailable, PutAmbiguous
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-from support.putting import SECRET, key_of, manager, state_of, told_of
+from support.putting import SECRET, key_of, state_of, told_of
 
 
 class TestSilence:
@@ -21,7 +22,7 @@ class TestSilence:
     def test_a_frozen_server_costs_no_more_than_the_deadline(self, cluster: StartCluster, warm: bool) -> None:
         servers = cluster(1)
         servers[0].control.open()
-        with manager(servers, connect_timeout=5) as pool:
+        with pool_of(*servers, connect_timeout=5) as pool:
             if warm:
                 pool.put("job")
             servers[0].freeze()
@@ -37,7 +38,7 @@ class TestSilence:
     def test_a_frozen_server_leaves_time_for_another_one(self, cluster: StartCluster, warm: bool) -> None:
         servers = cluster(3)
         servers[0].control.open()
-        with manager(servers, connect_timeout=5, health_interval=600) as pool:
+        with pool_of(*servers, connect_timeout=5, health_interval=600) as pool:
             key = key_of(pool, servers[0].address)
             if warm:
                 pool.put("job", key=key)
@@ -50,7 +51,7 @@ class TestSilence:
 
     def test_two_frozen_servers_leave_time_for_the_third(self, cluster: StartCluster) -> None:
         servers = {server.address: server for server in cluster(3)}
-        with manager(list(servers.values()), health_interval=60, connect_timeout=5) as pool:
+        with pool_of(*servers.values(), health_interval=60, connect_timeout=5) as pool:
             first, second, third = pool.route("key")
             for address in (first, second):
                 servers[address].control.open()
@@ -62,7 +63,7 @@ class TestSilence:
 
     def test_puts_without_a_key_soon_avoid_it(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with manager(servers, timeout=0.4, connect_timeout=0.3) as pool:
+        with pool_of(*servers, timeout=0.4, connect_timeout=0.3) as pool:
             for _ in range(6):
                 pool.put("job")
             servers[0].freeze()
@@ -77,7 +78,7 @@ class TestSilence:
         servers = cluster(1)
         server = servers[0]
         server.control.open()
-        with assert_baseline(), manager(servers, health_interval=60) as pool:
+        with assert_baseline(), pool_of(*servers, health_interval=60) as pool:
             pool.put("job")
             server.freeze()
             with interrupted_when(lambda: pool.servers[0].leased):

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from support.ledger import Ledger
+from support.pools import pool_of
 from support.threads import run_together
 from support.waiting import wait_until
 
@@ -15,7 +16,6 @@ from beanpool import BeanpoolError, PutAmbiguous
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-from support.putting import manager
 
 
 class TestUnderFire:
@@ -46,7 +46,7 @@ class TestUnderFire:
                 if time.monotonic() > end:
                     break
 
-        with manager(servers, timeout=1) as pool:
+        with pool_of(*servers, timeout=1) as pool:
             run_together(*[produce] * 4, attack, timeout=30)
             outages = pool.get_stats()["outages_num"]
         report = ledger.reconcile([server.control for server in servers])

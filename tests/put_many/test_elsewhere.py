@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.batches import key_for, stored_in
-from support.putting import key_of, manager, state_of
+from support.pools import pool_of
+from support.putting import key_of, state_of
 from support.scripted import Answer, ScriptedConnection, answering, stats_reply
 from support.servers import BeanstalkdServer, ServerFactory
 from support.threads import background
@@ -43,7 +44,7 @@ def take_away(how: str, pool: PoolManager, server: BeanstalkdServer) -> None:
 @pytest.mark.parametrize("keyed", [True, False], ids=["keys", "no keys"])
 def test_it_stays_a_batch(cluster: StartCluster, how: str, keyed: bool) -> None:
     servers = cluster(3)
-    with manager(servers) as pool:
+    with pool_of(*servers) as pool:
         pool.wait(3)
         puts = [Put("x" * 200, key=f"user {number}" if keyed else None) for number in range(MANY)]
         take_away(how, pool, servers[0])
@@ -63,7 +64,7 @@ def test_it_stays_a_batch(cluster: StartCluster, how: str, keyed: bool) -> None:
 @pytest.mark.parametrize("how", ["dead", "draining"])
 def test_it_stays_batches_of_a_producer(cluster: StartCluster, how: str) -> None:
     servers = cluster(3)
-    with manager(servers) as pool, pool.producer() as producer:
+    with pool_of(*servers) as pool, pool.producer() as producer:
         pool.wait(3)
         take_away(how, pool, servers[0])
         before = pool.get_stats()["requests_num"]
@@ -103,7 +104,7 @@ def test_what_a_silent_server_had_goes_to_the_next_in_one_piece(
 
 def test_a_body_that_is_too_big_for_some(beanstalkd_factory: ServerFactory) -> None:
     small, large = beanstalkd_factory(max_job_size=100), beanstalkd_factory(max_job_size=5000)
-    with manager([small, large], health_interval=60) as pool:
+    with pool_of(small, large, health_interval=60) as pool:
         home = key_of(pool, small.address)
         outcomes = pool.put_many(["s", *["x" * 4000] * 4, Put("x" * 4000, key=home), "x" * 6000, "s"])
         kinds = [type(outcome) for outcome in outcomes]
@@ -115,7 +116,7 @@ class TestSuspects:
     def test_one_that_may_be_silent_gets_a_single_put_first(self, cluster: StartCluster) -> None:
         """What is sent to a server that is silent may be stored twice: it must not be a whole window."""
         servers = cluster(2)
-        with manager(servers, timeout=1, connect_timeout=20, health_interval=60) as pool:
+        with pool_of(*servers, timeout=1, connect_timeout=20, health_interval=60) as pool:
             pool.wait(2)
             key = key_of(pool, servers[0].address)
             with contextlib.ExitStack() as stack:
@@ -136,7 +137,7 @@ class TestSuspects:
 
     def test_one_that_is_healthy_after_all_gets_the_rest(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers, health_interval=60) as pool:
+        with pool_of(*servers, health_interval=60) as pool:
             pool.wait(2)
             key = key_of(pool, servers[0].address)
             pool._cluster.topology.members[0].report(
@@ -188,7 +189,7 @@ class TestComebacks:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with manager(servers, timeout=20) as pool:
+        with pool_of(*servers, timeout=20) as pool:
             call = background(lambda: pool.put_many(Put("x", key=f"{number}") for number in range(200)))
             wait_until(lambda: pool.get_stats()["retries_num"], "the pause")
             servers[1].start()
@@ -212,7 +213,7 @@ class TestComebacks:
 
     def test_where_all_drain_nothing_is_waited_for(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with manager(servers, health_interval=60) as pool:
+        with pool_of(*servers, health_interval=60) as pool:
             for server in servers:
                 server.drain()
             with within(1, "the batch"):
@@ -225,7 +226,7 @@ class TestComebacks:
         servers = cluster(2)
         servers[0].kill()
         servers[1].drain()
-        with manager(servers, timeout=0.3) as pool:
+        with pool_of(*servers, timeout=0.3) as pool:
             outcomes = pool.put_many([Put("x", key=key_for(number)) for number in range(4)])
         for outcome in outcomes:
             assert isinstance(outcome, NoServerAvailable)
@@ -237,7 +238,7 @@ class TestComebacks:
 
 def test_events_and_counters_tell_of_each_put(cluster: StartCluster) -> None:
     servers = cluster(2)
-    with manager(servers) as pool:
+    with pool_of(*servers) as pool:
         pool.wait(2)
         key = key_of(pool, servers[0].address)
         servers[0].drain()

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from support.batches import pool_of, stored_in
-from support.putting import key_of, manager, state_of
+from support.batches import stored_in
+from support.pools import pool_of, pool_with_jobs_in_hand
+from support.putting import key_of, state_of
 from support.scripted import ScriptedConnection, answering, stats_reply
 from support.servers import BeanstalkdServer
 from support.threads import run_together
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_servers_that_are_silent_cost_two_timeouts_at_most(cluster: StartCluster, count: int) -> None:
     servers = cluster(count)
-    with manager(servers, timeout=0.4) as pool:
+    with pool_of(*servers, timeout=0.4) as pool:
         pool.wait(count)
         for server in servers:
             server.freeze()
@@ -77,7 +78,7 @@ def in_use(pool: PoolManager, server: int) -> Iterator[None]:
 
 class TestConnections:
     def test_a_full_pool_is_waited_for_once(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd, max_connections=1, timeout=0.4) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=1, timeout=0.4) as pool:
             with in_use(pool, 0), within(0.4, "the batch"):
                 outcomes = pool.put_many(["x"] * 600)
             assert {type(outcome) for outcome in outcomes} == {PoolTimeout}
@@ -85,19 +86,19 @@ class TestConnections:
 
     def test_a_full_pool_beside_one_that_is_not(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with pool_of(*servers, max_connections=1, timeout=1) as pool:
+        with pool_with_jobs_in_hand(*servers, max_connections=1, timeout=1) as pool:
             keys = [key_of(pool, server.address) for server in servers]
             with in_use(pool, 0), within(1, "the batch"):
                 stored = stored_in(pool.put_many(Put("x", key=keys[number % 2]) for number in range(200)))
             assert {jid.server for jid in stored} == {servers[1].address}
 
     def test_it_does_not_wait_for_its_own(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd, max_connections=2, timeout=10) as pool, within(3, "the batch"):
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=2, timeout=10) as pool, within(3, "the batch"):
             stored_in(pool.put_many(Put("x", tube=f"tube-{number % 5}") for number in range(200)))
 
     def test_batches_do_not_wait_for_each_other_for_ever(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with pool_of(*servers, max_connections=1, timeout=20) as pool, within(15, "all batches"):
+        with pool_with_jobs_in_hand(*servers, max_connections=1, timeout=20) as pool, within(15, "all batches"):
             run_together(
                 *[
                     lambda: stored_in(
@@ -121,7 +122,7 @@ def test_a_source_that_takes_its_time_leaves_the_batch_all_of_its_own(cluster: S
         wait_until(lambda: state_of(pool, server.address) == "up", "its return")
         yield "later"
 
-    with manager([server], timeout=0.3, health_interval=0.1) as pool:
+    with pool_of(server, timeout=0.3, health_interval=0.1) as pool:
         pool.wait(1)
         _, later = pool.put_many(puts())
     assert isinstance(later, JobId)

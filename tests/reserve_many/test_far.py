@@ -8,7 +8,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.batches import cut, fill, pool_of, ready, reserved
+from support.batches import cut, fill, ready, reserved
+from support.pools import pool_with_jobs_in_hand
 from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
@@ -106,7 +107,7 @@ class TestFar:
 
     def test_a_stop_of_less_than_a_second_costs_no_job(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(2)
             for server in servers:
                 fill(server, 10)
@@ -161,7 +162,7 @@ class TestNotTwice:
     def test_a_job_whose_time_ends_during_the_call(self, cluster: StartCluster) -> None:
         """The healthy server gives its jobs again while the call waits for the frozen one."""
         servers = cluster(2)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(2)
             for _ in range(30):
                 servers[0].control.put(b"x", ttr=1)
@@ -178,7 +179,7 @@ class TestNotTwice:
     def test_over_two_connections(self, beanstalkd: BeanstalkdServer) -> None:
         """The second reservation is the one that holds."""
         fill(beanstalkd, 1)
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             pool.wait()
             [member] = pool._cluster.topology.members
             first, second = (member.pool.acquire(time.monotonic() + 5) for _ in range(2))
@@ -196,7 +197,7 @@ class TestLostMeanwhile:
         self, cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         servers = cluster(3)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(3)
             fill(servers[0], 10)
             fill(servers[1], 5)
@@ -226,7 +227,7 @@ class TestLostMeanwhile:
             sort_out(take)
 
         monkeypatch.setattr(Take, "sort_out", break_first)
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             jobs = pool.reserve_many(5, 5)
             assert broken
             assert len(jobs) == 5

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from faults.test_fork import in_child
 from support.forgetting import forget
+from support.pools import pool_with_jobs_in_hand, unprobed
 from support.processes import assert_baseline
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
@@ -24,13 +25,13 @@ from beanpool.pooled_connection import PooledConnection
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-from support.batches import cut, fill, leased, manager, pool_of, ready, reserved, wait_for_waiters
+from support.batches import cut, fill, leased, ready, reserved, wait_for_waiters
 
 
 class TestSharedLease:
     def test_the_connection_comes_back_with_the_last_of_its_jobs(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 6)
-        with pool_of(beanstalkd, max_connections=1) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(6, 0)
             ends: list[Callable[[Job], None]] = [Job.delete, Job.release, Job.bury, Job.delete, Job.bury]
             for end, job in zip(ends, [jobs[3], jobs[0], jobs[5], jobs[1], jobs[4]], strict=True):
@@ -51,7 +52,7 @@ class TestSharedLease:
         for _ in range(20):
             for server in servers:
                 fill(server, 12)
-            with pool_of(*servers, max_connections=1) as pool:
+            with pool_with_jobs_in_hand(*servers, max_connections=1) as pool:
                 jobs = pool.reserve_many(24, 0)
                 ends: list[Callable[[Job], None]] = [Job.delete, Job.touch, Job.bury]
                 run_together(*[functools.partial(ends[number % 3], job) for number, job in enumerate(jobs)])
@@ -67,7 +68,7 @@ class TestSharedLease:
 
     def test_no_reserve_waits_on_it(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 3)
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             jobs = pool.reserve_many(3, 0)
             waiting = background(lambda: pool.reserve_many(1, 30))
             wait_for_waiters(beanstalkd)
@@ -81,7 +82,7 @@ class TestSharedLease:
 
     def test_one_that_is_dropped_goes_back_and_leaves_the_others(self, beanstalkd: BeanstalkdServer) -> None:
         priorities = [7, 70, 700]
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             ids = [pool.put("x", priority) for priority in priorities]
             jobs = pool.reserve_many(3, 0)
             dropped = jobs.pop(1).id
@@ -110,7 +111,7 @@ class TestSharedLease:
 
         monkeypatch.setattr(PartialRelease, "begin", begin_and_lose)
         fill(beanstalkd, 2)
-        with pool_of(beanstalkd, max_connections=1) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(2, 0)
             del jobs[0]
             assert closed.wait(10)
@@ -123,7 +124,7 @@ class TestSharedLease:
 
     def test_many_that_are_dropped(self, beanstalkd: BeanstalkdServer) -> None:
         """They go back as fast as the server takes them, and who works on the others is not kept waiting."""
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             pool.put_many(["x"] * 5000, ttr=600)
             jobs = pool.reserve_many(5000, 5)
             kept = jobs[::250]
@@ -142,7 +143,7 @@ class TestSharedLease:
         """The pool shuts the connection down, and that says nothing of the server."""
         events: list[Event] = []
         fill(beanstalkd, 3)
-        with pool_of(beanstalkd, timeout=20) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, timeout=20) as pool:
             pool.add_listener(events.append)
             jobs = pool.reserve_many(3, 0)
             connection = jobs[0].connection
@@ -163,7 +164,7 @@ class TestSharedLease:
         servers = cluster(2)
         for server in servers:
             fill(server, 50)
-        with pool_of(*servers, max_connections=1) as pool:
+        with pool_with_jobs_in_hand(*servers, max_connections=1) as pool:
             jobs = pool.reserve_many(100, 0)
             jobs[7].delete()
             del jobs
@@ -173,7 +174,7 @@ class TestSharedLease:
 
     def test_the_last_ones_that_are_dropped(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 10)
-        with pool_of(beanstalkd, max_connections=1) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(10, 0)
             assert set(pool.delete_many(jobs[:8])) == {None}
             del jobs
@@ -183,7 +184,7 @@ class TestSharedLease:
 
     def test_dropped_while_its_sibling_is_busy_and_the_server_silent(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 3)
-        with pool_of(beanstalkd, timeout=1) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, timeout=1) as pool:
             jobs = pool.reserve_many(3, 0)
             beanstalkd.freeze()
             dropped = jobs.pop().id
@@ -199,7 +200,7 @@ class TestSharedLease:
 
     def test_the_finalizer_waits_for_nothing(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 2)
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             jobs = pool.reserve_many(2, 0)
             server_pool = pool._cluster.topology.members[0].pool
             connection = jobs[0].connection
@@ -213,7 +214,7 @@ class TestSharedLease:
         self, beanstalkd: BeanstalkdServer
     ) -> None:
         fill(beanstalkd, 5)
-        with pool_of(beanstalkd, max_connections=1) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(5, 0)
             cut(jobs[0].connection)
             wait_until(lambda: ready(beanstalkd) == 5, "the server to take them back")
@@ -229,7 +230,7 @@ class TestSharedLease:
             assert pool.get_stats()["jobs_lost"] == 3, "a delete that was finished all the same is no loss"
 
     def test_one_whose_time_ran_out_leaves_the_others(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             short = pool.put("short", ttr=1)
             pool.put("long", ttr=60)
             first, second = pool.reserve_many(2, 0)
@@ -244,7 +245,7 @@ class TestSharedLease:
 
     def test_one_that_is_lost_can_be_had_again(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 3)
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             jobs = pool.reserve_many(3, 0)
             cut(jobs[0].connection)
             wait_until(lambda: ready(beanstalkd) == 3, "the server to take them back")
@@ -257,7 +258,7 @@ class TestSharedLease:
             assert set(pool.delete_many(jobs)) == {None}
 
     def test_they_are_found_by_their_ids(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             ids = [pool.put("x") for _ in range(4)]
             jobs = pool.reserve_many(4, 0)
             pool.touch(ids[0])
@@ -272,7 +273,7 @@ class TestSharedLease:
 
     def test_a_pool_full_of_jobs_says_so(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 3)
-        with pool_of(beanstalkd, max_connections=1) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=1) as pool:
             jobs = pool.reserve_many(2, 0)
             for timeout in (0, 0.05):
                 with pytest.raises(PoolTimeout):
@@ -284,7 +285,7 @@ class TestSharedLease:
         beanstalkd.control.open()
         fill(beanstalkd, 10)
         with assert_baseline():
-            pool = manager(beanstalkd)
+            pool = unprobed(beanstalkd)
             jobs = pool.reserve_many(10, 0)
             closing = background(functools.partial(pool.close, 5))
             wait_until(
@@ -298,7 +299,7 @@ class TestSharedLease:
                 closing.result()
         with assert_baseline():
             fill(beanstalkd, 10)
-            pool = manager(beanstalkd)
+            pool = unprobed(beanstalkd)
             jobs = pool.reserve_many(10, 0)
             pool.close(0.1)
             wait_until(lambda: ready(beanstalkd) == 10, "the jobs to be given back")
@@ -309,7 +310,7 @@ class TestSharedLease:
         beanstalkd.control.open()
         fill(beanstalkd, 5)
         with assert_baseline():
-            pool = manager(beanstalkd)
+            pool = unprobed(beanstalkd)
             held: list[object] = [pool, pool.reserve_many(5, 0)]
             del pool
 
@@ -322,7 +323,7 @@ class TestSharedLease:
     @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
     def test_a_child_has_none_of_them(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 4)
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             jobs = pool.reserve_many(4, 0)
 
             def child() -> None:
@@ -341,7 +342,7 @@ class TestManyJobsOfOneServer:
     """beanstalkd looks through all jobs of a connection with each command on it."""
 
     def test_are_spread_over_a_part_of_its_connections(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd, max_connections=8) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=8) as pool:
             pool.put_many(["x"] * 9000, ttr=600)
             jobs = pool.reserve_many(9000, 5)
             assert len({job.number for job in jobs}) == 9000
@@ -352,7 +353,7 @@ class TestManyJobsOfOneServer:
             assert leased(pool) == 0
 
     def test_stay_together_where_no_other_connection_is_free(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd, max_connections=8) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, max_connections=8) as pool:
             pool.put_many(["x"] * 7, tube="other")
             others = [pool.reserve(1, tubes="other") for _ in range(7)]
             pool.put_many(["x"] * 5000, ttr=600)
@@ -362,7 +363,7 @@ class TestManyJobsOfOneServer:
             assert set(pool.delete_many([*jobs, *(job for job in others if job is not None)])) == {None}
 
     def test_as_many_as_one_connection_may_hold(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             pool.put_many(["x"] * 4096, ttr=600)
             jobs = pool.reserve_many(4097, 1)
             assert len(jobs) == 4096

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.ledger import Ledger
+from support.pools import pool_with_jobs_in_hand
 from support.servers import BeanstalkdServer
 from support.threads import run_together
 from support.waiting import wait_until
@@ -17,7 +18,7 @@ from beanpool import PoolManager
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-from support.batches import fill, leased, pool_of, reserved
+from support.batches import fill, leased, reserved
 
 
 class TestTaking:
@@ -25,7 +26,7 @@ class TestTaking:
         servers = cluster(3)
         for server in servers:
             fill(server, 20)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             jobs = pool.reserve_many(30, 0)
             assert Counter(job.server for job in jobs) == {server.address: 10 for server in servers}
             assert len({(job.server, job.id) for job in jobs}) == 30
@@ -40,7 +41,7 @@ class TestTaking:
         servers = cluster(4)
         fill(servers[1], 3)
         fill(servers[3], 500)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             jobs = pool.reserve_many(400, 0)
             assert Counter(job.server for job in jobs) == {servers[1].address: 3, servers[3].address: 397}
             assert reserved(*servers) == 400
@@ -52,7 +53,7 @@ class TestTaking:
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 300, 700])
     def test_never_more_than_the_limit(self, cluster: StartCluster, limit: int) -> None:
         servers = cluster(4)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.put_many(["x"] * 2000)
             jobs = pool.reserve_many(limit, 0)
             assert len(jobs) == limit
@@ -64,7 +65,7 @@ class TestTaking:
         servers = cluster(4)
         for server in servers:
             fill(server, 40)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             taken: Counter[str] = Counter()
             for _ in range(40):
                 jobs = pool.reserve_many(2, 0)
@@ -76,7 +77,7 @@ class TestTaking:
     def test_an_empty_server_is_asked_once(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         fill(servers[0], 1000)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             jobs = pool.reserve_many(1000, 0)
             assert len(jobs) == 1000
             assert servers[1].control.counter("cmd-reserve-with-timeout") == 1
@@ -86,7 +87,7 @@ class TestTaking:
         for server in servers:
             for tube in ("default", "a", "b"):
                 fill(server, 5, tube)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             assert Counter(job.tube for job in pool.reserve_many(50, 0, tubes="a")) == {"a": 10}
             assert {job.tube for job in pool.tube("b").reserve_many(50, 0)} == {"b"}
             gc.collect()
@@ -96,7 +97,7 @@ class TestTaking:
 
     def test_large_bodies(self, beanstalkd: BeanstalkdServer) -> None:
         bodies = [bytes([number]) * 60_000 for number in range(100)]
-        with pool_of(beanstalkd, encoding=None) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, encoding=None) as pool:
             pool.put_many(bodies)
             jobs = pool.reserve_many(100, 0)
             assert [job.data for job in jobs] == bodies
@@ -127,7 +128,7 @@ class TestTaking:
                     assert outcome is None
                     ledger.deleted(job.data)
 
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             for body, jid in zip(bodies, pool.put_many(bodies), strict=True):
                 assert not isinstance(jid, Exception)
                 ledger.acked(body, jid.server, jid)

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
+from support.pools import pool_with_jobs_in_hand
 from support.processes import assert_baseline
 from support.scripted import ScriptedConnection, answering, expect_line, send, stats_reply, with_data
 from support.servers import BeanstalkdServer
@@ -15,7 +16,7 @@ from beanpool import NoServerAvailable, PoolManager
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
-from support.batches import fill, leased, pool_of
+from support.batches import fill, leased
 
 
 class TestTrouble:
@@ -23,7 +24,7 @@ class TestTrouble:
         servers = cluster(2)
         for server in servers:
             server.kill()
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             for timeout in (0, 0.2):
                 with pytest.raises(NoServerAvailable) as caught:
                     pool.reserve_many(5, timeout)
@@ -49,7 +50,7 @@ class TestTrouble:
         servers[0].kill()
         for server in servers[1:]:
             fill(server, 10)
-        with pool_of(*servers) as pool, within(1.0, slack=1.0):
+        with pool_with_jobs_in_hand(*servers) as pool, within(1.0, slack=1.0):
             assert len(pool.reserve_many(20, 0)) == 20
 
     @pytest.mark.parametrize("timeout", [0, 30, None])
@@ -57,7 +58,7 @@ class TestTrouble:
         self, cluster: StartCluster, timeout: float | None
     ) -> None:
         servers = cluster(3)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(3)
             fill(servers[1], 10)
             fill(servers[2], 10)
@@ -71,7 +72,7 @@ class TestTrouble:
             servers[0].thaw()
 
     def test_a_frozen_server_alone_ends_in_time(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd, timeout=0.6) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, timeout=0.6) as pool:
             pool.wait()
             beanstalkd.freeze()
             with within(0.6, slack=1.0), pytest.raises(NoServerAvailable):
@@ -80,7 +81,7 @@ class TestTrouble:
 
     def test_a_short_wait_says_nothing_of_a_servers_health(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(2)
             servers[0].freeze()
             with within(0.1, slack=1.0):
@@ -130,14 +131,14 @@ class TestTrouble:
         for server in servers:
             fill(server, 10)
         servers[0].drain()
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             assert len(pool.reserve_many(20, 0)) == 20
 
     def test_a_server_that_is_removed_keeps_the_connection_of_its_jobs(self, cluster: StartCluster) -> None:
         servers = cluster(2)
         for server in servers:
             fill(server, 10)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             jobs = pool.reserve_many(20, 0)
             pool.remove_server(servers[0].address)
             assert pool.reserve_many(5, 0) == []
@@ -153,6 +154,6 @@ class TestTrouble:
         servers = cluster(3)
         for server in servers:
             fill(server, 20)
-        with assert_baseline(), pool_of(*servers) as pool:
+        with assert_baseline(), pool_with_jobs_in_hand(*servers) as pool:
             assert len(pool.reserve_many(50, 1)) == 50
             assert len(pool.reserve_many(50, 1)) >= 10

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from support.pools import pool_with_jobs_in_hand, unprobed
 from support.scripted import answering, stats_reply
 from support.servers import BeanstalkdServer
 from support.threads import background
@@ -17,7 +18,7 @@ from beanpool.watch import Watch
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
-from support.batches import fill, leased, manager, pool_of, ready, reserved, wait_for_waiters
+from support.batches import fill, leased, ready, reserved, wait_for_waiters
 
 
 @pytest.fixture
@@ -36,12 +37,12 @@ def gate_of_looks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 class TestWaiting:
     def test_not_without_time(self, cluster: StartCluster) -> None:
-        with pool_of(*cluster(3)) as pool, within(0, slack=1.0):
+        with pool_with_jobs_in_hand(*cluster(3)) as pool, within(0, slack=1.0):
             assert pool.reserve_many(5, 0) == []
 
     def test_in_vain(self, cluster: StartCluster) -> None:
         servers = cluster(3)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             started = time.monotonic()
             assert pool.reserve_many(5, 0.3) == []
             assert 0.3 <= time.monotonic() - started < 1.3
@@ -51,7 +52,7 @@ class TestWaiting:
     @pytest.mark.parametrize("timeout", [30, None])
     def test_for_the_first_one_and_what_came_with_it(self, cluster: StartCluster, timeout: float | None) -> None:
         servers = cluster(3)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             waiting = background(lambda: pool.reserve_many(50, timeout))
             wait_for_waiters(*servers)
             # In one piece: the server takes in all of them before it lets go of the first.
@@ -67,7 +68,7 @@ class TestWaiting:
     ) -> None:
         """Each waiting connection has a job by then; none of them is given back, and their servers have more."""
         servers = cluster(3)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(3)
             waiting = background(lambda: pool.reserve_many(20, 30))
             wait_for_waiters(*servers)
@@ -93,7 +94,7 @@ class TestWaiting:
             glance(watch)
 
         monkeypatch.setattr(Watch, "glance", glance_late)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(3)
             waiting = background(lambda: pool.reserve_many(20, 30))
             wait_for_waiters(*servers)
@@ -107,7 +108,7 @@ class TestWaiting:
         self, cluster: StartCluster, gate_of_looks: threading.Event
     ) -> None:
         servers = cluster(3)
-        with pool_of(*servers) as pool:
+        with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(3)
             waiting = background(lambda: pool.reserve_many(2, 30))
             wait_for_waiters(*servers)
@@ -120,7 +121,7 @@ class TestWaiting:
             assert set(pool.delete_many(jobs)) == {None}
 
     def test_others_who_wait_get_theirs_first(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd) as pool:
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
             calls = [background(lambda: pool.reserve_many(1, 30)) for _ in range(4)]
             wait_until(lambda: pool._reserver._waits[("default",)].waiting == 4, "all to wait")
             for _ in range(4):
@@ -129,7 +130,7 @@ class TestWaiting:
 
     def test_a_close_wakes_it(self, cluster: StartCluster) -> None:
         servers = cluster(2)
-        pool = manager(*servers)
+        pool = unprobed(*servers)
         waiting = background(lambda: pool.reserve_many(5))
         wait_for_waiters(servers[0])
         with within(0.5, slack=0.5):

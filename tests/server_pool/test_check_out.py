@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from support.server_pools import pool_of, soon, waiting
+from support.server_pools import connections_of, soon, waiting
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
@@ -47,7 +47,7 @@ class TestCheckOut:
                     with lock:
                         in_use.remove(key)
 
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             run_together(*[work] * 8)
             assert most == 3
             assert len(seen) == 3, "connections are kept, not made anew"
@@ -56,7 +56,7 @@ class TestCheckOut:
             assert not owner.reports
 
     def test_what_a_borrower_asks_has_the_rest_of_the_time(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             with pool.lend(soon()) as connection:
                 connection.stats()
             beanstalkd.freeze()
@@ -71,7 +71,7 @@ class TestCheckOut:
                 assert connection.timeout > 1, "what was left of the loan before is over"
 
     def test_who_gets_none_in_time_is_told_how_many_there_are(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 2) as (pool, owner):
+        with connections_of(beanstalkd.host, beanstalkd.port, 2) as (pool, owner):
             held = [pool.acquire(soon()), pool.acquire(soon())]
             with within(0.2), pytest.raises(PoolTimeout, match=rf"{beanstalkd.address}: .*2 of 2 are in use"):
                 pool.acquire(time.monotonic() + 0.2)
@@ -84,7 +84,7 @@ class TestCheckOut:
 
     def test_first_come_first_served(self, beanstalkd: BeanstalkdServer) -> None:
         served: list[int] = []
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
 
             def wait_in_line(number: int) -> None:
@@ -104,7 +104,7 @@ class TestCheckOut:
 
     def test_a_place_that_comes_free_goes_to_who_waits(self, beanstalkd: BeanstalkdServer) -> None:
         """Also when the connection itself is not worth keeping."""
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
             other = background(lambda: pool.acquire(soon()))
             wait_until(lambda: waiting(pool), "the thread to wait")
@@ -115,14 +115,14 @@ class TestCheckOut:
             pool.checkin(connection)
 
     def test_newest_idle_connection_first(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             first, second, third = (pool.acquire(soon()) for _ in range(3))
             for connection in (second, third, first):
                 pool.checkin(connection)
             assert [pool.acquire(soon()) for _ in range(3)] == [first, third, second]
 
     def test_one_that_uses_the_tube_is_preferred(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             plain, mails, newest = (pool.acquire(soon()) for _ in range(3))
             mails.use_tube("mails", soon())
             for connection in (plain, mails, newest):
@@ -134,7 +134,7 @@ class TestCheckOut:
             assert pool.acquire(soon(), "unheard of") is mails, "none fits: the newest"
 
     def test_one_that_watches_the_tubes_is_preferred(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             plain, both, one = (pool.acquire(soon()) for _ in range(3))
             both.watch("a")
             both.watch("b")
@@ -151,7 +151,7 @@ class TestCheckOut:
             assert unopened.channel_state is None, "a new one is opened by who uses it"
 
     def test_a_connection_that_is_forgotten_frees_its_place(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             connection = pool.acquire(soon())
             assert pool.counts() == (1, 0)
             del connection
@@ -160,7 +160,7 @@ class TestCheckOut:
             pool.checkin(pool.acquire(soon()))
 
     def test_a_call_that_failed_on_the_wire_costs_its_connection(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             with pytest.raises(ConnectionFailed), pool.lend(soon()) as connection:
                 beanstalkd.kill()
                 connection.kick(1)
@@ -168,7 +168,7 @@ class TestCheckOut:
             assert [type(error) for error in owner.reports] == [ConnectionFailed]
 
     def test_a_refusal_costs_nothing(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             with pytest.raises(BeanpoolError, match="NOT_FOUND"), pool.lend(soon()) as connection:
                 connection.delete(7)
             assert pool.counts() == (1, 1)
@@ -184,7 +184,7 @@ class TestCheckOut:
 
             return Ticket(notify)
 
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
             first, gone, last = ticket("first"), ticket("gone"), ticket("last")
             pool.queue_up(first)
@@ -208,7 +208,7 @@ class TestCheckOut:
             assert pool.counts() == (0, 0)
 
     def test_a_reserve_whose_owner_is_gone_gets_nothing(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
             pool.queue_up(Ticket(lambda: False))
             behind = Ticket(lambda: True)
@@ -222,7 +222,7 @@ class TestCheckOut:
     def test_commands_overtake_reserves_while_jobs_hold_all_that_these_may_have(
         self, beanstalkd: BeanstalkdServer
     ) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.try_acquire(("default",))
             assert held is not None
             held.open(soon())
@@ -245,7 +245,7 @@ class TestCheckOut:
         self, beanstalkd: BeanstalkdServer
     ) -> None:
         evicted: list[int] = []
-        with pool_of(beanstalkd.host, beanstalkd.port, 3) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 3) as (pool, _):
             connections = [pool.acquire(soon()) for _ in range(3)]
             for number, connection in enumerate(connections[:2]):
                 connection.evict = functools.partial(evicted.append, number)

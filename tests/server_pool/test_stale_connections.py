@@ -15,12 +15,12 @@ from beanpool import PoolManager
 
 if TYPE_CHECKING:
     from conftest import StartScripted
-from support.server_pools import LONG, pool_of, readable, soon, wait_for_pause
+from support.server_pools import LONG, connections_of, readable, soon, wait_for_pause
 
 
 class TestStaleConnections:
     def test_idle_ones_from_before_a_restart_are_replaced_unnoticed(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             old = [pool.acquire(soon()) for _ in range(3)]
             for connection in old:
                 pool.checkin(connection)
@@ -58,7 +58,7 @@ class TestStaleConnections:
             [expect_line(b"stats"), send(stats_reply()), wait_for(idle), send(b"INSERTED 7\r\n")],
             default=answering({"stats": stats_reply(), "kick": b"KICKED 0\r\n"}),
         )
-        with pool_of(server.host, server.port) as (pool, _):
+        with connections_of(server.host, server.port) as (pool, _):
             with pool.lend(soon()) as first:
                 pass
             idle.set()
@@ -71,7 +71,7 @@ class TestStaleConnections:
     def test_a_new_generation_ends_idle_ones_at_once_and_those_in_use_when_they_return(
         self, beanstalkd: BeanstalkdServer
     ) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             in_use, idle = pool.acquire(soon()), pool.acquire(soon())
             pool.checkin(idle)
             owner.generation = 1
@@ -88,7 +88,7 @@ class TestStaleConnections:
             assert pool.counts() == (1, 1), "an older generation is no news"
 
     def test_trim_leaves_the_newest(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             connections = [pool.acquire(soon()) for _ in range(3)]
             for connection in connections:
                 pool.checkin(connection)

@@ -23,12 +23,12 @@ from beanpool.lease import JobRef
 
 if TYPE_CHECKING:
     from conftest import StartScripted
-from support.server_pools import pool_of, soon, waiting
+from support.server_pools import connections_of, soon, waiting
 
 
 class TestTrouble:
     def test_no_lock_is_held_while_a_server_is_silent(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 2) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 2) as (pool, _):
             idle = pool.acquire(soon())
             pool.checkin(idle)
             beanstalkd.freeze()
@@ -52,7 +52,7 @@ class TestTrouble:
 
     def test_a_handshake_without_an_answer_ends_in_time(self, beanstalkd: BeanstalkdServer) -> None:
         beanstalkd.freeze()
-        with pool_of(beanstalkd.host, beanstalkd.port, connect_timeout=0.2) as (pool, owner):
+        with connections_of(beanstalkd.host, beanstalkd.port, connect_timeout=0.2) as (pool, owner):
             with within(0.2), pytest.raises(CommandTimeout, match="accepted, but the server does not answer") as caught:
                 pool.acquire(soon())
             assert caught.value.phase is Phase.HANDSHAKE
@@ -62,14 +62,14 @@ class TestTrouble:
 
     def test_what_is_no_beanstalkd_is_found_out_at_the_handshake(self, scripted_server: StartScripted) -> None:
         server = scripted_server(default=[expect_line(b"stats"), send(b"HTTP/1.1 400 Bad Request\r\n\r\n")])
-        with pool_of(server.host, server.port) as (pool, owner):
+        with connections_of(server.host, server.port) as (pool, owner):
             with pytest.raises(BeanpoolError, match=server.address):
                 pool.acquire(soon())
             assert len(owner.reports) == 1
             assert pool.counts() == (0, 0)
 
     def test_who_waits_is_told_when_the_server_is_not_worth_waiting_for(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
             calls = [background(lambda: pool.acquire(soon())) for _ in range(3)]
             wait_until(lambda: waiting(pool) == 3, "the threads to wait")
@@ -81,7 +81,7 @@ class TestTrouble:
             assert pool.counts() == (1, 1)
 
     def test_closing_wakes_who_waits(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             pool.acquire(soon())
             held = pool.acquire(soon())
             calls = [background(lambda: pool.acquire(soon())) for _ in range(3)]
@@ -98,7 +98,7 @@ class TestTrouble:
             assert held.closed
 
     def test_closing_ends_calls_that_would_go_on_for_long(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             connection = pool.acquire(soon())
             beanstalkd.freeze()
             call = background(lambda: connection.kick(1))
@@ -113,7 +113,7 @@ class TestTrouble:
 
 class TestInterrupts:
     def test_in_the_queue(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
             with interrupted_when(lambda: waiting(pool)):
                 pool.acquire(soon())
@@ -123,7 +123,7 @@ class TestInterrupts:
                 assert connection is held
 
     def test_a_place_that_was_lost_goes_to_who_waits(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
             other = background(lambda: pool.acquire(soon()).kick(1))
             wait_until(lambda: waiting(pool), "the thread to wait")
@@ -162,7 +162,7 @@ class TestInterrupts:
 
     def test_in_the_handshake(self, beanstalkd: BeanstalkdServer) -> None:
         beanstalkd.freeze()
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, owner), assert_baseline():
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, owner), assert_baseline():
             before = len(open_descriptors())
             with interrupted_when(lambda: len(open_descriptors()) > before):
                 pool.acquire(soon())
@@ -170,7 +170,7 @@ class TestInterrupts:
             assert not owner.reports, "an interrupt says nothing of the server"
 
     def test_in_mid_command(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             with pool.lend(soon()) as first:
                 pass
             beanstalkd.freeze()
@@ -188,7 +188,7 @@ class TestInterrupts:
     def test_between_two_commands(self, beanstalkd: BeanstalkdServer) -> None:
         """It may have reserved a job for a caller who will never know of it."""
         jid = beanstalkd.control.put(b"work")
-        with pool_of(beanstalkd.host, beanstalkd.port) as (pool, _):
+        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             with pytest.raises(KeyboardInterrupt), pool.lend(soon()) as connection:
                 assert connection.reserve_job(jid).id == jid
                 raise KeyboardInterrupt
@@ -204,7 +204,7 @@ class TestInterrupts:
             with pool.lend(soon(), "default") as connection:
                 connection.kick(1)
 
-        with pool_of(beanstalkd.host, beanstalkd.port, 2) as (pool, owner):
+        with connections_of(beanstalkd.host, beanstalkd.port, 2) as (pool, owner):
             workers = [Rounds(borrow) for _ in range(4)]
             struck = 0
             end = time.monotonic() + 1.0

@@ -1,31 +1,16 @@
-"""Pools that tests take many jobs from, and what is asked of them and of their servers."""
+"""What tests of many jobs ask of a pool and of its servers."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import socket
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from beanpool import JobId, PoolManager
 from beanpool.connection import Connection
 from beanpool.pooled_connection import PooledConnection
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
-
-
-def manager(*servers: BeanstalkdServer, **options: Any) -> PoolManager:
-    # A probe takes a connection for a moment, and here they are counted.
-    return PoolManager([server.address for server in servers], **{"health_interval": 60, **options})
-
-
-@contextlib.contextmanager
-def pool_of(*servers: BeanstalkdServer, **options: Any) -> Iterator[PoolManager]:
-    with manager(*servers, **options) as pool:
-        yield pool
-        # Jobs that a test still has in hand need not be waited for.
-        pool.close(0)
 
 
 def fill(server: BeanstalkdServer, count: int, tube: str = "default") -> None:

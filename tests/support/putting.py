@@ -1,10 +1,9 @@
-"""Pools that tests put into, what they are asked, and the body that no error may repeat."""
+"""What tests of puts ask of a pool and of its servers, and the body that no error may repeat."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from beanpool import PoolManager
 from support.servers import BeanstalkdServer
@@ -22,11 +21,6 @@ BY_ID: dict[str, Callable[..., object]] = {
 }
 
 SECRET = "the body, which is nobody else's business"
-
-
-def manager(servers: list[BeanstalkdServer], **options: Any) -> PoolManager:
-    # Health is checked often, so that a test of what a check finds out does not take long.
-    return PoolManager([server.address for server in servers], **{"health_interval": 0.3, **options})
 
 
 def key_of(pool: PoolManager, address: str) -> str:

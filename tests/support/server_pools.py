@@ -52,7 +52,7 @@ class Owner:
 
 
 @contextmanager
-def pool_of(
+def connections_of(
     host: str, port: int, max_connections: int = 3, *, timeout: float = LONG, connect_timeout: float = LONG
 ) -> Iterator[tuple[ConnectionPool, Owner]]:
     owner = Owner()

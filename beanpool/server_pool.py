@@ -22,6 +22,7 @@ from beanpool.errors import (
 from beanpool.locks import Lock, refuse_within
 from beanpool.places import Places, Stage
 from beanpool.pool_closing import PoolClosing
+from beanpool.pool_queue import PoolQueue
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.identity import Identity
 from beanpool.stats import SERVER_COUNTS, Counters
@@ -92,6 +93,14 @@ class ConnectionPool:
         self._lock = Lock()
         # Changed under the lock only.
         self.places = Places(max_connections, self.probe_connection)
+        self._queue = PoolQueue(
+            self._lock,
+            self.places,
+            self._counters,
+            starved=owner.starved,
+            give_back=self.checkin,
+            ended=self._ended,
+        )
         self._closing = PoolClosing(self.places.connections, self.discard)
 
     def __repr__(self) -> str:
@@ -170,7 +179,9 @@ class ConnectionPool:
             if connection is None:
                 connection = self._check_out(tube)
             if connection is None:
-                connection = self._await_turn(deadline)
+                connection = self._queue.wait(deadline)
+            if connection is None:
+                raise self.exhausted()
             try:
                 if self._is_alive(connection) or self._make_ready(connection, deadline):
                     return connection
@@ -243,42 +254,6 @@ class ConnectionPool:
             opened=self.opened,
         )
 
-    def _await_turn(self, deadline: float) -> PooledConnection:
-        ticket = Ticket()
-        started = time.monotonic()
-        # From before the ticket is in the queue: an interrupt must not leave one there that nobody holds.
-        try:
-            with self._lock:
-                if self.places.stage is not _OPEN:
-                    raise self._ended()
-                # What came free between the first look and now.
-                connection = None if self.places.others_come_first() else self.places.take()
-                if connection is not None:
-                    return connection
-                self.places.queue.append(ticket)
-                self._counters.add("requests_queued")
-            self._owner.starved()
-            ticket.signal.acquire(timeout=max(0.0, deadline - started))
-        except BaseException:
-            connection = self._leave_queue(ticket, started)
-            if connection is not None:
-                self.checkin(connection)
-            raise
-        connection = self._leave_queue(ticket, started)
-        if connection is not None:
-            return connection
-        if ticket.error is not None:
-            raise ticket.error
-        raise self.exhausted()
-
-    def _leave_queue(self, ticket: Ticket, since: float) -> PooledConnection | None:
-        with self._lock:
-            self.places.leave_queue(ticket)
-            connection = ticket.connection
-        self._counters.add("requests_wait_ms", round((time.monotonic() - since) * 1000))
-        self._counters.add("requests_errors", connection is None)
-        return connection
-
     # For reserves, which wait for more than one server.
 
     def queue_up(self, ticket: Ticket) -> None:
@@ -288,17 +263,12 @@ class ConnectionPool:
         :raises ConnectionFailed: if the server was removed.
         """
         refuse_within(self._lock, f"a command to {self.server}")
-        with self._lock:
-            if self.places.stage is not _OPEN:
-                raise self._ended()
-            self._counters.add("requests_queued")
-            self.places.queue.append(ticket)
-            self.places.fill()
+        self._queue.join(ticket)
 
     def collect(self, ticket: Ticket) -> PooledConnection | None:
         """The connection that a ticket has got, as :meth:`try_acquire` gives it; None if it has none that is of use.
 
-        :raises BeanpoolError: if those who wait were turned away.
+        :raises BeanpoolError: if those who wait were told to fail.
         """
         if ticket.error is not None:
             raise ticket.error
@@ -310,10 +280,7 @@ class ConnectionPool:
 
     def leave(self, ticket: Ticket) -> None:
         """Queue no longer."""
-        with self._lock:
-            self.places.leave_queue(ticket)
-        if ticket.connection is not None:
-            self.checkin(ticket.connection)
+        self._queue.leave(ticket)
 
     def exhausted(self) -> PoolTimeout:
         """The error of a caller for whom no connection became free."""
@@ -471,12 +438,7 @@ class ConnectionPool:
 
     def fail_waiters(self, build_error: Callable[[], BeanpoolError]) -> None:
         """Let those who wait for a connection fail now: the server is not worth waiting for."""
-        with self._lock:
-            queue = list(self.places.queue)
-            self.places.queue.clear()
-        for ticket in queue:
-            ticket.error = build_error()
-            ticket.wake()
+        self._queue.fail(build_error)
 
     def trim(self, idle_for: float) -> None:
         """Close what has been idle for longer than this (seconds), but for the newest; spare ones much sooner."""

@@ -57,6 +57,7 @@ LAYERS: list[set[str]] = [
             "reservations",
             "places",
             "pool_closing",
+            "pool_queue",
             "ticket",
         ),
         *("giving_back", "recovery", "member"),

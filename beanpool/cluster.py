@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from beanpool.comebacks import Comebacks
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
-from beanpool.errands import Errands
+from beanpool.errands import BackgroundExecutor
 from beanpool.errors import CommandTimeout, PoolClosed, no_server
 from beanpool.health import Health, ServerState
 from beanpool.locks import Lock, ReentrantEvent, refuse_within
@@ -25,7 +25,7 @@ from beanpool.questions import WHO_IS_IT
 from beanpool.reporter import Reporter
 from beanpool.reservations import InHand
 from beanpool.survey import Answers, ask_all
-from beanpool.topology import Topology, twins
+from beanpool.topology import Topology, duplicates
 
 # How long commands that are on their way may take when the pool closes (seconds).
 CLOSE_GRACE = 0.25
@@ -75,14 +75,14 @@ class Cluster:
 
         self._leaving: tuple[Member, ...] = ()
         self.monitor = Monitor(members, self._settings.health_interval, self.name)
-        self.errands = Errands(self.name)
+        self.background = BackgroundExecutor(self.name)
         self.comebacks = Comebacks(self.monitor.hurry)
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
         if getattr(self, "_used_at_all", False) and not self.closing.is_set():
             self.monitor.abandon()
-            self.errands.abandon()
+            self.background.abandon()
             warnings.warn(
                 f"{self.name} was never closed; use it in a with block", ResourceWarning, stacklevel=2, source=self
             )
@@ -123,7 +123,7 @@ class Cluster:
             member.pool.close_to_new()
         for member in members:
             member.pool.close(soon, deadline)
-        self.errands.stop(1.0)
+        self.background.stop(1.0)
         self.monitor.stop(1.0)
 
     def _after_fork(self) -> None:
@@ -154,7 +154,7 @@ class Cluster:
         with self._lock:
             while True:
                 topology = self.topology
-                new, one_freed = self._note_twins(topology.members)
+                new, one_freed = self._note_duplicates(topology.members)
                 found += new
                 freed |= one_freed
                 refreshed = topology.refreshed()
@@ -174,16 +174,16 @@ class Cluster:
         if before.state is not after.state or before.draining != after.draining or restarted:
             self.reporter.server_changed(member.address, member.name, before, after, restarted)
 
-    def _note_twins(self, members: tuple[Member, ...]) -> tuple[list[tuple[Member, Member]], bool]:
+    def _note_duplicates(self, members: tuple[Member, ...]) -> tuple[list[tuple[Member, Member]], bool]:
         """Let every server process be used by one of its names.
 
         :returns: the members that are new as another name, and whether one is used now that was not before.
         """
-        known = twins(members)
-        changed = [member for member in members if member.twin is not known.get(member)]
+        known = duplicates(members)
+        changed = [member for member in members if member.duplicate_of is not known.get(member)]
         for member in changed:
-            member.set_twin(known.get(member))
-        found = [(member, member.twin) for member in changed if member.twin is not None]
+            member.set_duplicate_of(known.get(member))
+        found = [(member, member.duplicate_of) for member in changed if member.duplicate_of is not None]
         return found, len(found) < len(changed)
 
     def member_doubted(self, member: Member) -> None:
@@ -223,7 +223,7 @@ class Cluster:
             rest = tuple(other for other in topology.members if other is not member)
             if not rest:
                 raise ValueError(f"server {member.name} is the last one of the pool: close the pool instead")
-            self._note_twins(rest)
+            self._note_duplicates(rest)
             self.topology = Topology(rest)
             self._leaving = (*(m for m in self._leaving if m.pool.counts()[0]), member)
         self.on_change()
@@ -253,7 +253,7 @@ class Cluster:
         while True:
             answers = ask_all(members, deadline, WHO_IS_IT)
             # Only now it is known who is who.
-            answers |= {member.address: member.unusable("does not count") for member in members if member.twin}
+            answers |= {member.address: member.unusable("does not count") for member in members if member.duplicate_of}
             if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
                 return
             # That the last round had no time left for a server says nothing of one that had answered before.

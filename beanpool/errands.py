@@ -1,8 +1,8 @@
-"""What callers should not wait for, done by a thread of its own.
+"""A thread of its own for what callers should not wait for.
 
-The thread waits in a queue that is written in C. Handing it an errand wakes it, but does not let go of Python's lock:
+The thread waits in a queue that is written in C. Handing it a task wakes it, but does not let go of Python's lock:
 it runs as soon as the caller waits for something anyway. A pipe to a thread that waits in a selector costs the caller
-the whole errand, for writing to it lets that thread go first. Where the system can be told that the thread is in no
+the whole task, for writing to it lets that thread go first. Where the system can be told that the thread is in no
 hurry, it is: else it may take the caller's core at once, only to find that Python's lock is taken.
 """
 
@@ -18,15 +18,15 @@ from collections.abc import Callable
 from beanpool.locks import Lock, is_mine
 from beanpool.log import ErrorLog
 
-Errand = Callable[[], None]
+Task = Callable[[], None]
 
 
-class Errands:
-    """Runs errands one after the other, in a daemon thread that starts with the first need."""
+class BackgroundExecutor:
+    """Runs tasks one after the other, in a daemon thread that starts with the first need."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._lock = Lock()
@@ -43,22 +43,22 @@ class Errands:
             thread = threading.Thread(
                 target=_run,
                 args=(self._queue, ErrorLog(self._name)),
-                name=f"beanpool-errands-{self._name}",
+                name=f"beanpool-background-{self._name}",
                 daemon=True,
             )
             try:
                 thread.start()
             except RuntimeError:
-                # At interpreter shutdown no thread can start: errands are then done by who has them.
+                # At interpreter shutdown no thread can start: each task is then run by who submits it.
                 return
             self._thread = thread
 
-    def soon(self, errand: Errand) -> None:
-        """Have this done in the thread, at once; here, if there is none."""
+    def submit(self, task: Task) -> None:
+        """Run this in the thread, at once; here, if there is none."""
         if self._thread is None or self._stopped:
-            errand()
+            task()
         else:
-            self._queue.put(errand)
+            self._queue.put(task)
 
     def stop(self, timeout: float) -> None:
         """Do what is left, end the thread, and wait for it, but not for longer than `timeout` (seconds). Idempotent."""
@@ -76,15 +76,15 @@ class Errands:
         self._queue.put(None)
 
 
-def _run(errands: queue.SimpleQueue[Errand | None], error_log: ErrorLog) -> None:
+def _run(tasks: queue.SimpleQueue[Task | None], error_log: ErrorLog) -> None:
     _be_patient()
-    while (errand := errands.get()) is not None:
-        with error_log.catching("an errand"):
-            errand()
+    while (task := tasks.get()) is not None:
+        with error_log.catching("a task"):
+            task()
         # Nothing that keeps the pool alive may be held while waiting.
-        del errand
+        del task
     # For another one, of which nobody knows.
-    errands.put(None)
+    tasks.put(None)
 
 
 def _be_patient() -> None:

@@ -56,7 +56,7 @@ from beanpool.reserve_many import MOST_JOBS
 from beanpool.reserving import Reserver
 from beanpool.retry import RetryBudget, RetryPolicy
 from beanpool.stats import ServerStatus, total
-from beanpool.survey import Answers, Question, add_up, ask_all, given
+from beanpool.survey import Answers, Question, ask_all, gather, merge_stats
 from beanpool.tube import Tube
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class PoolManager(NotPicklable):
     def _assemble(self) -> None:
         cluster = self._cluster
         self._lock = Lock()
-        self._reserver = Reserver(cluster.current, self._timeout, cluster.monitor, cluster.errands)
+        self._reserver = Reserver(cluster.current, self._timeout, cluster.monitor, cluster.background)
         budget = RetryBudget(
             lambda: sum(member.pool.returns for member in cluster.topology.members), lambda: cluster.comebacks.count
         )
@@ -519,7 +519,7 @@ class PoolManager(NotPicklable):
 
         :raises NoServerAvailable: if none does; ``errors`` says why, by address.
         """
-        return bool(given(self.ping_by_server(), "answered"))
+        return bool(gather(self.ping_by_server(), "answered"))
 
     def ping_by_server(self) -> Answers:
         """How long every server took to answer (seconds), or its error, by address."""
@@ -541,7 +541,7 @@ class PoolManager(NotPicklable):
         used = self._used if tube is None else tube
         check_tube(used)
         answers = self._ask_all(for_a_job(command, used))
-        for job in given(answers, "could be asked for a job"):
+        for job in gather(answers, "could be asked for a job"):
             if job is not None:
                 member = self._cluster.topology.find(job.server)
                 return self._reserver.at_home(member, job) if member is not None else None
@@ -549,15 +549,15 @@ class PoolManager(NotPicklable):
 
     def tubes(self) -> list[str]:
         """The names of the tubes of all servers that answer, sorted (``list-tubes``)."""
-        return sorted({name for names in given(self.tubes_by_server(), "listed its tubes") for name in names})
+        return sorted({name for names in gather(self.tubes_by_server(), "listed its tubes") for name in names})
 
     def tubes_by_server(self) -> Answers:
         """Every server's own tubes, or its error, by address."""
         return self._ask_all_for_tubes(LIST_TUBES, encode_bare(LIST_TUBES), None)
 
     def stats(self) -> dict[str, Any]:
-        """The statistics of all servers that answer, added up (``stats``); see :func:`beanpool.survey.add_up`."""
-        return add_up(given(self.stats_by_server(), "gave its statistics"))
+        """The statistics of all servers that answer, added up (``stats``); see :func:`beanpool.survey.merge_stats`."""
+        return merge_stats(gather(self.stats_by_server(), "gave its statistics"))
 
     def stats_by_server(self) -> Answers:
         """Every server's own statistics, or its error, by address."""
@@ -568,7 +568,7 @@ class PoolManager(NotPicklable):
 
         :raises NotFound: if no server has it.
         """
-        return add_up(given(self.stats_tube_by_server(tube), f"gave the statistics of tube {tube}"))
+        return merge_stats(gather(self.stats_tube_by_server(tube), f"gave the statistics of tube {tube}"))
 
     def stats_tube_by_server(self, tube: str) -> Answers:
         """Every server's own statistics of a tube, or its error, by address."""
@@ -579,7 +579,7 @@ class PoolManager(NotPicklable):
 
         :raises NotFound: if no server has it.
         """
-        given(self.pause_tube_by_server(tube, seconds), f"paused tube {tube}")
+        gather(self.pause_tube_by_server(tube, seconds), f"paused tube {tube}")
 
     def pause_tube_by_server(self, tube: str, seconds: float) -> Answers:
         """As :meth:`pause_tube`; returns None, or the error, by address."""
@@ -587,7 +587,7 @@ class PoolManager(NotPicklable):
 
     def kick(self, bound: int = 1, *, tube: str | None = None) -> int:
         """Kick up to `bound` jobs of the used tube over all servers (``kick``); returns how many were made ready."""
-        return sum(given(self.kick_by_server(bound, tube=tube), "kicked jobs"))
+        return sum(gather(self.kick_by_server(bound, tube=tube), "kicked jobs"))
 
     def kick_by_server(self, bound: int = 1, *, tube: str | None = None) -> Answers:
         """As :meth:`kick`; returns every server's own count, or its error, by address."""

@@ -72,7 +72,7 @@ class Member:
         """Whether it gets puts."""
         self.up = True
         """Whether it is up; a suspect one is not."""
-        self.twin: Member | None = None
+        self.duplicate_of: Member | None = None
         """Another member that is the same server process, by another name, and is used instead of this one."""
         self._settings = settings
         self._owner = owner
@@ -180,9 +180,9 @@ class Member:
         identity = self.health.identity
         return identity.instance if identity is not None else ""
 
-    def set_twin(self, twin: Member | None) -> None:
+    def set_duplicate_of(self, other: Member | None) -> None:
         """Use another member instead of this one, or no longer."""
-        self.twin = twin
+        self.duplicate_of = other
         self._update(lambda health, _: health)
 
     def _update(self, change: Callable[[Health, float], Health]) -> Health:
@@ -213,7 +213,7 @@ class Member:
             and not health.draining
             and not health.rests_until
             and self.weight > 0
-            and self.twin is None
+            and self.duplicate_of is None
         )
 
     def _not_worth_waiting(self) -> ConnectionFailed:
@@ -221,10 +221,10 @@ class Member:
 
     def unusable(self, what: str = "not tried") -> ConnectionFailed:
         """The error of a command that was not sent because of the state that the server is in."""
-        health, twin = self.health, self.twin
-        if twin is not None:
+        health, used = self.health, self.duplicate_of
+        if used is not None:
             return ConnectionFailed(
-                f"{self.address}: {what}, it is the same server process as {twin.address}, which is used instead",
+                f"{self.address}: {what}, it is the same server process as {used.address}, which is used instead",
                 server=self.address,
                 phase=Phase.CLOSED,
             )

@@ -69,7 +69,7 @@ def kick_in_turn(members: Sequence[Member], deadline: float, bound: int, tube: s
         answers[member.address] = 0
         if not left:
             continue
-        if member.down or member.twin is not None:
+        if member.down or member.duplicate_of is not None:
             answers[member.address] = member.unusable("not asked")
             continue
         # A silent server must leave time for those after it.

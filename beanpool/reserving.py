@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from beanpool.errands import Errands
+from beanpool.errands import BackgroundExecutor
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, job_lost, no_server
 from beanpool.job import Job
 from beanpool.locks import Lock
@@ -35,7 +35,7 @@ class Reserver:
 
     :param topology: returns the current topology.
     :param janitor: closes what was cancelled.
-    :param errands: does what callers should not wait for.
+    :param background: does what callers should not wait for.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Reserver:
         topology: Callable[[], Topology],
         timeout: float,
         janitor: Janitor,
-        errands: Errands,
+        background: BackgroundExecutor,
     ) -> None:
         self._topology = topology
         self._timeout = timeout
         self._janitor = janitor
-        self._errands = errands
+        self._background = background
         self._starts = itertools.count(random.randrange(1 << 30))
         self._waits: dict[tuple[str, ...], SharedWait] = {}
         self._lock = Lock()
@@ -376,7 +376,7 @@ class Reserver:
                     retired = [wait for wait in self._waits.values() if wait.retire()]
                     self._waits = {wait.tubes: wait for wait in self._waits.values() if wait not in retired}
                 shared = self._waits[tubes] = SharedWait(
-                    tubes, members=lambda: self._topology().distinct, janitor=self._janitor, errands=self._errands
+                    tubes, members=lambda: self._topology().distinct, janitor=self._janitor, background=self._background
                 )
         for wait in retired:
             wait.end()

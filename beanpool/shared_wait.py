@@ -5,7 +5,7 @@ the leader, watches all of these connections; the others sleep on a lock of thei
 thread that has waited longest. A leader that has its job makes the next thread the leader. A single waiting
 thread is its own leader, so it pays for no thread switch.
 
-When nobody waits any longer, what still waits on the servers is cancelled at once, but as an errand of another thread:
+When nobody waits any longer, what still waits on the servers is cancelled at once, but as a task of another thread:
 each cancellation costs as much as a delivery, and the caller has its job. A thread that comes back before that
 finds everything in place.
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from beanpool.channel import Channel
-from beanpool.errands import Errands
+from beanpool.errands import BackgroundExecutor
 from beanpool.errors import BeanpoolError, PoolClosed, no_server
 from beanpool.locks import Lock, refuse_within, within
 from beanpool.member import Member
@@ -99,7 +99,7 @@ class SharedWait:
 
     :param members: returns the servers to wait on.
     :param janitor: closes what was cancelled.
-    :param errands: cancels what nobody waits for any more.
+    :param background: cancels what nobody waits for any more.
     """
 
     def __init__(
@@ -108,19 +108,19 @@ class SharedWait:
         *,
         members: Callable[[], Sequence[Member]],
         janitor: Janitor,
-        errands: Errands,
+        background: BackgroundExecutor,
     ) -> None:
         self.tubes = tubes
         self._members = members
         self._janitor = janitor
-        self._errands = errands
+        self._background = background
         self._lock = Lock()
         self._seats: collections.deque[_Seat] = collections.deque()
         self._leader: _Seat | None = None
         self._closed = False
         self._retired = False
         self.watch_ref: weakref.ref[Watch] | None = None
-        """Returns :attr:`watch`. A weak reference: the watch belongs to the threads that wait, and to the errand that
+        """Returns :attr:`watch`. A weak reference: the watch belongs to the threads that wait, and to the task that
         ends it, so whatever interrupts have left behind goes, connections and all, with the last of them."""
         # Whether the janitor has been told of it already; it is not worth telling it a thousand times.
         self._end_is_due = False
@@ -223,7 +223,7 @@ class SharedWait:
             self.watch_ref = weakref.ref(watch)
             if len(members) > 1:
                 # Now, not when a job has come.
-                self._errands.start()
+                self._background.start()
         return watch
 
     def _sleep(self, seat: _Seat) -> None:
@@ -311,7 +311,7 @@ class SharedWait:
             return
         watch = self.watch
         if watch is not None and watch.holds_something:
-            self._errands.soon(functools.partial(self.end, watch))
+            self._background.submit(functools.partial(self.end, watch))
         elif not self._end_is_due:
             # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
             self._end_is_due = True

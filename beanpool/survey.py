@@ -1,4 +1,4 @@
-"""Asking all servers of a cluster the same thing, and adding up what they say."""
+"""Asking all servers of a cluster the same thing, and merging their answers."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def ask_all(members: Iterable[Member], deadline: float, question: Question) -> A
 
     :param deadline: monotonic seconds.
     """
-    survey = _Survey(question, deadline)
+    fan_out = _FanOut(question, deadline)
     try:
         for member in members:
             # In the order of the servers, whoever answers first.
-            survey.answers[member.address] = member.unusable("not asked")
+            fan_out.answers[member.address] = member.unusable("not asked")
             # The same process is not asked twice: its jobs are not twice as many.
-            if not member.down and member.twin is None:
-                survey.ask(member)
-        survey.finish()
+            if not member.down and member.duplicate_of is None:
+                fan_out.ask(member)
+        fan_out.finish()
     except BaseException:
-        survey.scrap()
+        fan_out.discard()
         raise
-    return survey.answers
+    return fan_out.answers
 
 
 class _Asked:
@@ -84,7 +84,7 @@ class _Asked:
         return self.connection.fileno()
 
 
-class _Survey:
+class _FanOut:
     """One question on its way to many servers."""
 
     def __init__(self, question: Question, deadline: float) -> None:
@@ -157,7 +157,7 @@ class _Survey:
         else:
             asked.member.pool.checkin(asked.connection, broken=error)
 
-    def scrap(self) -> None:
+    def discard(self) -> None:
         """The caller was interrupted."""
         for asked in list(self._open.values()):
             asked.member.pool.discard(asked.connection, "the caller was interrupted")
@@ -181,7 +181,7 @@ def ask_one(
     return answer
 
 
-def given(answers: Answers, what: str) -> list[Any]:
+def gather(answers: Answers, what: str) -> list[Any]:
     """The answers without the errors.
 
     :raises NotFound: if every server that could be asked has said so.
@@ -196,7 +196,7 @@ def given(answers: Answers, what: str) -> list[Any]:
     raise no_server(answers, what)
 
 
-def add_up(documents: list[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_stats(documents: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up the counters of several ``stats`` documents.
 
     Of a limit or a running time the smallest is kept, of a pause the longest; a text stays where all servers say the

@@ -38,7 +38,7 @@ class Topology:
         self, members: tuple[Member, ...], rendezvous: Rendezvous | None = None, turns: Iterator[int] | None = None
     ) -> None:
         self.members = members
-        self.distinct = tuple(member for member in members if member.twin is None)
+        self.distinct = tuple(member for member in members if member.duplicate_of is None)
         """Without those that are other names of the same server processes."""
         self.single = members[0] if len(members) == 1 else None
         self._members_by_name = {member.name: member for member in members}
@@ -103,7 +103,7 @@ class Topology:
         return itertools.chain(turned, self._suspect) if self._suspect else turned
 
 
-def twins(members: Iterable[Member]) -> dict[Member, Member]:
+def duplicates(members: Iterable[Member]) -> dict[Member, Member]:
     """The members that are other names of server processes in the list, each with the first name that is not down."""
     first: dict[str, Member] = {}
     found = {}

@@ -23,7 +23,7 @@ from beanpool import (
     PoolManager,
     UnexpectedResponse,
 )
-from beanpool.survey import add_up
+from beanpool.survey import merge_stats
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
@@ -202,8 +202,8 @@ class TestStatistics:
             "rusage-utime": 0.25,
             "os": "B",
         }
-        assert add_up([one]) == one
-        assert add_up([one, two, {"x": 4}]) == {
+        assert merge_stats([one]) == one
+        assert merge_stats([one, two, {"x": 4}]) == {
             "uptime": 4,
             "pause": 7,
             "x": 7,
@@ -213,7 +213,7 @@ class TestStatistics:
         }
 
 
-# Calls that ask all servers, and their twins that tell what each of them said.
+# Calls that ask all servers, and their counterparts that tell what each of them said.
 ALL: dict[str, tuple[Callable[[PoolManager], Any], Callable[[PoolManager], dict[str, Any]]]] = {
     "tubes": (PoolManager.tubes, PoolManager.tubes_by_server),
     "stats": (PoolManager.stats, PoolManager.stats_by_server),

@@ -840,15 +840,15 @@ class TestDelivered:
             assert body_of(thread) == b"late"
 
 
-def test_the_thread_for_errands_takes_no_core_from_others(cluster: StartCluster) -> None:
+def test_the_background_thread_takes_no_core_from_others(cluster: StartCluster) -> None:
     if sys.platform != "linux":
         pytest.skip("there is no way to ask for it")
     with pool_of(*cluster(2)) as pool:
         thread = start_waiting(pool, functools.partial(pool.reserve, timeout=5))
 
         def is_patient() -> bool:
-            errands = pool._reserver._errands._thread
-            return errands is not None and os.sched_getscheduler(errands.native_id or 0) == os.SCHED_BATCH
+            thread = pool._reserver._background._thread
+            return thread is not None and os.sched_getscheduler(thread.native_id or 0) == os.SCHED_BATCH
 
         wait_until(is_patient, "its policy")
         assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -10,7 +10,7 @@ from beanpool.cli.exits import Exit, usage_errors
 from beanpool.cli.pool import open_pool, say_missing, split_answers
 from beanpool.cli.tables import count, format_table
 from beanpool.cli.terminal import complain, say, to_json
-from beanpool.survey import add_up
+from beanpool.survey import merge_stats
 
 Stats = dict[str, Any]
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             with usage_errors():
                 answers, missing = split_answers(pool.stats_tube_by_server(arguments.tube))
-    total = add_up(list(answers.values()))
+    total = merge_stats(list(answers.values()))
     if arguments.json:
         say(to_json({"total": total, "servers": answers, "missing": missing}))
     elif answers:

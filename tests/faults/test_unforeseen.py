@@ -309,7 +309,7 @@ def test_a_turn_that_fails_as_a_whole_is_followed_by_others_but_not_at_once(
 
 
 @pytest.mark.parametrize("error", [Unforeseen(), SystemExit(1)])
-def test_an_errand_that_fails_keeps_nothing_else_from_being_done(
+def test_a_background_task_that_fails_keeps_nothing_else_from_being_done(
     cluster: Cluster, unforeseen: Records, error: BaseException
 ) -> None:
     done = threading.Event()
@@ -319,8 +319,8 @@ def test_an_errand_that_fails_keeps_nothing_else_from_being_done(
 
     with PoolManager([server.address for server in cluster(2)], name="p") as pool:
         assert pool.reserve(0.01) is None
-        assert thread_names("beanpool-errands-p")
-        for errand in (fail, done.set):
-            pool._cluster.errands.soon(errand)
+        assert thread_names("beanpool-background-p")
+        for task in (fail, done.set):
+            pool._cluster.background.submit(task)
         assert done.wait(10)
     assert len(unforeseen.take()) == 1

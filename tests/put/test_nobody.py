@@ -92,7 +92,8 @@ class TestNobody:
         with PoolManager([dead.address, other.address, f"localhost:{other.port}"], retry=NEVER) as pool:
             pool.wait(1)
             wait_until(
-                lambda: any(member.twin for member in pool._cluster.topology.members), "the second name to be known"
+                lambda: any(m.duplicate_of for m in pool._cluster.topology.members),
+                "the second name to be known",
             )
             pool.set_weight(other.address, 0)
             call = background(lambda: pool.put("job", timeout=900))

@@ -7,13 +7,12 @@ import functools
 import itertools
 import operator
 import os
-import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable
 
-from beanpool.comebacks import Comebacks
+from beanpool.comebacks import Availability
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
 from beanpool.errands import BackgroundExecutor
 from beanpool.errors import CommandTimeout, PoolClosed, no_server
@@ -60,7 +59,6 @@ class Cluster:
         self.started = False
         """Whether calls find everything that they need, the monitor's thread too."""
         self._used_at_all = False
-        self._changed = threading.Condition()
         self.on_change: Callable[[], None] = _nobody_waits
         self.on_starved: Callable[[Member], None] = _nobody_waits
         self.jobs_in_hand: weakref.WeakValueDictionary[str, InHand] = weakref.WeakValueDictionary()
@@ -76,7 +74,7 @@ class Cluster:
         self._leaving: tuple[Member, ...] = ()
         self.monitor = Monitor(members, self._settings.health_interval, self.name)
         self.background = BackgroundExecutor(self.name)
-        self.comebacks = Comebacks(self.monitor.hurry)
+        self.availability = Availability(self.monitor.hurry)
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
@@ -113,9 +111,14 @@ class Cluster:
             self.start()
         return self.topology.members
 
+    def begin_to_close(self) -> None:
+        """Let no call begin, and none wait for a server."""
+        self.closing.set()
+        self.availability.end()
+
     def close(self, deadline: float) -> None:
         """Close the connections, those with jobs in hand at the deadline (monotonic seconds). Idempotent."""
-        self.closing.set()
+        self.begin_to_close()
         soon = min(deadline, time.monotonic() + CLOSE_GRACE)
         # Those that were removed too: they may still have jobs in hand.
         members = (*self.topology.members, *self._leaving)
@@ -134,7 +137,7 @@ class Cluster:
         # With the weights of now: they may have been changed since.
         self._begin(tuple(dataclasses.replace(m.server, weight=m.weight) for m in self.topology.members))
         if closed:
-            self.closing.set()
+            self.begin_to_close()
 
     # What members tell (see MemberOwner in member.py).
 
@@ -166,11 +169,8 @@ class Cluster:
             self.reporter.duplicate_found(duplicate.name, used.name)
         self.on_change()
         self.monitor.look_at(member)
-        with self._changed:
-            self._changed.notify_all()
-        came_back = member.accepting and (before.state is ServerState.DOWN or before.draining or before.rests_until)
-        if freed or came_back:
-            self.comebacks.note()
+        was_away = before.state is ServerState.DOWN or before.draining or before.rests_until > 0
+        self.availability.changed(came_back=freed or (member.accepting and was_away))
         if before.state is not after.state or before.draining != after.draining or restarted:
             self.reporter.server_changed(member.address, member.name, before, after, restarted)
 
@@ -207,7 +207,7 @@ class Cluster:
             self.topology = Topology((*topology.members, member))
         self.on_change()
         self.monitor.wake()
-        self.comebacks.note()
+        self.availability.changed(came_back=True)
 
     def _member(self, server: Server) -> Member:
         return Member(
@@ -229,7 +229,7 @@ class Cluster:
         self.on_change()
         member.pool.remove()
         # Another name of its process may take its place.
-        self.comebacks.note()
+        self.availability.changed(came_back=True)
 
     def set_weight(self, server: AnyServer, weight: float) -> None:
         """Change a server's share of the puts; see :meth:`beanpool.PoolManager.set_weight`."""
@@ -240,8 +240,7 @@ class Cluster:
         member.set_weight(checked)
         with self._lock:
             self.topology = Topology(self.topology.members)
-        if member.accepting:
-            self.comebacks.note()
+        self.availability.changed(came_back=member.accepting)
 
     def wait(self, min_servers: int, deadline: float) -> None:
         """Wait until so many servers answer; see :meth:`beanpool.PoolManager.wait`.
@@ -252,6 +251,8 @@ class Cluster:
         said: Answers = {}
         while True:
             answers = ask_all(members, deadline, WHO_IS_IT)
+            # From here on: asking has changed it too.
+            version = self.availability.version
             # Only now it is known who is who.
             answers |= {member.address: member.unusable("does not count") for member in members if member.duplicate_of}
             if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
@@ -262,8 +263,7 @@ class Cluster:
                 for address, answer in answers.items()
                 if not isinstance(answer, CommandTimeout) or isinstance(said.get(address, answer), BaseException)
             }
-            with self._changed:
-                self._changed.wait(min(max(0.0, deadline - time.monotonic()), _WAIT_STEP))
+            self.availability.wait_for_change(version, min(max(0.0, deadline - time.monotonic()), _WAIT_STEP))
             if self.closing.is_set():
                 raise PoolClosed(f"{self.name} is closed")
             if time.monotonic() >= deadline:

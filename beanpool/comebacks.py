@@ -1,4 +1,4 @@
-"""Servers that take puts again after a time in which they did not: what puts that no server takes sleep for."""
+"""Which servers can be used, as far as threads wait for that to change."""
 
 from __future__ import annotations
 
@@ -6,33 +6,41 @@ import threading
 from collections.abc import Callable
 
 
-class Comebacks:
-    """Lets threads sleep until a server comes back, or their pause is over.
+class Availability:
+    """Lets threads sleep until something is found out about a server, or their time is over.
 
-    :param look: has the servers that are away checked now; called by threads that wait for one.
+    :param check_now: has the servers that are down checked; called by threads that wait for one.
     """
 
-    def __init__(self, look: Callable[[], None]) -> None:
-        self._look = look
-        self._changed = threading.Condition()
+    def __init__(self, check_now: Callable[[], None]) -> None:
+        self._check_now = check_now
+        self._condition = threading.Condition()
         self._ended = False
-        self.count = 0
-        """How many there were."""
+        self.version = 0
+        """Another one after every change of a server's state, of the servers and of their weights."""
+        self.comebacks = 0
+        """How often a server has begun to take puts, after a time in which it did not."""
 
-    def note(self) -> None:
-        """A server has come back."""
-        with self._changed:
-            self.count += 1
-            self._changed.notify_all()
+    def changed(self, came_back: bool) -> None:
+        """Something has changed; `came_back`: there may be a server that takes puts and took none before."""
+        with self._condition:
+            self.version += 1
+            self.comebacks += came_back
+            self._condition.notify_all()
 
     def end(self) -> None:
         """Wake everybody: there is nothing to wait for any more."""
-        with self._changed:
+        with self._condition:
             self._ended = True
-            self._changed.notify_all()
+            self._condition.notify_all()
 
-    def sleep(self, seconds: float, since: int) -> None:
-        """Sleep for so long (seconds), but not past the first comeback after the first `since` ones."""
-        self._look()
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended or self.count != since, seconds)
+    def wait_for_change(self, version: int, timeout: float) -> None:
+        """Sleep until the version is another one, but not for longer than `timeout` (seconds)."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._ended or self.version != version, timeout)
+
+    def wait_for_comeback(self, comebacks: int, timeout: float) -> None:
+        """Sleep until there were more comebacks than these, but not for longer than `timeout` (seconds)."""
+        self._check_now()
+        with self._condition:
+            self._condition.wait_for(lambda: self._ended or self.comebacks != comebacks, timeout)

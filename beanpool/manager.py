@@ -139,10 +139,11 @@ class PoolManager(NotPicklable):
         self._lock = Lock()
         self._reserver = Reserver(cluster.current, self._timeout, cluster.monitor, cluster.background)
         budget = RetryBudget(
-            lambda: sum(member.pool.returns for member in cluster.topology.members), lambda: cluster.comebacks.count
+            lambda: sum(member.pool.returns for member in cluster.topology.members),
+            lambda: cluster.availability.comebacks,
         )
         self._putter = Putter(
-            cluster.current, self._policy, cluster.closing, cluster.reporter, budget, cluster.comebacks
+            cluster.current, self._policy, cluster.closing, cluster.reporter, budget, cluster.availability
         )
         cluster.on_change = self._reserver.poke
         cluster.on_starved = self._reserver.give_up
@@ -204,7 +205,7 @@ class PoolManager(NotPicklable):
         closed, and the servers give the jobs to others.
         """
         deadline = _monotonic() + (check_wait("timeout", timeout) or 0.0)
-        self._cluster.closing.set()
+        self._cluster.begin_to_close()
         self._putter.end()
         self._reserver.close()
         self._cluster.close(deadline)

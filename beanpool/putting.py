@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from beanpool.comebacks import Comebacks
+from beanpool.comebacks import Availability
 from beanpool.errors import (
     BeanpoolError,
     CommandFailed,
@@ -150,7 +150,7 @@ class Putter:
     :param closing: is set when the pool closes.
     :param reporter: is told of what happens to puts.
     :param budget: bounds the attempts that repeat earlier ones.
-    :param comebacks: end the pauses of those that no server takes.
+    :param availability: ends the pauses of those that no server takes.
     """
 
     def __init__(
@@ -160,18 +160,17 @@ class Putter:
         closing: threading.Event,
         reporter: Reporter,
         budget: RetryBudget,
-        comebacks: Comebacks,
+        availability: Availability,
     ) -> None:
         self._topology = topology
         self._policy = policy
         self._closing = closing
-        self._comebacks = comebacks
+        self._availability = availability
         self.reporter = reporter
         self.budget = budget
 
     def end(self) -> None:
         """Let no put wait any more: the pool closes."""
-        self._comebacks.end()
         self.budget.end()
 
     def go_on(self, put: PutRequest, member: Member | None, error: BeanpoolError | None) -> JobId:
@@ -196,7 +195,7 @@ class Putter:
     @property
     def comebacks(self) -> int:
         """How often servers have come back so far."""
-        return self._comebacks.count
+        return self._availability.comebacks
 
     def rounds(self, ask: Callable[[], Result], deadline: float) -> Result:
         """Ask servers again and again, with pauses between, until the deadline or the end of the pool.
@@ -207,12 +206,12 @@ class Putter:
         if time.monotonic() >= deadline:
             # Nor is there time to load tenacity, if this is the first put that would need it.
             raise AnotherRound
-        comebacks = self._comebacks
+        availability = self._availability
         seen = 0
 
         def ask_again() -> Result:
             nonlocal seen
-            seen = comebacks.count
+            seen = availability.comebacks
             return ask()
 
         return self._policy.run(
@@ -221,7 +220,7 @@ class Putter:
             deadline,
             self._closing,
             self.reporter.retry_scheduled,
-            lambda seconds: comebacks.sleep(seconds, seen),
+            lambda seconds: availability.wait_for_comeback(seen, seconds),
         )
 
     def _round(self, put: PutRequest, asked: list[Member]) -> JobId:

@@ -43,9 +43,9 @@ class Cluster:
 
     def __init__(self, servers: tuple[Server, ...], settings: Settings) -> None:
         self._settings = settings
-        self.timeout = settings.timeout
-        self.name = settings.name or f"pool-{next(_numbers)}"
-        self.reporter = Reporter(self.name)
+        self.timeout: float = settings.timeout
+        self.name: str = settings.name or f"pool-{next(_numbers)}"
+        self.reporter: Reporter = Reporter(self.name)
         # Not a lambda: every reserve asks for it.
         self.current: Callable[[], Topology] = functools.partial(operator.attrgetter("topology"), self)
         """Returns the current topology."""
@@ -54,16 +54,16 @@ class Cluster:
 
     def _begin(self, servers: tuple[Server, ...]) -> None:
         self._lock = Lock()
-        self.closing = ReentrantEvent()
+        self.closing: ReentrantEvent = ReentrantEvent()
         """Is set when the pool closes."""
-        self.started = False
+        self.started: bool = False
         """Whether calls find everything that they need, the monitor's thread too."""
         self._used_at_all = False
         self.on_change: Callable[[], None] = _nobody_waits
         self.on_starved: Callable[[Member], None] = _nobody_waits
         self.jobs_in_hand: weakref.WeakValueDictionary[str, InHand] = weakref.WeakValueDictionary()
         """By address: whatever is removed and added again, a job in hand is found by its id."""
-        self.topology = Topology(tuple(map(self._member, servers)))
+        self.topology: Topology = Topology(tuple(map(self._member, servers)))
         # The monitor's thread must not keep an unused pool alive: it looks at it through a weak reference.
         myself = weakref.ref(self)
 
@@ -72,9 +72,9 @@ class Cluster:
             return (*cluster.topology.members, *cluster._leaving) if cluster is not None else None
 
         self._leaving: tuple[Member, ...] = ()
-        self.monitor = Monitor(members, self._settings.health_interval, self.name)
-        self.background = BackgroundExecutor(self.name)
-        self.availability = Availability(self.monitor.hurry)
+        self.monitor: Monitor = Monitor(members, self._settings.health_interval, self.name)
+        self.background: BackgroundExecutor = BackgroundExecutor(self.name)
+        self.availability: Availability = Availability(self.monitor.hurry)
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.

@@ -16,9 +16,9 @@ class Availability:
         self._check_now = check_now
         self._condition = threading.Condition()
         self._ended = False
-        self.version = 0
+        self.version: int = 0
         """Another one after every change of a server's state, of the servers and of their weights."""
-        self.comebacks = 0
+        self.comebacks: int = 0
         """How often a server has begun to take puts, after a time in which it did not."""
 
     def changed(self, came_back: bool) -> None:

@@ -144,26 +144,26 @@ class Connection(NotPicklable):
         if not (isinstance(parse_yaml, bool) or callable(parse_yaml)):
             raise TypeError(f"parse_yaml must be True, False or a callable, not {type(parse_yaml).__name__}")
         self.address = address
-        self.server = str(address)
+        self.server: str = str(address)
         self.parse_yaml = parse_yaml
-        self.connect_timeout = (
+        self.connect_timeout: float = (
             DEFAULT_CONNECT_TIMEOUT if connect_timeout is None else check_seconds("connect_timeout", connect_timeout)
         )
-        self.timeout = check_seconds("timeout", timeout)
-        self.encoding = check_encoding(encoding)
+        self.timeout: float = check_seconds("timeout", timeout)
+        self.encoding: str | None = check_encoding(encoding)
         self._channel: Channel | None = None
-        self.used = DEFAULT_TUBE_NAME
+        self.used: str = DEFAULT_TUBE_NAME
         """The tube that puts go to, as far as is known here; :meth:`using` asks the server."""
         self.watched: tuple[str, ...] = _AT_FIRST
         """The tubes that reserves take from, as far as is known here; :meth:`watching` asks the server."""
-        self.guard = threading.Lock()
+        self.guard: threading.Lock = threading.Lock()
         """Who has it may use the connection while jobs are reserved on it; see :meth:`turn`."""
         self._reserving = False
         self._wanted = False
         """Whether it was opened, and not closed by :meth:`close`: its next use opens it if it has no channel then."""
         self.held: set[int] = set()
         """The jobs that are reserved here, as far as is known: it may be more than are left, but never fewer."""
-        self.era = 0
+        self.era: int = 0
         """How often it was connected anew: jobs of an earlier era are not this connection's any more."""
 
     @classmethod

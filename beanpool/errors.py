@@ -67,6 +67,10 @@ class CommandFailed(BeanpoolError, metaclass=_Refusal):
     traceback looks as users of beanstalkc know it.
     """
 
+    command: str
+    status: str
+    results: list[str]
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.command, self.status, self.results = _reply(args)
@@ -134,6 +138,10 @@ class UnexpectedResponse(BeanpoolError):
     :ivar may_have_taken_effect: whether the command may have been carried out.
     """
 
+    command: str
+    status: str
+    results: list[str]
+
     def __init__(self, *args: Any, message: str = "", server: str = "", may_have_taken_effect: bool = True) -> None:
         super().__init__(*args)
         self.command, self.status, self.results = _reply(args)
@@ -156,6 +164,8 @@ class ConnectionFailed(BeanpoolError, ConnectionError):
     :ivar may_have_taken_effect: whether the command may have been carried out: true only when all of
         it was sent and no complete reply came.
     """
+
+    errno: int | None
 
     def __init__(
         self,
@@ -203,7 +213,7 @@ class PutAmbiguous(BeanpoolError):
     def __init__(self, *args: Any, server: str = "", attempts: Sequence[BaseException] = ()) -> None:
         super().__init__(*args)
         self.server = server
-        self.attempts = tuple(attempts)
+        self.attempts: tuple[BaseException, ...] = tuple(attempts)
 
 
 class JobLost(BeanpoolError):
@@ -214,7 +224,7 @@ class JobLost(BeanpoolError):
 
     def __init__(self, *args: Any, reason: str = "") -> None:
         super().__init__(*args)
-        self.reason = reason or str(self)
+        self.reason: str = reason or str(self)
 
 
 def job_lost(jid: int, server: str, reason: str) -> JobLost:
@@ -230,7 +240,7 @@ class NoServerAvailable(BeanpoolError):
 
     def __init__(self, *args: Any, errors: Mapping[str, BaseException] | None = None) -> None:
         super().__init__(*args)
-        self.errors = dict(errors or {})
+        self.errors: dict[str, BaseException] = dict(errors or {})
 
 
 def no_server(errors: Mapping[str, BaseException], what: str) -> NoServerAvailable:

@@ -113,9 +113,9 @@ class Job(NotPicklable):
         home: Home | None = None,
         lease: Lease | None = None,
     ) -> None:
-        self.number = jid
-        self.data = data
-        self.tube = tube
+        self.number: int = jid
+        self.data: bytes = data
+        self.tube: str | None = tube
         self._connection = connection
         self._era = connection.era
         self._home = home

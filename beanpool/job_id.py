@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class JobId(int):
@@ -53,7 +53,11 @@ class JobId(int):
         return int.__ne__(self, other)
 
     # What is equal to an int has its hash.
-    __hash__ = int.__hash__
+    if TYPE_CHECKING:
+
+        def __hash__(self) -> int: ...
+    else:
+        __hash__ = int.__hash__
 
     @property
     def server(self) -> str:

@@ -125,7 +125,7 @@ class PoolManager(NotPicklable):
         self._policy = RetryPolicy(retry)
         self._cluster = Cluster(known, settings)
         self._timeout = settings.timeout
-        self.name = self._cluster.name
+        self.name: str = self._cluster.name
         self._used = settings.tube
         self._watched = tuple(settings.watch)
         self._encoding = settings.encoding

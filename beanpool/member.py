@@ -64,13 +64,13 @@ class Member:
         in_hand: InHand | None = None,
     ) -> None:
         self.server = server
-        self.name = server.name or str(server.address)
-        self.address = str(server.address)
-        self.weight = server.weight
-        self.health = Health(since=time.monotonic())
-        self.accepting = self.weight > 0
+        self.name: str = server.name or str(server.address)
+        self.address: str = str(server.address)
+        self.weight: float = server.weight
+        self.health: Health = Health(since=time.monotonic())
+        self.accepting: bool = self.weight > 0
         """Whether it gets puts."""
-        self.up = True
+        self.up: bool = True
         """Whether it is up; a suspect one is not."""
         self.duplicate_of: Member | None = None
         """Another member that is the same server process, by another name, and is used instead of this one."""
@@ -78,7 +78,7 @@ class Member:
         self._owner = owner
         self._reporter = reporter
         self._lock = Lock()
-        self.pool = ConnectionPool(
+        self.pool: ConnectionPool = ConnectionPool(
             server.address,
             max_connections=settings.max_connections,
             connect_timeout=settings.connect_timeout,
@@ -86,8 +86,8 @@ class Member:
             encoding=settings.encoding,
             owner=self,
         )
-        self.reservations = Reservations(self.pool, in_hand)
-        self.recovery = Recovery(self.pool, self.reservations, reporter)
+        self.reservations: Reservations = Reservations(self.pool, in_hand)
+        self.recovery: Recovery = Recovery(self.pool, self.reservations, reporter)
         """What its jobs can have done beyond their own connection."""
 
     def __repr__(self) -> str:

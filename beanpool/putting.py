@@ -59,12 +59,12 @@ class PutRequest:
     def __init__(
         self, request: bytes, size: int, tube: str, key: str | bytes | None, deadline: float, resend: bool
     ) -> None:
-        self.request = request
-        self.size = size
-        self.tube = tube
-        self.key = key
-        self.deadline = deadline
-        self.resend = resend
+        self.request: bytes = request
+        self.size: int = size
+        self.tube: str = tube
+        self.key: str | bytes | None = key
+        self.deadline: float = deadline
+        self.resend: bool = resend
         self.attempts: Tried = []
 
 

@@ -62,9 +62,9 @@ class Sender:
         timeout: float,
         name: str,
     ) -> None:
-        self.room = max_batch * _BATCHES_AHEAD
+        self.room: int = max_batch * _BATCHES_AHEAD
         """How many puts may wait."""
-        self.closed = False
+        self.closed: bool = False
         """Whether nothing more is taken."""
         self.timeout = timeout
         self.ends_since: float | None = None
@@ -84,7 +84,7 @@ class Sender:
     def _begin(self) -> None:
         self.entries: collections.deque[Entry] = collections.deque()
         """What waits. Puts append to it without a lock."""
-        self.wake_at = 0
+        self.wake_at: int = 0
         """How many must be there for the thread to be woken: more than ever are while it is busy."""
         self._taken = 0
         # Of what was taken out of the buffer and is not settled, with the number that it was taken as.

@@ -37,10 +37,10 @@ class Topology:
     def __init__(
         self, members: tuple[Member, ...], rendezvous: Rendezvous | None = None, turns: Iterator[int] | None = None
     ) -> None:
-        self.members = members
-        self.distinct = tuple(member for member in members if member.duplicate_of is None)
+        self.members: tuple[Member, ...] = members
+        self.distinct: tuple[Member, ...] = tuple(member for member in members if member.duplicate_of is None)
         """Without those that are other names of the same server processes."""
-        self.single = members[0] if len(members) == 1 else None
+        self.single: Member | None = members[0] if len(members) == 1 else None
         self._members_by_name = {member.name: member for member in members}
         self._by_address = {member.address: member for member in members}
         self._rendezvous = rendezvous or Rendezvous((member.name, member.weight) for member in members)

@@ -77,7 +77,7 @@ class Tube(NotPicklable):
     def __init__(self, pool: TubePool, name: str) -> None:
         check_tube(name)
         self._pool = pool
-        self.name = name
+        self.name: str = name
 
     def __repr__(self) -> str:
         return f"<Tube {self.name} of {self._pool!r}>"

@@ -47,11 +47,11 @@ class Probe:
     __slots__ = ("__weakref__", "connection", "descriptor", "fresh", "member")
 
     def __init__(self, member: Member, connection: PooledConnection, fresh: bool) -> None:
-        self.member = member
-        self.connection = connection
-        self.fresh = fresh
+        self.member: Member = member
+        self.connection: PooledConnection = connection
+        self.fresh: bool = fresh
         """Whether it is to find out who answers a new connection."""
-        self.descriptor = -1
+        self.descriptor: int = -1
 
     @property
     def give_up_at(self) -> float:

@@ -22,6 +22,7 @@ from beanpool.errors import (
 )
 from beanpool.exchange import Exchange, Failure, drive
 from beanpool.job import Job, JobState
+from beanpool.job_batch import broke, end, gone, is_broken, lease_of, ran_out, recovered, recovery_of, state_of
 from beanpool.lease import Lease
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
@@ -29,6 +30,7 @@ from beanpool.protocol.arguments import check_id
 from beanpool.protocol.commands import DELETE
 from beanpool.protocol.replies import Reply
 from beanpool.recovery import Recovery, why_another
+from beanpool.turns import turn
 
 Locate = Callable[[int], tuple[Member, str | None]]
 """Tells of a job's id on which member it is, and the server process that gave the id, if that is known."""
@@ -150,7 +152,7 @@ class DeleteMany:
                     if job is None:
                         strangers.append((place, check_id(item), member, instance))
                         continue
-            lease = job.lease
+            lease = lease_of(job)
             if not isinstance(lease, Lease):
                 # Not reserved, or lost, or of a plain connection.
                 if not self._is_broken(place, job):
@@ -174,14 +176,15 @@ class DeleteMany:
 
     def _is_broken(self, place: int, job: Job) -> bool:
         """Whether its connection broke before anything was sent; it is noted then."""
-        if not job.broken or not isinstance(job.home, Recovery):
+        if not is_broken(job) or not isinstance(recovery_of(job), Recovery):
             return False
         connection = job.connection
-        job.broke(
+        broke(
+            job,
             ConnectionFailed(
                 f"{connection.server}: the delete was not sent, the connection is closed: {connection.closed_because}",
                 server=connection.server,
-            )
+            ),
         )
         self._broken.append((place, job, False))
         return True
@@ -207,7 +210,7 @@ class DeleteMany:
             lane = lanes[number]
             connection = lane.connection
             try:
-                with connection.turn(deadline):
+                with turn(connection, deadline):
                     lane.granted = True
                     self._with_guards(lanes, number + 1, deadline)
             except CommandTimeout as error:
@@ -247,8 +250,8 @@ class DeleteMany:
         for position, job in enumerate(itertools.islice(lane.jobs.values(), lane.answered)):
             refusal = lane.refusals.get(position)
             if refusal is None:
-                job.ended(JobState.NOT_RESERVED)
-            elif isinstance(refusal, NotFound) and job.ended(JobState.LOST):
+                end(job, JobState.NOT_RESERVED)
+            elif isinstance(refusal, NotFound) and end(job, JobState.LOST):
                 lane.lost.add(position)
         lane.lease.forget(
             jid
@@ -266,18 +269,18 @@ class DeleteMany:
             self._left_over += zip(lane.places, jobs, strict=True)
             return
         for position, refusal in lane.refusals.items():
-            self._outcomes[lane.places[position]] = jobs[position].ran_out() if position in lane.lost else refusal
+            self._outcomes[lane.places[position]] = ran_out(jobs[position]) if position in lane.lost else refusal
         if not lane.granted and lane.error is not None:
             # Nothing was sent: they are reserved as before.
             for place in lane.places:
                 self._outcomes[place] = lane.failure(lane.error, sent=False)
         for position, failure in lane.failures.items():
             place, job = lane.places[position], jobs[position]
-            if job.state is JobState.NOT_RESERVED:
+            if state_of(job) is JobState.NOT_RESERVED:
                 # Another thread was faster.
                 self._left_over.append((place, job))
             else:
-                job.broke(failure)
+                broke(job, failure)
                 self._broken.append((place, job, failure.may_have_taken_effect))
 
     # Jobs that are known by their ids alone.
@@ -360,7 +363,7 @@ class DeleteMany:
 
     def _as_stranger(self, job: Job) -> tuple[Member, str | None] | None:
         """Where to delete a pool's job that is not reserved here; None for any other."""
-        if job.state is not JobState.NOT_RESERVED or not isinstance(job.home, Recovery):
+        if state_of(job) is not JobState.NOT_RESERVED or not isinstance(recovery_of(job), Recovery):
             return None
         try:
             return self._locate(job.id)
@@ -373,7 +376,7 @@ class DeleteMany:
         broken, self._broken = self._broken, []
         groups: dict[tuple[Recovery, tuple[str, str] | None], list[tuple[int, Job, bool]]] = {}
         for entry in broken:
-            home = entry[1].home
+            home = recovery_of(entry[1])
             if isinstance(home, Recovery):
                 groups.setdefault((home, entry[1].connection.origin), []).append(entry)
         for (home, _), group in groups.items():
@@ -381,9 +384,9 @@ class DeleteMany:
             outcomes = home.delete_all_again([(job, sent) for _, job, sent in group], started + self._time_left)
             for (place, job, _), outcome in zip(group, outcomes, strict=True):
                 if outcome is None:
-                    job.recovered()
+                    recovered(job)
                 else:
-                    job.gone(outcome)
+                    gone(job, outcome)
                     self._outcomes[place] = outcome.with_traceback(None)
             if any(outcomes):
                 # What fails may take all of its time, and a long batch must end all the same.
@@ -393,14 +396,14 @@ class DeleteMany:
         """Delete a job by the rules of a single delete."""
         started = time.monotonic()
         try:
-            if self._time_left <= 0 and job.state is not JobState.LOST:
+            if self._time_left <= 0 and state_of(job) is not JobState.LOST:
                 raise CommandTimeout(
                     f"{job.server}: the time for all that could not be deleted at first ran out; the delete was not "
                     "sent",
                     server=job.server,
                     phase=Phase.SENDING,
                 )
-            job.delete_by(started + self._time_left)
+            job._delete_by(started + self._time_left)
         except BeanpoolError as error:
             self._outcomes[place] = error.with_traceback(None)
         self._spend(started)

@@ -6,12 +6,14 @@ import contextlib
 import enum
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from beanpool import results
+from beanpool.channel import OF_THE_PARENT, Channel, ChannelState
 from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotPicklable, UnexpectedResponse, job_lost
-from beanpool.job_id import JobId
+from beanpool.job_id import job_id
+from beanpool.job_protocols import JobConnection, JobLease, JobRecovery
 from beanpool.protocol.commands import (
     BURY,
     DELETE,
@@ -25,17 +27,15 @@ from beanpool.protocol.commands import (
     encode_release,
 )
 from beanpool.protocol.replies import Reply
-
-if TYPE_CHECKING:  # connection.py makes jobs; a job calls the connection that it is given.
-    from beanpool.connection import Connection
+from beanpool.turns import queue_up, turn
 
 Answer = TypeVar("Answer")
 
 _MADE_ANEW = "its connection was closed and made anew since"
-_RAN_OUT = "its TTR ran out, or it was finished elsewhere"
+RAN_OUT = "its TTR ran out, or it was finished elsewhere"
 _RESERVED_AGAIN = "its TTR ran out, and the server has given it out again"
-# The era of a job that another reservation has taken the place of.
-_SUPERSEDED = -1
+SUPERSEDED = -1
+"""The era of a job that another reservation has taken the place of."""
 
 
 class JobState(enum.Enum):
@@ -53,41 +53,8 @@ class JobState(enum.Enum):
 _RESERVED = JobState.RESERVED
 _NOT_RESERVED = JobState.NOT_RESERVED
 _LOST = JobState.LOST
-_new_object = object.__new__
+_CLOSED = ChannelState.CLOSED
 _monotonic = time.monotonic
-
-
-class Home(Protocol):
-    """The pool that a job came out of; jobs of plain connections have none."""
-
-    def borrow(self, job: Job, deadline: float) -> AbstractContextManager[Connection]:
-        """Lend a connection to the very server process that the job lives in."""
-
-    def delete_again(self, job: Job, sent: bool, deadline: float) -> None:
-        """Finish the delete of a job whose connection is gone, if that can be done safely.
-
-        :param sent: whether the delete may have been carried out.
-        :raises JobLost: if it cannot.
-        """
-
-    def reacquire(self, job: Job, deadline: float) -> tuple[Connection, Lease]:
-        """Reserve a job whose connection is gone again, if that can be done safely.
-
-        :raises JobLost: if it cannot.
-        """
-
-    def lost(self, job: Job, reason: str) -> None:
-        """The job's reservation is gone."""
-
-
-class Lease(Protocol):
-    """The hold that unfinished jobs have on their pooled connection. Dropping a job gives it back."""
-
-    def hold(self, job: Job) -> None:
-        """Keep the connection for this job."""
-
-    def end(self, jid: int) -> None:
-        """The job is no longer reserved: if it was the last one, its connection is free for others."""
 
 
 class Job(NotPicklable):
@@ -100,43 +67,25 @@ class Job(NotPicklable):
     :ivar tube: the tube's name where it is known without asking (see :meth:`stats`), else None.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_era", "_home", "_lease", "_state", "data", "number", "tube")
+    __slots__ = ("__weakref__", "_connection", "_era", "_lease", "_recovery", "_state", "data", "number", "tube")
 
     def __init__(
         self,
-        connection: Connection,
+        connection: JobConnection,
         jid: int,
         data: bytes,
         *,
-        reserved: bool = True,
         tube: str | None = None,
-        home: Home | None = None,
-        lease: Lease | None = None,
+        recovery: JobRecovery[Job] | None = None,
     ) -> None:
         self.number: int = jid
         self.data: bytes = data
         self.tube: str | None = tube
         self._connection = connection
-        self._era = connection.era
-        self._home = home
-        self._lease = lease
-        self._state = _RESERVED if reserved else JobState.NOT_RESERVED
-
-    @classmethod
-    def of(
-        cls, connection: Connection, jid: int, data: bytes, tube: str | None, home: Home | None, lease: Lease | None
-    ) -> Job:
-        """A job that was just reserved: as the constructor makes it, at half of its cost."""
-        job = _new_object(cls)
-        job.number = jid
-        job.data = data
-        job.tube = tube
-        job._connection = connection
-        job._era = connection.era
-        job._home = home
-        job._lease = lease
-        job._state = _RESERVED
-        return job
+        self._era = connection._era
+        self._recovery = recovery
+        self._lease: JobLease[Job] | None = None
+        self._state = _NOT_RESERVED
 
     def __repr__(self) -> str:
         return f"<Job {self.number} of {self.server}, {self._state.value}, {len(self.data)} bytes>"
@@ -154,8 +103,8 @@ class Job(NotPicklable):
     def id(self) -> int:
         """The job's id: of a pool's job a :class:`JobId`, which says where it is worth something, else an ``int``."""
         # Made when it is asked for: most jobs are finished without.
-        origin = self._connection.origin
-        return self.number if origin is None else JobId.of(self.number, origin)
+        origin = self._connection._origin
+        return self.number if origin is None else job_id(self.number, origin)
 
     @property
     def jid(self) -> int:
@@ -163,12 +112,15 @@ class Job(NotPicklable):
         return self.id
 
     @property
-    def connection(self) -> Connection:
-        """The connection that the job came from."""
+    def connection(self) -> Any:
+        """The connection that the job came from: a :class:`Connection`, or one of a pool.
+
+        Those have no verbs; they have `server`, `timeout`, `encoding`, `closed` and :meth:`~Connection.close`.
+        """
         return self._connection
 
     @property
-    def conn(self) -> Connection:
+    def conn(self) -> Any:
         """The connection, as beanstalkc calls it."""
         return self._connection
 
@@ -193,32 +145,24 @@ class Job(NotPicklable):
         if self._state is _RESERVED and not self._cut_off:
             connection = self._connection
             # Whoever has a command under way sees for himself.
-            with contextlib.suppress(BeanpoolError), connection.queue_up(0.0):
-                if self._has(connection):
-                    connection.look()
+            with contextlib.suppress(BeanpoolError), queue_up(connection, 0.0):
+                channel = connection._channel
+                if self._has(connection) and channel is not None:
+                    channel.check_quiet()
         return self._state is _LOST or (self._state is _RESERVED and self._cut_off)
 
     @property
     def _cut_off(self) -> bool:
         """Whether the very connection that it came from is gone; one that was made anew is another."""
-        return self._connection.closed or self._connection.era != self._era
+        return self._connection.closed or self._connection._era != self._era
 
-    def _has(self, connection: Connection) -> bool:
+    def _has(self, connection: JobConnection) -> bool:
         """Whether the job keeps `connection` for itself; asked by who has its guard, it stays so until that is let go.
 
         All that ends a job has the guard. While nobody has it, another thread may end the last job of the connection,
         and the pool may give that to another caller.
         """
         return self._state is _RESERVED and self._connection is connection
-
-    def superseded(self, connection: object) -> None:
-        """The server has given the job out again, to this very pool: this reservation is over.
-
-        :param connection: where it is reserved now. If that is the same one, it is kept by the other reservation.
-        """
-        self._era = _SUPERSEDED
-        if self._connection is connection:
-            self._lease = None
 
     def delete(self) -> None:
         """Delete the job: its work is done (``delete``). A job that is not reserved can be deleted too.
@@ -229,12 +173,12 @@ class Job(NotPicklable):
         :raises JobLost: if the reservation is gone and the job could not be deleted safely.
         :raises NotFound: if the job is not reserved here and is gone, or reserved by somebody else.
         """
-        self.delete_by(_monotonic() + self._connection.timeout)
+        self._delete_by(_monotonic() + self._connection.timeout)
 
-    def delete_by(self, deadline: float) -> None:
+    def _delete_by(self, deadline: float) -> None:
         """As :meth:`delete`, until a time of the caller's (monotonic seconds)."""
         connection = self._connection
-        if connection.inherited:
+        if is_inherited(connection):
             raise self._of_the_parent()
         if self._state is _RESERVED:
             try:
@@ -252,65 +196,13 @@ class Job(NotPicklable):
             raise error
         # It counts as lost only if the work cannot be finished.
         try:
-            if self._home is None:
+            if self._recovery is None:
                 raise error
-            self._home.delete_again(self, cause.may_have_taken_effect, deadline)
+            self._recovery.delete_again(self, cause.may_have_taken_effect, deadline)
         except BaseException:
             self._tell_lost(error.reason)
             raise
         self._state = _NOT_RESERVED
-
-    # For a batch of deletes, which sends its own commands.
-
-    @property
-    def home(self) -> Home | None:
-        """The pool that it came out of."""
-        return self._home
-
-    @property
-    def state(self) -> JobState:
-        """What this process may do with it, as far as that is known without a look at the connection."""
-        return self._state
-
-    @property
-    def broken(self) -> bool:
-        """Whether its connection broke while it was reserved, and nothing was done about it so far."""
-        connection = self._connection
-        return self._state is _RESERVED and connection.closed and not connection.inherited and self._era >= 0
-
-    @property
-    def lease(self) -> Lease | None:
-        """The hold that it has on a pooled connection that stands, while it is reserved; else None."""
-        return None if self._state is not JobState.RESERVED or self._cut_off else self._lease
-
-    def ended(self, state: JobState) -> bool:
-        """What a batch that has the guard was told; returns whether the job was reserved. Its lease is the batch's to
-        end.
-        """
-        reserved = self._state is _RESERVED
-        if reserved:
-            self._state = state
-        self._lease = None
-        return reserved
-
-    def ran_out(self) -> JobLost:
-        """A batch was told ``NOT_FOUND`` while the job was reserved here: tell of the loss, and build the error."""
-        return self._tell_lost(_RAN_OUT)
-
-    def broke(self, error: BeanpoolError) -> None:
-        """Its connection broke while a batch was to delete it: the reservation is gone.
-
-        Whether that counts as a loss is the batch's to say, by :meth:`recovered` or :meth:`gone`.
-        """
-        self._disconnected(error)
-
-    def recovered(self) -> None:
-        """It was deleted all the same."""
-        self._state = _NOT_RESERVED
-
-    def gone(self, error: JobLost) -> None:
-        """It could not be deleted any more."""
-        self._tell_lost(error.reason)
 
     def release(self, priority: int | None = None, delay: float = 0) -> None:
         """Give the job back to its tube (``release``); does nothing if it is not reserved here.
@@ -338,7 +230,7 @@ class Job(NotPicklable):
         :raises JobLost: if the reservation is gone.
         """
         connection = self._connection
-        if connection.inherited:
+        if is_inherited(connection):
             raise self._of_the_parent()
         deadline = _monotonic() + connection.timeout
         if self._state is not _RESERVED or not self._command(
@@ -356,10 +248,10 @@ class Job(NotPicklable):
         deadline = self._deadline()
         if self.reserved:
             return
-        if self._home is None or not self.lost:
+        if self._recovery is None or not self.lost:
             raise self._lost("it cannot be reserved again here")
-        connection, lease = self._home.reacquire(self, deadline)
-        self._connection, self._era, self._lease = connection, connection.era, lease
+        connection, lease = self._recovery.reacquire(self, deadline)
+        self._connection, self._era, self._lease = connection, connection._era, lease
         self._state = _RESERVED
         lease.hold(self)
 
@@ -396,7 +288,7 @@ class Job(NotPicklable):
         """When a command that begins now must end."""
         connection = self._connection
         # Before anything is waited for: in a forked child a thread of the parent may have the guard for ever.
-        if connection.inherited:
+        if is_inherited(connection):
             raise self._of_the_parent()
         return _monotonic() + connection.timeout
 
@@ -408,21 +300,21 @@ class Job(NotPicklable):
             raise self._lost("its reservation was lost before")
 
     def _ask(
-        self, command: Command, request: bytes, deadline: float, answer: Callable[[Connection, Command, Reply], Answer]
+        self, command: Command, request: bytes, deadline: float, read: Callable[[JobConnection, Channel, Reply], Answer]
     ) -> Answer:
         """Carry out a command that takes no reservation: over the job's own connection while it has that, or has no
         pool; else over another one to the same process.
         """
         connection = self._connection
-        if self._home is None or self.reserved:
-            with connection.turn(deadline):
-                if self._home is None or self._has(connection):
-                    if connection.era != self._era:
+        if self._recovery is None or self.reserved:
+            with turn(connection, deadline):
+                if self._recovery is None or self._has(connection):
+                    if connection._era != self._era:
                         # Who knows what process answers now, and whose job has the id there?
                         raise self._lost(self._why_cut_off())
-                    return answer(connection, command, connection.job_exchange(command, request, deadline))
-        with self._home.borrow(self, deadline) as borrowed:
-            return answer(borrowed, command, borrowed.job_exchange(command, request, deadline))
+                    return _exchange(connection, command, request, deadline, read)
+        with self._recovery.borrow(self, deadline) as borrowed:
+            return _exchange(borrowed, command, request, deadline, read)
 
     def _give_up(self, command: Command, encode: Callable[[int], bytes], success: str, priority: int | None) -> None:
         deadline = self._deadline()
@@ -436,12 +328,13 @@ class Job(NotPicklable):
         """The priority that the job has; None if it is no longer reserved here."""
         connection = self._connection
         try:
-            with connection.turn(deadline):
+            with turn(connection, deadline):
                 if not self._has(connection):
                     return None
-                if connection.era != self._era:
+                if connection._era != self._era:
                     return 0
-                priority = connection.job_priority(self.number, deadline)
+                request = encode_job(STATS_JOB, self.number)
+                priority = _exchange(connection, STATS_JOB, request, deadline, _priority)
                 if priority is not None:
                     return priority
                 self._state = _LOST
@@ -455,24 +348,25 @@ class Job(NotPicklable):
     def _command(self, command: Command, request: bytes, success: str, deadline: float) -> bool:
         """Carry out a command on the reserved job; false if it is not reserved any more when its turn comes."""
         connection = self._connection
-        guard = connection.guard
+        guard = connection._guard
         try:
             # As turn(), which every command would have to call.
-            with guard if not guard.locked() else connection.queue_up(deadline):
+            with guard if not guard.locked() else queue_up(connection, deadline):
                 # As _has(), which every command would have to call.
                 if self._state is not _RESERVED or self._connection is not connection:
                     return False
-                if connection.era != self._era:
+                if connection._era != self._era:
                     status, lost = "", self._why_cut_off()
                     self._state = _LOST
                 else:
                     try:
-                        reply = connection.job_exchange(command, request, deadline)
+                        channel = connection._channel or connection._open_channel()
+                        reply = channel.exchange(command, request, deadline)
                     except (ConnectionFailed, UnexpectedResponse):
                         if connection.closed:
                             self._state = _LOST
                         raise
-                    status, lost = reply.status, _RAN_OUT
+                    status, lost = reply.status, RAN_OUT
                     if status == success:
                         if command is TOUCH:
                             return True
@@ -480,7 +374,7 @@ class Job(NotPicklable):
                     elif status == "NOT_FOUND":
                         self._state = _LOST
                     else:
-                        refused = connection.refuse(command, reply)
+                        refused = channel.refuse(command, reply)
                         if status != "BURIED":
                             raise refused
                         self._state = _NOT_RESERVED
@@ -500,7 +394,7 @@ class Job(NotPicklable):
         raise refused
 
     def _why_cut_off(self) -> str:
-        return _RESERVED_AGAIN if self._era == _SUPERSEDED else _MADE_ANEW
+        return _RESERVED_AGAIN if self._era == SUPERSEDED else _MADE_ANEW
 
     def _disconnected(self, error: BeanpoolError) -> JobLost:
         self._state = _LOST
@@ -511,8 +405,8 @@ class Job(NotPicklable):
         return self._tell_lost(self._disconnected(error).reason)
 
     def _tell_lost(self, reason: str) -> JobLost:
-        if self._home is not None:
-            self._home.lost(self, reason)
+        if self._recovery is not None:
+            self._recovery.lost(self, reason)
         return self._lost(reason)
 
     def _end_lease(self) -> None:
@@ -520,22 +414,41 @@ class Job(NotPicklable):
         if lease is not None:
             lease.end(self.number)
             self._lease = None
-        elif self._home is None and self._connection.era == self._era:
-            self._connection.held.discard(self.number)
 
     def _lost(self, reason: str) -> JobLost:
         return job_lost(self.number, self.server, reason)
 
 
-def _confirm_deleted(connection: Connection, command: Command, reply: Reply) -> None:
-    if reply.status != "DELETED":
-        raise connection.refuse(command, reply)
+def is_inherited(connection: JobConnection) -> bool:
+    """Whether it was made before a fork, in the parent process."""
+    channel = connection._channel
+    # Asked before every command of a job: most often the first look is enough.
+    return channel is not None and channel.state is _CLOSED and channel.closed_because is OF_THE_PARENT
 
 
-def _confirm_kicked(connection: Connection, command: Command, reply: Reply) -> None:
-    if reply.status != "KICKED":
-        raise connection.refuse(command, reply)
+def _exchange(
+    connection: JobConnection,
+    command: Command,
+    request: bytes,
+    deadline: float,
+    read: Callable[[JobConnection, Channel, Reply], Answer],
+) -> Answer:
+    """Carry out a command, for who has the guard."""
+    channel = connection._channel or connection._open_channel()
+    return read(connection, channel, channel.exchange(command, request, deadline))
 
 
-def _document(connection: Connection, command: Command, reply: Reply) -> Any:
-    return connection.document_result(command, reply)
+def _confirm_deleted(_: JobConnection, channel: Channel, reply: Reply) -> None:
+    results.confirm(DELETE, "DELETED", channel, reply)
+
+
+def _confirm_kicked(_: JobConnection, channel: Channel, reply: Reply) -> None:
+    results.confirm(KICK_JOB, "KICKED", channel, reply)
+
+
+def _document(connection: JobConnection, channel: Channel, reply: Reply) -> Any:
+    return connection._document(STATS_JOB, channel, reply)
+
+
+def _priority(_: JobConnection, channel: Channel, reply: Reply) -> int | None:
+    return results.priority(channel, reply)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+_new_int = int.__new__
+
 
 class JobId(int):
     """A job's id, which is an ``int``, together with where it is worth something.
@@ -33,13 +35,6 @@ class JobId(int):
             self.maybe_duplicate = True
         if buried:
             self.buried = True
-        return self
-
-    @classmethod
-    def of(cls, value: int, origin: tuple[str, str]) -> JobId:
-        """Name the job `value` of `origin`: a server and its process. For many at once, which share it."""
-        self = int.__new__(cls, value)
-        self._origin = origin
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -81,6 +76,13 @@ class JobId(int):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (int(self), self.server, self.instance, self.maybe_duplicate, self.buried))
+
+
+def job_id(value: int, origin: tuple[str, str]) -> JobId:
+    """Name the job `value` of `origin`: a server and its process. For many at once, which share it."""
+    named = _new_int(JobId, value)
+    named._origin = origin
+    return named
 
 
 def _rebuild(value: int, server: str, instance: str, maybe_duplicate: bool, buried: bool) -> JobId:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from beanpool import results
 from beanpool.cluster import Cluster
 from beanpool.config import AnyServer
 from beanpool.errors import NotFound, job_lost
 from beanpool.job import Job
 from beanpool.job_id import JobId
+from beanpool.job_making import found_job
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.arguments import check_id
+from beanpool.protocol.commands import PEEK, STATS_JOB, Command, encode_job
+from beanpool.protocol.replies import Reply
 from beanpool.recovery import why_another
 from beanpool.survey import ask_one
 
@@ -47,7 +51,36 @@ class JobsById:
             return topology.single, None
         return topology.get(server), instance
 
-    def ask(self, jid: int, server: AnyServer | None, ask: Callable[[PooledConnection], Answer]) -> Answer:
+    def confirm(self, command: Command, success: str, jid: int, server: AnyServer | None) -> None:
+        """Carry out a command on a job that is not in hand.
+
+        :param success: the status of the reply to it.
+        """
+
+        def read(connection: PooledConnection, reply: Reply) -> None:
+            results.confirm(command, success, connection.channel, reply)
+
+        self._ask(command, jid, server, read)
+
+    def stats(self, jid: int, server: AnyServer | None) -> Any:
+        """The statistics of a job."""
+
+        def read(connection: PooledConnection, reply: Reply) -> Any:
+            return results.document(True, STATS_JOB, connection.channel, reply)
+
+        return self._ask(STATS_JOB, jid, server, read)
+
+    def peek(self, jid: int, server: AnyServer | None) -> Job | None:
+        """A copy of a job; None if there is none."""
+
+        def read(connection: PooledConnection, reply: Reply) -> Job | None:
+            return found_job(connection, PEEK, None, jid, connection.channel, reply)
+
+        return self._ask(PEEK, jid, server, read)
+
+    def _ask(
+        self, command: Command, jid: int, server: AnyServer | None, read: Callable[[PooledConnection, Reply], Answer]
+    ) -> Answer:
         """Ask a job's server about it.
 
         :raises JobLost: if it is another process than the one that gave the id.
@@ -61,7 +94,7 @@ class JobsById:
             reason = why_another(connection, instance) if instance is not None else None
             if reason is not None:
                 raise job_lost(jid, member.address, reason)
-            return ask(connection)
+            return read(connection, connection.channel.exchange(command, encode_job(command, jid), deadline))
 
         return ask_one(member, time.monotonic() + cluster.timeout, ask_the_same, None)
 

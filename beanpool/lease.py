@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 from beanpool.job import Job
+from beanpool.job_batch import supersede
 from beanpool.locks import Lock
 
 
@@ -89,7 +90,7 @@ class Lease(Generic[ConnectionT]):
     def _supersede(self, ref: JobRef, job: Job) -> None:
         before = ref()
         if before is not None and before is not job:
-            before.superseded(self.connection)
+            supersede(before, self.connection)
 
     def end(self, jid: int) -> None:
         """This job is no longer reserved: with the last one, let others use the connection. Idempotent."""

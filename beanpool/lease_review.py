@@ -11,7 +11,8 @@ import functools
 import weakref
 from collections.abc import Callable, Sequence
 
-from beanpool.pooled_connection import PooledConnection, Step
+from beanpool.driven_connection import Step
+from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import STATS_JOB, encode_job
 from beanpool.protocol.documents import parse_mapping
 from beanpool.protocol.replies import Reply

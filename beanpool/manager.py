@@ -32,6 +32,8 @@ from beanpool.protocol.arguments import (
     encode_body,
 )
 from beanpool.protocol.commands import (
+    DELETE,
+    KICK_JOB,
     LIST_TUBES,
     PAUSE_TUBE,
     PEEK_BURIED,
@@ -448,7 +450,7 @@ class PoolManager(NotPicklable):
         if job is not None:
             job.delete()
         else:
-            self._jobs.ask(jid, server, lambda connection: connection.delete(check_id(jid)))
+            self._jobs.confirm(DELETE, "DELETED", jid, server)
 
     def delete_many(self, jobs: Iterable[Job | int]) -> list[Exception | None]:
         """Delete many jobs, in few round trips and to all servers at once.
@@ -494,14 +496,14 @@ class PoolManager(NotPicklable):
 
         :raises NotFound: if it is neither.
         """
-        self._jobs.ask(jid, server, lambda connection: connection.kick_job(check_id(jid)))
+        self._jobs.confirm(KICK_JOB, "KICKED", jid, server)
 
     def stats_job(self, jid: int, *, server: AnyServer | None = None) -> dict[str, Any]:
         """The statistics of a job (``stats-job``).
 
         :raises NotFound: if there is none.
         """
-        document: dict[str, Any] = self._jobs.ask(jid, server, lambda connection: connection.stats_job(check_id(jid)))
+        document: dict[str, Any] = self._jobs.stats(jid, server)
         return document
 
     def peek(self, jid: int, *, server: AnyServer | None = None) -> Job | None:
@@ -510,8 +512,7 @@ class PoolManager(NotPicklable):
             # No server has ever given it.
             return None
         member, _ = self._jobs.locate(jid, server)
-        job = self._jobs.ask(jid, server, lambda connection: connection.peek(check_id(jid)))
-        return self._reserver.at_home(member, job)
+        return self._reserver.at_home(member, self._jobs.peek(jid, server))
 
     # All servers. What is asked of them has a form ``..._by_server``, which hides no missing server.
 

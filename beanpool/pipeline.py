@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from beanpool import results
+from beanpool.channel import Channel
 from beanpool.errors import ConnectionFailed, Phase, UnexpectedResponse
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, encode_body
 from beanpool.protocol.commands import (
@@ -40,11 +42,9 @@ from beanpool.protocol.commands import (
     encode_tube,
 )
 from beanpool.protocol.replies import Reply
+from beanpool.session import Session
 
-if TYPE_CHECKING:  # connection.py makes pipelines.
-    from beanpool.connection import Connection
-
-Result = Callable[[Reply], Any]
+Read = Callable[[Channel, Reply], Any]
 
 
 class Pipeline:
@@ -56,10 +56,10 @@ class Pipeline:
     Bad arguments are raised at once, by the call itself.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Session) -> None:
         self._connection = connection
         self._commands: list[tuple[Command, bytes]] = []
-        self._converters: list[Result] = []
+        self._reads: list[Read] = []
         self._longest_wait = 0.0
         self.results: list[Any] = []
 
@@ -84,15 +84,15 @@ class Pipeline:
         self.results = results
         if not self._commands:
             return results
-        with self._connection.exclusive_channel() as channel:
+        with self._connection._exclusive_channel() as channel:
             commands, self._commands = self._commands, []
-            converters, self._converters = self._converters, []
+            reads, self._reads = self._reads, []
             timeout = self._connection.timeout + self._longest_wait
             self._longest_wait = 0.0
             try:
                 replies = channel.exchange_many(commands, timeout)
-                for convert, reply in zip(converters, replies, strict=False):
-                    results.append(_outcome(convert, reply))
+                for read, reply in zip(reads, replies, strict=False):
+                    results.append(_outcome(read, channel, reply))
                 # Let the generator see its own end: it checks that nothing is left over.
                 next(replies, None)
             except (ConnectionFailed, UnexpectedResponse) as error:
@@ -103,54 +103,51 @@ class Pipeline:
                     )
         return results
 
-    def _add(self, command: Command, request: bytes, convert: Result) -> Pipeline:
+    def _add(self, command: Command, request: bytes, read: Read) -> Pipeline:
         self._commands.append((command, request))
-        self._converters.append(convert)
+        self._reads.append(read)
         return self
 
     def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: float = 0, ttr: float = DEFAULT_TTR) -> Pipeline:
         """As :meth:`Connection.put`."""
         data = encode_body(body, self._connection.encoding)
-        return self._add(PUT, encode_put(data, priority, delay, ttr), self._connection.put_result)
+        return self._add(PUT, encode_put(data, priority, delay, ttr), results.stored)
 
     def use(self, tube: str) -> Pipeline:
         """As :meth:`Connection.use`."""
-        return self._add(USE, encode_tube(USE, tube), functools.partial(self._connection.use_result, tube))
+        return self._add(USE, encode_tube(USE, tube), functools.partial(results.use, self._connection, tube))
 
     def watch(self, tube: str) -> Pipeline:
         """As :meth:`Connection.watch`."""
-        return self._add(WATCH, encode_tube(WATCH, tube), functools.partial(self._connection.watch_result, WATCH, tube))
+        return self._add_watch(WATCH, tube)
 
     def ignore(self, tube: str) -> Pipeline:
         """As :meth:`Connection.ignore`."""
-        return self._add(
-            IGNORE, encode_tube(IGNORE, tube), functools.partial(self._connection.watch_result, IGNORE, tube)
-        )
+        return self._add_watch(IGNORE, tube)
 
     def reserve(self, timeout: float = 0) -> Pipeline:
         """As :meth:`Connection.reserve`, for whole seconds; what follows in the pipeline waits for it."""
         request = encode_reserve_with_timeout(timeout)
         self._longest_wait = max(self._longest_wait, timeout)
-        command = RESERVE_WITH_TIMEOUT
-        return self._add(command, request, functools.partial(self._connection.reserve_result, command))
+        return self._add(RESERVE_WITH_TIMEOUT, request, self._connection._reserved)
 
     def reserve_job(self, jid: int) -> Pipeline:
         """As :meth:`Connection.reserve_job`."""
         return self._add(
-            RESERVE_JOB, encode_job(RESERVE_JOB, jid), functools.partial(self._connection.reserve_job_result, jid)
+            RESERVE_JOB, encode_job(RESERVE_JOB, jid), functools.partial(self._connection._reserved_by_id, jid)
         )
 
     def delete(self, jid: int) -> Pipeline:
         """As :meth:`Connection.delete`."""
-        return self._add_plain(DELETE, encode_job(DELETE, jid), "DELETED", jid)
+        return self._add_finish(DELETE, encode_job(DELETE, jid), "DELETED", jid)
 
     def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> Pipeline:
         """As :meth:`Connection.release`."""
-        return self._add_plain(RELEASE, encode_release(jid, priority, delay), "RELEASED", jid)
+        return self._add_finish(RELEASE, encode_release(jid, priority, delay), "RELEASED", jid)
 
     def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> Pipeline:
         """As :meth:`Connection.bury`."""
-        return self._add_plain(BURY, encode_bury(jid, priority), "BURIED", jid)
+        return self._add_finish(BURY, encode_bury(jid, priority), "BURIED", jid)
 
     def touch(self, jid: int) -> Pipeline:
         """As :meth:`Connection.touch`."""
@@ -162,11 +159,11 @@ class Pipeline:
 
     def kick(self, bound: int = 1) -> Pipeline:
         """As :meth:`Connection.kick`."""
-        return self._add(KICK, encode_kick(bound), self._connection.kick_result)
+        return self._add(KICK, encode_kick(bound), results.kicked)
 
     def peek(self, jid: int) -> Pipeline:
         """As :meth:`Connection.peek`."""
-        return self._add(PEEK, encode_peek(jid), lambda reply: self._connection.peek_result(PEEK, reply, jid))
+        return self._add(PEEK, encode_peek(jid), functools.partial(self._connection._found, PEEK, jid))
 
     def peek_ready(self) -> Pipeline:
         """As :meth:`Connection.peek_ready`."""
@@ -188,20 +185,26 @@ class Pipeline:
         """As :meth:`Connection.stats_tube`."""
         return self._add_document(STATS_TUBE, encode_tube(STATS_TUBE, tube))
 
+    def _add_watch(self, command: Command, tube: str) -> Pipeline:
+        read = functools.partial(results.watch, self._connection, command, tube)
+        return self._add(command, encode_tube(command, tube), read)
+
     def _add_peek(self, command: Command) -> Pipeline:
-        return self._add(command, encode_bare(command), functools.partial(self._connection.peek_result, command))
+        return self._add(command, encode_bare(command), functools.partial(self._connection._found, command, None))
 
     def _add_document(self, command: Command, request: bytes) -> Pipeline:
-        return self._add(command, request, functools.partial(self._connection.document_result, command))
+        return self._add(command, request, functools.partial(self._connection._document, command))
 
-    def _add_plain(self, command: Command, request: bytes, success: str, finished: int | None = None) -> Pipeline:
-        convert = functools.partial(self._connection.plain_result, command, success, finished)
-        return self._add(command, request, convert)
+    def _add_plain(self, command: Command, request: bytes, success: str) -> Pipeline:
+        return self._add(command, request, functools.partial(results.confirm, command, success))
+
+    def _add_finish(self, command: Command, request: bytes, success: str, jid: int) -> Pipeline:
+        return self._add(command, request, functools.partial(self._connection._finished, command, success, jid))
 
 
-def _outcome(convert: Result, reply: Reply) -> Any:
+def _outcome(read: Read, channel: Channel, reply: Reply) -> Any:
     try:
-        return convert(reply)
+        return read(channel, reply)
     except Exception as error:
         # A refusal, a reply that is wrong, or whatever the caller's own `parse_yaml` raises.
         return error

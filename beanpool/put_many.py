@@ -11,7 +11,7 @@ from typing import Generic
 
 from beanpool.errors import BeanpoolError, ConnectionFailed, PoolTimeout
 from beanpool.exchange import drive, give_up_late
-from beanpool.job_id import JobId
+from beanpool.job_id import JobId, job_id
 from beanpool.member import Member
 from beanpool.protocol.commands import PUT
 from beanpool.protocol.replies import Reply
@@ -322,7 +322,7 @@ class PutMany(Generic[Place]):
 
     def _receive(self, lane: Lane[Place]) -> None:
         origin = lane.connection.origin
-        name, answered = JobId.of, lane.answered
+        name, answered = job_id, lane.answered
         try:
             for run, reply in lane.receive(lane.connection.channel.collect_inserted()):
                 lane.in_flight -= sum([len(request) for _, request in run])

@@ -20,7 +20,7 @@ from beanpool.errors import (
     Phase,
     UnexpectedResponse,
 )
-from beanpool.job_id import JobId
+from beanpool.job_id import JobId, job_id
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import PUT
@@ -30,7 +30,6 @@ from beanpool.retry import RetryBudget, RetryPolicy
 from beanpool.topology import Topology
 
 # Without a look into the class for every put.
-_name = JobId.of
 
 
 # How long a put may wait for the permission to ask the same server once more (seconds).
@@ -127,9 +126,9 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
             raise too_big()
         reply = connection.channel.exchange(PUT, request, deadline)
         if reply.status == "INSERTED":
-            jid = _name(reply.number, connection.origin)
+            jid = job_id(reply.number, connection.origin)
         elif reply.status == "BURIED":
-            jid = _name(reply.number, connection.origin)
+            jid = job_id(reply.number, connection.origin)
             jid.buried = True
         else:
             raise connection.refuse(PUT, reply)

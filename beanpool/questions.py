@@ -7,24 +7,26 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from beanpool import results
 from beanpool.errors import BeanpoolError
+from beanpool.job import Job
+from beanpool.job_making import found_job
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
-from beanpool.protocol.commands import LIST_TUBE_USED, STATS, Command, encode_bare
+from beanpool.protocol.commands import KICK, LIST_TUBE_USED, STATS, Command, encode_bare, encode_kick
 from beanpool.protocol.replies import Reply
 from beanpool.survey import Answers, Question, ask_one
 
 
 def _round_trip(connection: PooledConnection, reply: Reply, seconds: float) -> float:
-    if reply.status != "USING":
-        raise connection.refuse(LIST_TUBE_USED, reply)
+    results.using(connection.channel, reply)
     return seconds
 
 
 def _statistics(connection: PooledConnection, reply: Reply, _: float) -> Any:
     # It may be the handshake as well.
     connection.greet(reply)
-    return connection.document_result(STATS, reply)
+    return results.document(True, STATS, connection.channel, reply)
 
 
 WHO_IS_IT = Question(STATS, encode_bare(STATS), lambda connection, reply, _: connection.greet(reply))
@@ -38,9 +40,11 @@ STATISTICS = Question(STATS, encode_bare(STATS), _statistics)
 
 def for_a_job(command: Command, tube: str) -> Question:
     """A copy of a job of the tube, or None; asked with one of the ``peek`` commands."""
-    return Question(
-        command, encode_bare(command), lambda connection, reply, _: connection.peek_result(command, reply), uses=tube
-    )
+
+    def read(connection: PooledConnection, reply: Reply, _: float) -> Job | None:
+        return found_job(connection, command, tube, None, connection.channel, reply)
+
+    return Question(command, encode_bare(command), read, uses=tube)
 
 
 def about_tubes(command: Command, request: bytes, used: str | None, watched: tuple[str, ...] | None) -> Question:
@@ -53,7 +57,7 @@ def about_tubes(command: Command, request: bytes, used: str | None, watched: tup
     """
 
     def read(connection: PooledConnection, reply: Reply, _: float) -> Any:
-        return None if reply.status == "PAUSED" else connection.document_result(command, reply)
+        return None if reply.status == "PAUSED" else results.document(True, command, connection.channel, reply)
 
     return Question(command, request, read, uses=used, watches=watched)
 
@@ -85,5 +89,6 @@ def kick_in_turn(members: Sequence[Member], deadline: float, bound: int, tube: s
     return answers
 
 
-def _kick(bound: int, connection: PooledConnection, _: float) -> int:
-    return connection.kick(bound)
+def _kick(bound: int, connection: PooledConnection, deadline: float) -> int:
+    channel = connection.channel
+    return results.kicked(channel, channel.exchange(KICK, encode_kick(bound), deadline))

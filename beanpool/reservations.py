@@ -9,10 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from beanpool.driven_connection import Step
 from beanpool.job import Job
 from beanpool.lease import JobRef, Lease, Refs
 from beanpool.lease_review import LeaseReview
-from beanpool.pooled_connection import PooledConnection, Step
+from beanpool.pooled_connection import PooledConnection
 from beanpool.server_pool import ConnectionPool
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, PoolClosed
 from beanpool.job import Job
+from beanpool.job_making import reserved_job
 from beanpool.member import Member
 from beanpool.pace import Pace
 from beanpool.pooled_connection import PooledConnection
@@ -365,8 +366,8 @@ class Take:
         for lane in self._lanes:
             connection = lane.connection
             lease = lane.member.reservations.lease(connection)
-            home = lane.member.recovery
-            taken = [Job.of(connection, jid, data, tube, home, lease) for jid, data in lane.found.items()]
+            recovery = lane.member.recovery
+            taken = [reserved_job(connection, jid, data, tube, recovery, lease) for jid, data in lane.found.items()]
             lease.hold_all(taken)
             jobs += taken
         return jobs

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from beanpool.errands import BackgroundExecutor
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, job_lost, no_server
 from beanpool.job import Job
+from beanpool.job_making import reserved_job
 from beanpool.locks import Lock
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
@@ -330,7 +331,7 @@ class Reserver:
         member, connection, reply = catch
         lease = member.reservations.lease(connection)
         tube = tubes[0] if len(tubes) == 1 else None
-        job = Job.of(connection, reply.number, reply.body, tube, member.recovery, lease)
+        job = reserved_job(connection, reply.number, reply.body, tube, member.recovery, lease)
         lease.hold(job)
         return job
 
@@ -362,7 +363,7 @@ class Reserver:
         """A job that was looked at: its commands go through the pool, for its connection is back there."""
         if job is None:
             return None
-        return Job(job.connection, job.number, job.data, reserved=False, tube=job.tube, home=member.recovery)
+        return Job(job.connection, job.number, job.data, tube=job.tube, recovery=member.recovery)
 
     def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
         retired: list[SharedWait] = []

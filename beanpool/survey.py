@@ -16,8 +16,6 @@ from beanpool.readiness import wait_for_any
 
 Answer = TypeVar("Answer")
 
-_LEAST_TIMEOUT = 0.001
-
 Answers = dict[str, Any]
 """What each server said, or the error it gave, by address."""
 
@@ -175,7 +173,6 @@ def ask_one(
     with member.pool.lend(deadline, tube) as connection:
         if tube is not None:
             connection.use_tube(tube, deadline)
-            connection.timeout = max(_LEAST_TIMEOUT, deadline - time.monotonic())
         answer = ask(connection, deadline)
     member.works()
     return answer

@@ -138,8 +138,8 @@ class TestByItsId:
         with unprobed(beanstalkd) as pool:
             pool.put_many(["x"] * 2)
             one, other = (reserve(pool) for _ in range(2))
-            mine = {7: one.connection.jobs[one.id]}  # type: ignore[attr-defined]  # It is a pool's.
-            theirs = other.connection.jobs[other.id]  # type: ignore[attr-defined]  # It is a pool's.
+            mine = {7: one.connection.jobs[one.id]}
+            theirs = other.connection.jobs[other.id]
             refs = {7: theirs}
             forget(refs, mine, [7, 8])
             assert (mine, refs) == ({}, {7: theirs})

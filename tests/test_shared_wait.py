@@ -772,7 +772,7 @@ class TestDelivered:
             connections = servers[0].control.other_connections()
             job.delete()
             woken = len(looks)
-            descriptor = job.connection.fileno()  # type: ignore[attr-defined]  # A pooled one.
+            descriptor = job.connection.fileno()
             job.connection.close()
             # Somebody else gets its number, and it is readable.
             ours, theirs = socket.socketpair()

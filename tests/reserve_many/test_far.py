@@ -14,7 +14,8 @@ from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until, within
 
-from beanpool import Connection, Job, PoolManager
+from beanpool import Job, PoolManager
+from beanpool.pooled_connection import PooledConnection
 from beanpool.reserve_many import Take
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class TestLostMeanwhile:
         """Nothing is left, and there is time: the call waits for others."""
         fill(beanstalkd, 5)
         sort_out = Take.sort_out
-        broken: list[Connection] = []
+        broken: list[PooledConnection] = []
 
         def break_first(take: Take) -> None:
             if not broken:

@@ -9,12 +9,14 @@ import threading
 import time
 
 import pytest
-from support.server_pools import connections_of, soon, waiting
+from support.server_pools import ask, connections_of, soon, waiting
 from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, Job, PoolTimeout
+from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, PoolTimeout
+from beanpool.job_making import reserved_job
+from beanpool.protocol.commands import DELETE, encode_job
 from beanpool.reservations import Reservations
 from beanpool.ticket import Ticket
 
@@ -43,7 +45,7 @@ class TestCheckOut:
                     if early.acquire(blocking=False):
                         # The first three meet with a connection each in hand.
                         all_three.wait(10)
-                    assert connection.kick(1) == 0
+                    assert ask(connection) == "NOT_FOUND"
                     with lock:
                         in_use.remove(key)
 
@@ -58,14 +60,14 @@ class TestCheckOut:
     def test_what_a_borrower_asks_has_the_rest_of_the_time(self, beanstalkd: BeanstalkdServer) -> None:
         with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             with pool.lend(soon()) as connection:
-                connection.stats()
+                ask(connection)
             beanstalkd.freeze()
             with (
                 within(0.3, "a question to a silent server"),
                 pytest.raises(CommandTimeout),
                 pool.lend(time.monotonic() + 0.3) as connection,
             ):
-                connection.stats()
+                ask(connection)
             beanstalkd.thaw()
             with pool.lend(soon()) as connection:
                 assert connection.timeout > 1, "what was left of the loan before is over"
@@ -111,7 +113,7 @@ class TestCheckOut:
             pool.discard(held)
             connection = other.result()
             assert connection is not held
-            assert connection.kick(1) == 0
+            assert ask(connection) == "NOT_FOUND"
             pool.checkin(connection)
 
     def test_newest_idle_connection_first(self, beanstalkd: BeanstalkdServer) -> None:
@@ -136,10 +138,9 @@ class TestCheckOut:
     def test_one_that_watches_the_tubes_is_preferred(self, beanstalkd: BeanstalkdServer) -> None:
         with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             plain, both, one = (pool.acquire(soon()) for _ in range(3))
-            both.watch("a")
-            both.watch("b")
-            both.ignore("default")
-            one.watch("a")
+            for connection, tubes in ((both, ("a", "b")), (one, ("default", "a"))):
+                connection.begin_reserve(tubes, 0)
+                assert connection.await_reply(soon()) is not None
             for connection in (plain, both, one):
                 pool.checkin(connection)
             assert pool.try_acquire(("b", "a")) is both
@@ -163,14 +164,15 @@ class TestCheckOut:
         with connections_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             with pytest.raises(ConnectionFailed), pool.lend(soon()) as connection:
                 beanstalkd.kill()
-                connection.kick(1)
+                ask(connection)
             assert pool.counts() == (0, 0)
             assert [type(error) for error in owner.reports] == [ConnectionFailed]
 
     def test_a_refusal_costs_nothing(self, beanstalkd: BeanstalkdServer) -> None:
         with connections_of(beanstalkd.host, beanstalkd.port) as (pool, owner):
             with pytest.raises(BeanpoolError, match="NOT_FOUND"), pool.lend(soon()) as connection:
-                connection.delete(7)
+                reply = connection.channel.exchange(DELETE, encode_job(DELETE, 7), soon())
+                raise connection.refuse(DELETE, reply)
             assert pool.counts() == (1, 1)
             assert not owner.reports
 
@@ -231,7 +233,7 @@ class TestCheckOut:
             command = background(lambda: pool.acquire(soon()))
             wait_until(lambda: waiting(pool) == 2, "the command to wait")
             lease = Reservations(pool).lease(held)
-            job = Job.of(held, 1, b"", None, None, lease)
+            job = reserved_job(held, 1, b"", None, None, lease)
             lease.hold(job)
             pool.fill_places()
             spare = command.result()

@@ -15,7 +15,7 @@ from beanpool import PoolManager
 
 if TYPE_CHECKING:
     from conftest import StartScripted
-from support.server_pools import LONG, connections_of, readable, soon, wait_for_pause
+from support.server_pools import LONG, ask, connections_of, readable, soon, wait_for_pause
 
 
 class TestStaleConnections:
@@ -28,7 +28,7 @@ class TestStaleConnections:
             beanstalkd.restart()
             with pool.lend(soon()) as connection:
                 assert connection not in old
-                assert connection.kick(1) == 0
+                assert ask(connection) == "NOT_FOUND"
             assert not owner.reports, "nobody failed"
             assert len(owner.instances) == 2
             assert all(connection.closed for connection in old)
@@ -56,7 +56,7 @@ class TestStaleConnections:
         idle = threading.Event()
         server = scripted_server(
             [expect_line(b"stats"), send(stats_reply()), wait_for(idle), send(b"INSERTED 7\r\n")],
-            default=answering({"stats": stats_reply(), "kick": b"KICKED 0\r\n"}),
+            default=answering({"stats": stats_reply(), "touch": b"NOT_FOUND\r\n"}),
         )
         with connections_of(server.host, server.port) as (pool, _):
             with pool.lend(soon()) as first:
@@ -66,7 +66,7 @@ class TestStaleConnections:
             wait_for_pause([first])
             with pool.lend(soon()) as connection:
                 assert connection is not first
-                assert connection.kick(1) == 0
+                assert ask(connection) == "NOT_FOUND"
 
     def test_a_new_generation_ends_idle_ones_at_once_and_those_in_use_when_they_return(
         self, beanstalkd: BeanstalkdServer
@@ -77,7 +77,7 @@ class TestStaleConnections:
             owner.generation = 1
             pool.start_generation(1)
             assert idle.closed
-            assert in_use.kick(1) == 0, "who is at work is left alone"
+            assert ask(in_use) == "NOT_FOUND", "who is at work is left alone"
             pool.checkin(in_use)
             assert in_use.closed
             assert pool.counts() == (0, 0)

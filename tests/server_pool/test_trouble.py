@@ -20,10 +20,11 @@ from support.waiting import wait_until, within
 from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, PoolClosed, PoolManager, PoolTimeout
 from beanpool.errors import Phase
 from beanpool.lease import JobRef
+from beanpool.protocol.commands import RESERVE_JOB, encode_job
 
 if TYPE_CHECKING:
     from conftest import StartScripted
-from support.server_pools import connections_of, soon, waiting
+from support.server_pools import ask, connections_of, soon, waiting
 
 
 class TestTrouble:
@@ -32,9 +33,9 @@ class TestTrouble:
             idle = pool.acquire(soon())
             pool.checkin(idle)
             beanstalkd.freeze()
-            asking = background(lambda: pool.acquire(soon()).kick(1))
+            asking = background(lambda: ask(pool.acquire(soon())))
             wait_until(lambda: pool.counts() == (1, 0), "the idle connection to be taken")
-            connecting = background(lambda: pool.acquire(soon()).kick(1))
+            connecting = background(lambda: ask(pool.acquire(soon())))
             wait_until(lambda: pool.counts() == (2, 0), "a second one to be opened")
             with within(0.1, "looking at the pool, and a third caller's time"):
                 pool.counts()
@@ -48,7 +49,7 @@ class TestTrouble:
             assert not asking.done
             assert not connecting.done
             beanstalkd.thaw()
-            assert (asking.result(), connecting.result()) == (0, 0)
+            assert (asking.result(), connecting.result()) == ("NOT_FOUND", "NOT_FOUND")
 
     def test_a_handshake_without_an_answer_ends_in_time(self, beanstalkd: BeanstalkdServer) -> None:
         beanstalkd.freeze()
@@ -93,7 +94,7 @@ class TestTrouble:
             for refused in refusals:
                 with pytest.raises(PoolClosed, match=beanstalkd.address):
                     refused()
-            assert held.kick(1) == 0, "who is at work may finish"
+            assert ask(held) == "NOT_FOUND", "who is at work may finish"
             pool.checkin(held)
             assert held.closed
 
@@ -101,7 +102,7 @@ class TestTrouble:
         with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             connection = pool.acquire(soon())
             beanstalkd.freeze()
-            call = background(lambda: connection.kick(1))
+            call = background(lambda: ask(connection))
             wait_until(
                 lambda: connection.channel_state is not None and connection.channel.state.value != "in step", "it"
             )
@@ -125,14 +126,14 @@ class TestInterrupts:
     def test_a_place_that_was_lost_goes_to_who_waits(self, beanstalkd: BeanstalkdServer) -> None:
         with connections_of(beanstalkd.host, beanstalkd.port, 1) as (pool, _):
             held = pool.acquire(soon())
-            other = background(lambda: pool.acquire(soon()).kick(1))
+            other = background(lambda: ask(pool.acquire(soon())))
             wait_until(lambda: waiting(pool), "the thread to wait")
             # As an interrupt does at a bad line.
             del held
             gc.collect()
             assert pool.starving
             pool.fill_places()
-            assert other.result(2) == 0
+            assert other.result(2) == "NOT_FOUND"
 
     def test_notes_of_dropped_jobs_that_come_while_they_are_read(
         self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
@@ -179,18 +180,19 @@ class TestInterrupts:
                 pool.lend(soon()) as connection,
             ):
                 assert connection is first
-                connection.kick(1)
+                ask(connection)
             beanstalkd.thaw()
             assert first.closed
             with pool.lend(soon()) as connection:
-                assert connection.kick(1) == 0
+                assert ask(connection) == "NOT_FOUND"
 
     def test_between_two_commands(self, beanstalkd: BeanstalkdServer) -> None:
         """It may have reserved a job for a caller who will never know of it."""
         jid = beanstalkd.control.put(b"work")
         with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
             with pytest.raises(KeyboardInterrupt), pool.lend(soon()) as connection:
-                assert connection.reserve_job(jid).id == jid
+                reply = connection.channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, jid), soon())
+                assert reply.status == "RESERVED"
                 raise KeyboardInterrupt
             assert pool.counts() == (0, 0)
             wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back")
@@ -202,7 +204,7 @@ class TestInterrupts:
 
         def borrow() -> None:
             with pool.lend(soon(), "default") as connection:
-                connection.kick(1)
+                ask(connection)
 
         with connections_of(beanstalkd.host, beanstalkd.port, 2) as (pool, owner):
             workers = [Rounds(borrow) for _ in range(4)]
@@ -221,4 +223,4 @@ class TestInterrupts:
             assert not owner.reports
             assert waiting(pool) == 0
             held = [pool.acquire(soon()) for _ in range(2)]
-            assert [connection.kick(1) for connection in held] == [0, 0]
+            assert [ask(connection) for connection in held] == ["NOT_FOUND"] * 2

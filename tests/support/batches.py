@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterable
 
 from beanpool import JobId, PoolManager
-from beanpool.connection import Connection
 from beanpool.pooled_connection import PooledConnection
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
@@ -36,7 +35,7 @@ def leased(pool: PoolManager) -> int:
     return sum(status.leased for status in pool.servers)
 
 
-def cut(connection: Connection) -> None:
+def cut(connection: object) -> None:
     """Let the connection break, as by a network that fails."""
     assert isinstance(connection, PooledConnection)
     with socket.socket(fileno=connection.fileno()) as shared:

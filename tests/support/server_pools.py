@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from beanpool import BeanpoolError, PoolManager, PoolTimeout
 from beanpool.address import Address
 from beanpool.pooled_connection import PooledConnection
+from beanpool.protocol.commands import TOUCH, encode_job
 from beanpool.protocol.identity import Identity
 from beanpool.server_pool import ConnectionPool
 from support.waiting import wait_until
@@ -92,6 +93,12 @@ def soon() -> float:
 
 def waiting(pool: ConnectionPool) -> int:
     return pool.stats()["requests_waiting"]
+
+
+def ask(connection: PooledConnection, jid: int = 7) -> str:
+    """A round trip: touch a job, which is not reserved there; returns the status of the reply."""
+    deadline = time.monotonic() + connection.timeout
+    return connection.channel.exchange(TOUCH, encode_job(TOUCH, jid), deadline).status
 
 
 def wait_for_pause(connections: Iterable[PooledConnection]) -> None:

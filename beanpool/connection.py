@@ -295,4 +295,4 @@ class Connection(Session):
         return self._ask(command, encode_bare(command), functools.partial(self._found, command, None))
 
     def _ask_document(self, command: Command, request: bytes) -> Any:
-        return self._ask(command, request, functools.partial(self._document, command))
+        return self._ask(command, request, functools.partial(results.document, self.parse_yaml, command))

@@ -10,13 +10,11 @@ from __future__ import annotations
 import collections
 import time
 
+from beanpool import results
 from beanpool.errors import BeanpoolError
 from beanpool.lease import Lease
 from beanpool.pooled_connection import PooledConnection
-from beanpool.protocol.arguments import MAX_UINT32
 from beanpool.protocol.commands import RELEASE, STATS_JOB, encode_job, encode_release
-from beanpool.protocol.documents import parse_mapping
-from beanpool.protocol.replies import Reply
 
 # Their replies fit into socket buffers, and the commands of siblings are not kept waiting for long: some milliseconds.
 _AT_ONCE = 256
@@ -74,7 +72,7 @@ class PartialRelease:
             if reply is None:
                 break
             jid = self._asked.popleft()
-            priority = self._priority(reply)
+            priority = results.priority(channel, reply)
             if priority is None:
                 self._done.append(jid)
             else:
@@ -86,17 +84,6 @@ class PartialRelease:
             # Whatever it says: what cannot be released is not reserved here, or as good as lost to its TTR.
             self._done.append(self._released.popleft())
         return not self._asked and not self._released
-
-    def _priority(self, reply: Reply) -> int | None:
-        """The priority in the reply to a ``stats-job``; None if there is no such job any more."""
-        if reply.status == "NOT_FOUND":
-            return None
-        if reply.status != "OK":
-            raise self.connection.refuse(STATS_JOB, reply)
-        priority = parse_mapping(STATS_JOB.name, reply.body, self.connection.server).get("pri")
-        if type(priority) is not int or not 0 <= priority <= MAX_UINT32:
-            raise self.connection.violated(STATS_JOB, "no valid priority")
-        return priority
 
     def end(self, error: BaseException | None = None) -> None:
         """Let others use the connection again; an `error` ends it for all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -30,6 +31,8 @@ from beanpool.protocol.replies import Reply
 from beanpool.turns import queue_up, turn
 
 Answer = TypeVar("Answer")
+Read = Callable[[Channel, Reply], Answer]
+"""What makes a value of a reply, or raises the error that it stands for: a function of :mod:`beanpool.results`."""
 
 _MADE_ANEW = "its connection was closed and made anew since"
 RAN_OUT = "its TTR ran out, or it was finished elsewhere"
@@ -55,6 +58,8 @@ _NOT_RESERVED = JobState.NOT_RESERVED
 _LOST = JobState.LOST
 _CLOSED = ChannelState.CLOSED
 _monotonic = time.monotonic
+_confirm_deleted = functools.partial(results.confirm, DELETE, "DELETED")
+_confirm_kicked = functools.partial(results.confirm, KICK_JOB, "KICKED")
 
 
 class Job(NotPicklable):
@@ -267,7 +272,8 @@ class Job(NotPicklable):
 
         :raises NotFound: if the job is gone.
         """
-        return self._ask(STATS_JOB, encode_job(STATS_JOB, self.number), self._deadline(), _document)
+        read = functools.partial(results.document, self._connection.parse_yaml, STATS_JOB)
+        return self._ask(STATS_JOB, encode_job(STATS_JOB, self.number), self._deadline(), read)
 
     def __enter__(self) -> Job:
         return self
@@ -299,9 +305,7 @@ class Job(NotPicklable):
         if self._state is _LOST:
             raise self._lost("its reservation was lost before")
 
-    def _ask(
-        self, command: Command, request: bytes, deadline: float, read: Callable[[JobConnection, Channel, Reply], Answer]
-    ) -> Answer:
+    def _ask(self, command: Command, request: bytes, deadline: float, read: Read[Answer]) -> Answer:
         """Carry out a command that takes no reservation: over the job's own connection while it has that, or has no
         pool; else over another one to the same process.
         """
@@ -334,7 +338,7 @@ class Job(NotPicklable):
                 if connection._era != self._era:
                     return 0
                 request = encode_job(STATS_JOB, self.number)
-                priority = _exchange(connection, STATS_JOB, request, deadline, _priority)
+                priority = _exchange(connection, STATS_JOB, request, deadline, results.priority)
                 if priority is not None:
                     return priority
                 self._state = _LOST
@@ -427,28 +431,8 @@ def is_inherited(connection: JobConnection) -> bool:
 
 
 def _exchange(
-    connection: JobConnection,
-    command: Command,
-    request: bytes,
-    deadline: float,
-    read: Callable[[JobConnection, Channel, Reply], Answer],
+    connection: JobConnection, command: Command, request: bytes, deadline: float, read: Read[Answer]
 ) -> Answer:
     """Carry out a command, for who has the guard."""
     channel = connection._channel or connection._open_channel()
-    return read(connection, channel, channel.exchange(command, request, deadline))
-
-
-def _confirm_deleted(_: JobConnection, channel: Channel, reply: Reply) -> None:
-    results.confirm(DELETE, "DELETED", channel, reply)
-
-
-def _confirm_kicked(_: JobConnection, channel: Channel, reply: Reply) -> None:
-    results.confirm(KICK_JOB, "KICKED", channel, reply)
-
-
-def _document(connection: JobConnection, channel: Channel, reply: Reply) -> Any:
-    return connection._document(STATS_JOB, channel, reply)
-
-
-def _priority(_: JobConnection, channel: Channel, reply: Reply) -> int | None:
-    return results.priority(channel, reply)
+    return read(channel, channel.exchange(command, request, deadline))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from beanpool.channel import Channel
-from beanpool.protocol.commands import Command
-from beanpool.protocol.replies import Reply
+from beanpool.results import YamlParsing
 from beanpool.turns import Guarded
 
 AnyJob = TypeVar("AnyJob", contravariant=True)
@@ -22,6 +21,7 @@ class JobConnection(Guarded, Protocol):
 
     timeout: float
     encoding: str | None
+    parse_yaml: YamlParsing
     _channel: Channel | None
     _era: int
     """How often it was connected anew: jobs of an earlier era are not this connection's any more."""
@@ -39,9 +39,6 @@ class JobConnection(Guarded, Protocol):
 
         :raises ConnectionFailed: if it cannot be.
         """
-
-    def _document(self, command: Command, channel: Channel, reply: Reply) -> Any:
-        """The document in a reply."""
 
 
 class JobLease(Protocol[AnyJob]):

@@ -193,7 +193,7 @@ class Pipeline:
         return self._add(command, encode_bare(command), functools.partial(self._connection._found, command, None))
 
     def _add_document(self, command: Command, request: bytes) -> Pipeline:
-        return self._add(command, request, functools.partial(self._connection._document, command))
+        return self._add(command, request, functools.partial(results.document, self._connection.parse_yaml, command))
 
     def _add_plain(self, command: Command, request: bytes, success: str) -> Pipeline:
         return self._add(command, request, functools.partial(results.confirm, command, success))

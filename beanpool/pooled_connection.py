@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from beanpool import results
 from beanpool.address import Address
@@ -20,6 +19,7 @@ from beanpool.protocol.arguments import MAX_JOB_SIZE
 from beanpool.protocol.commands import STATS, USE, Command, encode_tube
 from beanpool.protocol.identity import Identity
 from beanpool.protocol.replies import Reply
+from beanpool.results import YamlParsing
 
 _UNKNOWN = Identity("", "", False, None)
 
@@ -51,6 +51,7 @@ class PooledConnection(DrivenConnection, NotPicklable):
     # Its jobs know no other: it is never connected anew, and nobody waits for a job with the guard in hand.
     _era = 0
     _reserving = False
+    parse_yaml: YamlParsing = True
 
     def __init__(
         self,
@@ -142,9 +143,6 @@ class PooledConnection(DrivenConnection, NotPicklable):
     def violated(self, command: Command, what: str, status: str = "") -> UnexpectedResponse:
         """Close the connection over a reply that is well-formed and wrong, and build the error."""
         return results.violated(self.channel, command, what, status)
-
-    def _document(self, command: Command, channel: Channel, reply: Reply) -> Any:
-        return results.document(True, command, channel, reply)
 
     def open(self, deadline: float) -> None:
         """Connect, and learn who the server is (``stats``).

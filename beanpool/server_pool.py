@@ -29,7 +29,6 @@ from beanpool.stats import SERVER_COUNTS, Counters
 from beanpool.ticket import Ticket
 
 _TRUSTED_IDLE_SECONDS = 0.01
-_LEAST_TIMEOUT = 0.001
 _REMEMBERED_FOR = 5.0
 
 # Without a look into the class for every call.
@@ -386,17 +385,10 @@ class ConnectionPool:
 
     @contextlib.contextmanager
     def lend(self, deadline: float, tube: str | None = None) -> Iterator[PooledConnection]:
-        """Check out a connection for a block; it comes back at its end, whatever happens.
-
-        In the block its own verbs have what is left of the caller's time, too.
-        """
+        """Check out a connection for a block; it comes back at its end, whatever happens."""
         connection = self.acquire(deadline, tube)
         try:
-            connection.timeout = max(_LEAST_TIMEOUT, deadline - time.monotonic())
-            try:
-                yield connection
-            finally:
-                connection.timeout = self._timeout
+            yield connection
         except (ConnectionFailed, UnexpectedResponse) as error:
             self.checkin(connection, broken=error)
             raise

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from beanpool import results
 from beanpool.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
@@ -286,7 +286,3 @@ class Session(NotPicklable):
         if reply.status in (success, "NOT_FOUND", "BURIED"):
             self._held.discard(jid)
         results.confirm(command, success, channel, reply)
-
-    def _document(self, command: Command, channel: Channel, reply: Reply) -> Any:
-        """The document in a reply, parsed as `parse_yaml` says."""
-        return results.document(self.parse_yaml, command, channel, reply)

@@ -14,7 +14,7 @@ from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool import BeanpoolError, CommandTimeout, ConnectionFailed, PoolTimeout
+from beanpool import BeanpoolError, ConnectionFailed, PoolTimeout
 from beanpool.job_making import reserved_job
 from beanpool.protocol.commands import DELETE, encode_job
 from beanpool.reservations import Reservations
@@ -56,21 +56,6 @@ class TestCheckOut:
             assert beanstalkd.control.other_connections() == 3
             assert pool.counts() == (3, 3)
             assert not owner.reports
-
-    def test_what_a_borrower_asks_has_the_rest_of_the_time(self, beanstalkd: BeanstalkdServer) -> None:
-        with connections_of(beanstalkd.host, beanstalkd.port) as (pool, _):
-            with pool.lend(soon()) as connection:
-                ask(connection)
-            beanstalkd.freeze()
-            with (
-                within(0.3, "a question to a silent server"),
-                pytest.raises(CommandTimeout),
-                pool.lend(time.monotonic() + 0.3) as connection,
-            ):
-                ask(connection)
-            beanstalkd.thaw()
-            with pool.lend(soon()) as connection:
-                assert connection.timeout > 1, "what was left of the loan before is over"
 
     def test_who_gets_none_in_time_is_told_how_many_there_are(self, beanstalkd: BeanstalkdServer) -> None:
         with connections_of(beanstalkd.host, beanstalkd.port, 2) as (pool, owner):

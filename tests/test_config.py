@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.inside import inside
 
 from beanpool import PoolManager
 from beanpool.address import Address, parse_address
@@ -387,8 +388,8 @@ def test_what_is_given_beats_the_url_also_if_it_is_the_default() -> None:
     url = "beanstalk://q1?timeout=2&max_connections=3&tube=x&encoding=none"
     usual = Settings()
     pool = PoolManager(url, timeout=5.0, max_connections=32, tube="default", encoding="utf-8")
-    assert pool._cluster._settings == usual
-    left = PoolManager(url)._cluster._settings
+    assert inside(pool).cluster._settings == usual
+    left = inside(PoolManager(url)).cluster._settings
     assert (left.timeout, left.max_connections, left.tube, left.encoding) == (2.0, 3, "x", None)
 
 

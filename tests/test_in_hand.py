@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.batches import cut, leased, ready
+from support.inside import inside
 from support.pools import unprobed
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
@@ -27,9 +28,7 @@ def reserve(pool: PoolManager) -> Job:
 
 def refs_left(pool: PoolManager) -> int:
     return sum(
-        len(refs)
-        for member in pool._cluster.topology.members
-        for refs in member.reservations._in_hand._by_instance.values()
+        len(refs) for member in inside(pool).members for refs in member.reservations._in_hand._by_instance.values()
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.batches import cut
 from support.forgetting import forget
+from support.inside import inside
 from support.pools import unprobed
 from support.processes import assert_baseline
 from support.servers import BeanstalkdServer
@@ -144,7 +145,7 @@ class TestFinishing:
 def waiting_connections(pool: PoolManager) -> list[PooledConnection]:
     return [
         station.connection
-        for shared in pool._reserver._waits.values()
+        for shared in inside(pool).waits.values()
         if shared.watch is not None
         for station in list(shared.watch.stations.values())
     ]
@@ -191,7 +192,7 @@ class TestDropping:
         with unprobed(beanstalkd) as pool:
             jid = pool.put("job")
             job = reserve(pool)
-            server_pool = pool._cluster.topology.members[0].pool
+            server_pool = inside(pool).connections_of(0)
             with within(0.1), server_pool._lock:
                 del job
             wait_until(lambda: beanstalkd.control.state(jid) == "ready", "the job to be given back")

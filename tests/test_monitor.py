@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from support.inside import inside
 from support.processes import run_python, thread_names
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
@@ -155,7 +156,7 @@ def test_a_turn_in_which_nothing_is_due_costs_the_same_however_many_servers_ther
     counts = set()
     for number in (1, 300):
         pool = PoolManager([f"127.0.0.1:{port}" for port in range(1, number + 1)], health_interval=3600)
-        members = pool._cluster.topology.members
+        members = inside(pool).members
         selector = selectors.DefaultSelector()
         upkeep = Upkeep(selector, 3600, ErrorLog("p"))
         upkeep.tend(members)

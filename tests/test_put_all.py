@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.batches import leased, ready, stored_in
+from support.inside import inside
 from support.pools import pool_with_jobs_in_hand
 from support.putting import SECRET, told_of
 from support.servers import BeanstalkdServer
@@ -169,5 +170,5 @@ class TestBrokenSource:
 
 
 def _due(pool: PoolManager) -> list[int]:
-    connections = pool._cluster.topology.members[0].pool.places.connections()
+    connections = inside(pool).connections_of(0).places.connections()
     return [connection.channel.due for connection in connections if connection.opened_channel is not None]

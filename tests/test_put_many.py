@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.inside import inside
 from support.ledger import Ledger
 from support.pools import pool_of
 from support.processes import assert_baseline
@@ -303,9 +304,9 @@ class TestFaults:
     def test_a_connection_is_as_before_when_all_replies_are_there(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_of(beanstalkd, max_connections=1, health_interval=60) as pool:
             ids(pool.put_many(["x"] * 500))
-            connection = pool._cluster.topology.members[0].pool.acquire(time.monotonic() + 1)
+            connection = inside(pool).connections_of(0).acquire(time.monotonic() + 1)
             lowest = connection.channel._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
-            pool._cluster.topology.members[0].pool.checkin(connection)
+            inside(pool).connections_of(0).checkin(connection)
             assert lowest == 1
             with within(1, "a put"):
                 pool.put("y")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.inside import inside
 from support.interrupts import Rounds, interrupted_when
 from support.ledger import Ledger
 from support.pools import pool_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def threads_waiting(pool: PoolManager) -> int:
-    return sum(shared.waiting for shared in pool._reserver._waits.values())
+    return sum(shared.waiting for shared in inside(pool).waits.values())
 
 
 def waiters(servers: list[BeanstalkdServer]) -> list[int]:
@@ -521,7 +522,7 @@ class TestOnTheWay:
         with pool_of(beanstalkd) as pool:
             for number in range(600):
                 assert pool.reserve(timeout=0, tubes=f"tube-{number}") is None
-            assert len(pool._reserver._waits) <= 256
+            assert len(inside(pool).waits) <= 256
 
 
 class TestManyTubes:
@@ -690,7 +691,7 @@ class TestShortOfConnections:
     ) -> None:
         busy, other = cluster(2)
         with pool_of(busy, other, max_connections=1) as pool:
-            connections = pool._cluster.topology.members[0].pool
+            connections = inside(pool).connections_of(0)
             held = connections.acquire(time.monotonic() + 5)
             busy.control.put(b"job")
             thread = background(functools.partial(pool.reserve, timeout=timeout))
@@ -702,7 +703,7 @@ class TestShortOfConnections:
     def test_who_waits_in_vain_for_a_connection_does_not_wait_longer_than_asked(self, cluster: StartCluster) -> None:
         (server,) = cluster(1)
         with pool_of(server, max_connections=1, timeout=0.3) as pool:
-            connections = pool._cluster.topology.members[0].pool
+            connections = inside(pool).connections_of(0)
             held = connections.acquire(time.monotonic() + 5)
             for timeout in (0, 0.3):
                 with within(0.3), pytest.raises(PoolTimeout, match="no connection became free in time"):
@@ -714,11 +715,11 @@ class TestShortOfConnections:
     def test_one_that_waits_for_a_connection_is_reached_by_others_and_by_close(self, cluster: StartCluster) -> None:
         busy, other = cluster(2)
         with pool_of(busy, other, max_connections=1) as pool:
-            held = pool._cluster.topology.members[0].pool.acquire(time.monotonic() + 5)
+            held = inside(pool).connections_of(0).acquire(time.monotonic() + 5)
             threads = [start_waiting(pool, pool.reserve) for _ in range(2)]
             other.control.put(b"from the other one")
             wait_until(lambda: any(thread.done for thread in threads), "the delivery")
-            pool._cluster.topology.members[0].pool.checkin(held)
+            inside(pool).connections_of(0).checkin(held)
             pool.close(0)
         errors = [thread.error() for thread in threads]
         assert sorted(errors, key=bool)[0] is None
@@ -899,7 +900,7 @@ class TestSilence:
         with PoolManager([beanstalkd.address]) as pool:
             thread = start_waiting(pool, pool.reserve)
             wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
-            [shared] = pool._reserver._waits.values()
+            [shared] = inside(pool).waits.values()
             assert shared.watch is not None
             [station] = shared.watch.stations.values()
             beanstalkd.freeze()
@@ -946,7 +947,7 @@ def test_a_wait_of_any_length_is_cut_into_slices(beanstalkd: BeanstalkdServer) -
         for timeout in (None, 1e6, 86_400):
             thread = start_waiting(pool, functools.partial(pool.reserve, timeout=timeout))
             wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
-            [shared] = pool._reserver._waits.values()
+            [shared] = inside(pool).waits.values()
             assert shared.watch is not None
             [station] = shared.watch.stations.values()
             assert station.ends_at - time.monotonic() <= 4

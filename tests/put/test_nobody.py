@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tenacity
+from support.inside import inside
 from support.pools import pool_of
 from support.scripted import expect_line, send
 from support.server_pools import all_in_use
@@ -92,7 +93,7 @@ class TestNobody:
         with PoolManager([dead.address, other.address, f"localhost:{other.port}"], retry=NEVER) as pool:
             pool.wait(1)
             wait_until(
-                lambda: any(m.duplicate_of for m in pool._cluster.topology.members),
+                lambda: any(m.duplicate_of for m in inside(pool).members),
                 "the second name to be known",
             )
             pool.set_weight(other.address, 0)
@@ -117,7 +118,7 @@ class TestNobody:
             with pytest.raises(NoServerAvailable):
                 pool.put("job", timeout=0.1)
             # As after hours of failures.
-            (member,) = pool._cluster.topology.members
+            (member,) = inside(pool).members
             member.health = dataclasses.replace(member.health, retry_at=time.monotonic() + 1000)
             server.start()
             assert pool.put("job", timeout=30).server == server.address

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.batches import key_for, stored_in
+from support.inside import inside
 from support.pools import pool_of
 from support.putting import key_of, state_of
 from support.scripted import Answer, ScriptedConnection, answering, stats_reply
@@ -122,9 +123,9 @@ class TestSuspects:
             with contextlib.ExitStack() as stack:
                 # One connection for the check of a suspect server, and another one for the batch.
                 for _ in range(3):
-                    stack.enter_context(pool._cluster.topology.members[0].pool.lend(time.monotonic() + 5))
+                    stack.enter_context(inside(pool).connections_of(0).lend(time.monotonic() + 5))
             servers[0].freeze()
-            pool._cluster.topology.members[0].report(
+            inside(pool).members[0].report(
                 CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0
             )
             try:
@@ -140,7 +141,7 @@ class TestSuspects:
         with pool_of(*servers, health_interval=60) as pool:
             pool.wait(2)
             key = key_of(pool, servers[0].address)
-            pool._cluster.topology.members[0].report(
+            inside(pool).members[0].report(
                 CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0
             )
             stored = stored_in(pool.put_many(Put("x", key=key) for _ in range(500)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.batches import stored_in
+from support.inside import inside
 from support.pools import pool_of, pool_with_jobs_in_hand
 from support.putting import key_of, state_of
 from support.scripted import ScriptedConnection, answering, stats_reply
@@ -72,7 +73,7 @@ def test_many_tubes_of_a_server_that_is_far(beanstalkd: BeanstalkdServer, delay_
 @contextlib.contextmanager
 def in_use(pool: PoolManager, server: int) -> Iterator[None]:
     """Within the block a call has a connection of this server's pool."""
-    with pool._cluster.topology.members[server].pool.lend(time.monotonic() + 5):
+    with inside(pool).connections_of(server).lend(time.monotonic() + 5):
         yield
 
 

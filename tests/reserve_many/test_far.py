@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.batches import cut, fill, ready, reserved
+from support.inside import inside
 from support.pools import pool_with_jobs_in_hand
 from support.servers import BeanstalkdServer
 from support.threads import background
@@ -182,7 +183,7 @@ class TestNotTwice:
         fill(beanstalkd, 1)
         with pool_with_jobs_in_hand(beanstalkd) as pool:
             pool.wait()
-            [member] = pool._cluster.topology.members
+            [member] = inside(pool).members
             first, second = (member.pool.acquire(time.monotonic() + 5) for _ in range(2))
             first.begin_reserve(("default",), 0)
             reply = first.await_reply(time.monotonic() + 5)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from faults.test_fork import in_child
 from support.forgetting import forget
+from support.inside import inside
 from support.pools import pool_with_jobs_in_hand, unprobed
 from support.processes import assert_baseline
 from support.servers import BeanstalkdServer
@@ -202,7 +203,7 @@ class TestSharedLease:
         fill(beanstalkd, 2)
         with pool_with_jobs_in_hand(beanstalkd) as pool:
             jobs = pool.reserve_many(2, 0)
-            server_pool = pool._cluster.topology.members[0].pool
+            server_pool = inside(pool).connections_of(0)
             connection = jobs[0].connection
             assert isinstance(connection, PooledConnection)
             with within(0.1), server_pool._lock, connection.guard:

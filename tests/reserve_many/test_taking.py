@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.inside import inside
 from support.ledger import Ledger
 from support.pools import pool_with_jobs_in_hand
 from support.servers import BeanstalkdServer
@@ -107,7 +108,7 @@ class TestTaking:
         pool = PoolManager("127.0.0.1:1")
         with pytest.raises((ValueError, TypeError), match="limit"):
             pool.reserve_many(limit)
-        assert not pool._cluster.started
+        assert not inside(pool).cluster.started
 
     @pytest.mark.parametrize("timeout", [-1, "5", True])
     def test_a_timeout_that_is_none(self, timeout: Any) -> None:

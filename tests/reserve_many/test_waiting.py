@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from support.inside import inside
 from support.pools import pool_with_jobs_in_hand, unprobed
 from support.scripted import answering, stats_reply
 from support.servers import BeanstalkdServer
@@ -123,7 +124,7 @@ class TestWaiting:
     def test_others_who_wait_get_theirs_first(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_with_jobs_in_hand(beanstalkd) as pool:
             calls = [background(lambda: pool.reserve_many(1, 30)) for _ in range(4)]
-            wait_until(lambda: pool._reserver._waits[("default",)].waiting == 4, "all to wait")
+            wait_until(lambda: inside(pool).waits[("default",)].waiting == 4, "all to wait")
             for _ in range(4):
                 beanstalkd.control.put(b"x")
             assert [len(call.result()) for call in calls] == [1] * 4

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from support.inside import inside
 from support.interrupts import Rounds, interrupted_when
 from support.processes import assert_baseline, open_descriptors
 from support.scripted import expect_line, send
@@ -152,7 +153,7 @@ class TestInterrupts:
         jid = beanstalkd.control.put(b"work")
         monkeypatch.setattr("beanpool.reservations.deque", Busy)
         with PoolManager(beanstalkd.url, health_interval=60) as manager:
-            notes = manager._cluster.topology.members[0].reservations.abandoned
+            notes = inside(manager).members[0].reservations.abandoned
             assert isinstance(notes, Busy)
             job = manager.reserve(0)
             assert job is not None

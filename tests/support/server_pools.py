@@ -14,6 +14,7 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import TOUCH, encode_job
 from beanpool.protocol.identity import Identity
 from beanpool.server_pool import ConnectionPool
+from support.inside import inside
 from support.waiting import wait_until
 
 LONG = 5.0
@@ -75,7 +76,7 @@ def connections_of(
 @contextmanager
 def all_in_use(manager: PoolManager) -> Iterator[None]:
     """Check out all connections to a manager's first server that a command can have; they come back at the end."""
-    pool = manager._cluster.topology.members[0].pool
+    pool = inside(manager).connections_of(0)
     held: list[PooledConnection] = []
     try:
         with contextlib.suppress(PoolTimeout):

@@ -1,4 +1,4 @@
-"""How quickly the replies of a server come in. No I/O, no clock: times are given."""
+"""How quickly the replies of a server come in. Pure: no I/O, no clock, no lock; times are given."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Pace:
         self._first = True
 
     def came(self, now: float, count: int, size: int) -> None:
-        """So many replies have come in, of `size` bytes in all."""
+        """`count` replies have come in, of `size` bytes in all."""
         took = max(0.0, now - self._since)
         if self._first:
             self._first = False
@@ -61,7 +61,7 @@ class Pace:
     def fits(self, seconds: float, most: int) -> int:
         """How many replies can be expected within `seconds`, those included that are due; at most `most`.
 
-        One as long as nothing was measured, if there is any time.
+        As long as nothing was measured: one, if there is any time.
         """
         if not self._answers:
             return min(most, int(seconds > 0))

@@ -1,7 +1,7 @@
-"""Waiting until one of many descriptors is ready. Each is told of once, and then has to be armed again.
+"""Waiting until one of many descriptors is ready. A descriptor is reported once, and then has to be armed again.
 
-That is what a wait for jobs needs: the connection that has brought one goes to its caller, and nothing has to be done
-about it here. With epoll the kernel sees to that, and a wait costs the same however many descriptors there are.
+That is what a wait for jobs needs: the connection that has brought a job goes to its caller, and is not waited for any
+more. With epoll the kernel disarms it, and a wait costs the same however many descriptors there are.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ class Poller(Protocol):
     """A set of armed descriptors."""
 
     def arm(self, descriptor: int, *, write: bool) -> None:
-        """Tell of this descriptor, once, when it is readable (or writable, if `write`), or has failed."""
+        """Report this descriptor, once, when it is readable (or writable, if `write`), or has failed."""
 
     def disarm(self, descriptor: int) -> None:
-        """Tell of it no longer. It may be closed, or never have been armed."""
+        """Do not report it any more. It may be closed, or never have been armed."""
 
     def wait(self, timeout: float | None, /) -> list[tuple[int, int]]:
-        """Wait until one is ready, or the time is up; returns those that are, each with flags that do not matter here.
+        """Wait until a descriptor is ready, or the time is up; returns those that are ready, each with its flags.
 
-        One that was closed while it was armed may be told of, or not.
+        A descriptor that was closed while it was armed may be reported or not.
 
         :param timeout: how long to wait (seconds); None for ever.
         """
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 class SelectorPoller:
@@ -76,7 +76,7 @@ if sys.platform == "linux":
         def __init__(self) -> None:
             self._epoll = select.epoll()
             self.wait = self._epoll.poll
-            """See :class:`Poller`. Straight into C: what waits for a job waits for every line of Python."""
+            """See :class:`Poller`. Straight into C: a caller who waits for a job waits for every line of Python."""
 
         def arm(self, descriptor: int, *, write: bool) -> None:
             """See :class:`Poller`."""
@@ -96,8 +96,8 @@ if sys.platform == "linux":
             self._epoll.close()
 
 
-class Bell:
-    """A pipe by which other threads wake the one that waits with a poller."""
+class WakeUpPipe:
+    """A pipe with which other threads wake the thread that waits with a poller."""
 
     # Until there are others: an interrupt may come before.
     descriptor = _writer = -1
@@ -105,7 +105,7 @@ class Bell:
     def __init__(self) -> None:
         self._lock = Lock()
         self.descriptor, self._writer = os.pipe()
-        """The descriptor that is readable once it has rung."""
+        """The descriptor that is readable after :meth:`wake`."""
         os.set_blocking(self.descriptor, False)
         os.set_blocking(self._writer, False)
 
@@ -114,20 +114,20 @@ class Bell:
             if descriptor >= 0:
                 close(descriptor)
 
-    def ring(self) -> None:
-        """Wake who waits; nothing if it is closed."""
+    def wake(self) -> None:
+        """Wake the thread that waits. Does nothing if the pipe is closed."""
         with self._lock:
             if self._writer >= 0:
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._writer, b"p")
 
-    def hush(self) -> None:
-        """Take note: it has not rung."""
+    def drain(self) -> None:
+        """Read what was written: the descriptor is readable no longer."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.descriptor, 4096)
 
     def close(self) -> None:
-        """Let go of the pipe."""
+        """Close the pipe."""
         with self._lock:
             # Forgotten before they are closed: closed twice, after an interrupt, they might be somebody else's.
             descriptors, self.descriptor, self._writer = (self.descriptor, self._writer), -1, -1

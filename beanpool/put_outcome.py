@@ -1,4 +1,4 @@
-"""What a put comes to: decided from the errors of its attempts alone. No I/O, no clock, no lock.
+"""The outcome of a put, from the errors of its attempts. Pure: no I/O, no clock, no lock.
 
 One rule is above all others: whatever comes later, an attempt that may be stored makes the outcome ambiguous. A
 refusal by another server, a full pool, a deadline, the end of the pool: none of them takes back what was sent.

@@ -1,8 +1,7 @@
-"""How many jobs one call may still take, and from which server. No I/O, no clock.
+"""How many jobs one call may still take, and from which server. Pure: no I/O, no clock, no lock.
 
-Each job of the limit is in hand, or asked for, or to spare. Two of these are counted, once for each server; what is to
-spare is what is left. So a server that is given up, or left to somebody else, takes its numbers with it, and there
-is nothing to give back.
+Each job of the limit is in hand, asked for or to spare. The first two are counted for each server; the spare ones are
+the rest of the limit. So the counts of a server that is given up go with it, and nothing has to be given back.
 """
 
 from __future__ import annotations
@@ -11,10 +10,7 @@ from collections.abc import Sequence
 
 
 def divide(number: int, parts: int) -> list[int]:
-    """Divide `number` into so many whole numbers that add up to it: the larger ones first, by one at most.
-
-    None for no parts.
-    """
+    """Divide `number` into `parts` whole numbers that add up to it and differ by one at most, the larger ones first."""
     if parts <= 0:
         return []
     least, more = divmod(number, parts)
@@ -30,11 +26,11 @@ class Lot:
         self.allotted = 0
         """How many more may be asked for."""
         self.asked = 0
-        """How many were asked for and are not answered."""
+        """How many were asked for and have not been answered."""
         self.in_hand = in_hand
         """How many have come."""
         self.dry = False
-        """Whether it is to be asked no more."""
+        """Whether it is not asked again."""
 
     def __repr__(self) -> str:
         dry = ", dry" if self.dry else ""
@@ -42,36 +38,36 @@ class Lot:
 
     @property
     def used_up(self) -> bool:
-        """Whether all that it was allotted has come, so that it may have more."""
+        """Whether everything that it was allotted has come, so that it may be allotted more."""
         return not (self.dry or self.allotted or self.asked)
 
     def ask(self, count: int) -> None:
-        """So many of those that are allotted were asked for."""
+        """`count` of the allotted jobs were asked for."""
         self.allotted = _less(self.allotted, count)
         self.asked += count
 
     def take(self, count: int) -> None:
-        """So many of those that were asked for have come."""
+        """`count` of the jobs that were asked for have come."""
         self.asked = _less(self.asked, count)
         self.in_hand += count
 
     def miss(self) -> None:
-        """One was asked for in vain."""
+        """The server has no job for one request; stop asking it."""
         self.asked = _less(self.asked, 1)
         self.stop()
 
     def lose(self, count: int) -> None:
-        """So many of those in hand are worth nothing any more."""
+        """`count` of the jobs in hand are lost."""
         self.in_hand = _less(self.in_hand, count)
 
     def stop(self) -> None:
-        """Ask for no more: what is allotted is for others."""
+        """Do not ask it again: what it was allotted is free for others."""
         self.allotted = 0
         self.dry = True
 
 
 class Quota:
-    """What one call takes from several servers: in hand, asked for and to spare add up to the limit."""
+    """What one call takes from several servers. In hand, asked for and spare add up to the limit."""
 
     __slots__ = ("_lots", "limit")
 
@@ -99,11 +95,11 @@ class Quota:
 
     @property
     def free(self) -> int:
-        """How many of those to spare are allotted to nobody."""
+        """How many of the spare ones are allotted to no server."""
         return self.limit - sum([lot.in_hand + lot.asked + lot.allotted for lot in self._lots])
 
     def open(self, in_hand: int = 0) -> Lot:
-        """Add a server, of which so many jobs are in hand already.
+        """Add a server from which `in_hand` jobs have come already.
 
         :raises ValueError: if these are more than are free.
         """
@@ -113,11 +109,11 @@ class Quota:
         return lot
 
     def close(self, lot: Lot) -> None:
-        """Forget a server: what it had, and was asked for, is to spare again."""
+        """Remove a server: what it had in hand, and what it was asked for, is spare again."""
         self._lots.remove(lot)
 
     def allot(self, lots: Sequence[Lot]) -> None:
-        """Divide what is free among these, evenly. The first ones get one more, the last ones maybe nothing."""
+        """Divide what is free evenly among `lots`; the first ones get one more where it does not divide."""
         for lot, share in zip(lots, divide(self.free, len(lots)), strict=True):
             lot.allotted += share
 

@@ -1,4 +1,4 @@
-"""Waiting until a socket can be read from or written to, for a while at most, whatever signals come meanwhile.
+"""Waits, for a limited time, until a socket is readable or writable.
 
 ``poll`` computes what is left of its time after each signal; the kernel's own timeouts of a socket would start anew.
 """

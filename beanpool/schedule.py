@@ -1,4 +1,4 @@
-"""What to look at next, and when: a heap of due times. No clock, no lock."""
+"""A heap of items and their due times. Pure: no I/O, no clock, no lock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-# Entries that were planned anew since are left in the heap until they outnumber the others by so many.
+# Entries whose items were planned anew stay in the heap until they outnumber the others by this number.
 _MOST_STALE = 64
 
 
@@ -30,7 +30,7 @@ class Schedule(Generic[Item]):
         return len(self._moments)
 
     def plan(self, item: Item, moment: float) -> None:
-        """Let it be due then, and not when it was before."""
+        """Set the due time of `item`, in place of an earlier one."""
         self._moments[item] = moment
         heapq.heappush(self._heap, (moment, next(self._numbers), weakref.ref(item)))
         if len(self._heap) > 2 * len(self._moments) + _MOST_STALE:
@@ -38,16 +38,16 @@ class Schedule(Generic[Item]):
             heapq.heapify(self._heap)
 
     def hasten(self, item: Item, moment: float) -> None:
-        """Let it be due then at the latest."""
+        """Let `item` be due at `moment` at the latest."""
         if moment < self._moments.get(item, math.inf):
             self.plan(item, moment)
 
     def drop(self, item: Item) -> None:
-        """Let it never be due."""
+        """Remove `item`."""
         self._moments.pop(item, None)
 
     def take(self, now: float) -> list[Item]:
-        """Take out what is due by then, the earliest first."""
+        """Remove and return the items that are due by `now`, the earliest first."""
         found = []
         while self._heap and self._heap[0][0] <= now:
             entry = heapq.heappop(self._heap)
@@ -59,7 +59,7 @@ class Schedule(Generic[Item]):
 
     @property
     def next_moment(self) -> float:
-        """When something is due next; infinity if nothing is."""
+        """The earliest due time; infinity if there is none."""
         while self._heap and not self._holds(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf

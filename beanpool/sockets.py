@@ -14,8 +14,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 
-# When a connection is first probed, how often then, and how often in vain before it is given up (seconds, times): what
-# stands between is known to forget a connection that was silent for some minutes, and some of it after one.
+# A connection is probed after this silence, then this often (seconds), and is closed after so many probes without an
+# answer. Some load balancers and NATs forget a connection that was silent for some minutes, some after one.
 KEEP_ALIVE_AFTER = 30
 _KEEP_ALIVE_EVERY = 10
 _KEEP_ALIVE_TIMES = 3
@@ -24,7 +24,7 @@ _IDLE_OPTION = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 
 
 
 class Socket(socket.socket):
-    """Closes itself without a warning when nobody holds it any more: that is how a dropped job is given back."""
+    """A socket that closes without a warning when nothing refers to it: that is how a dropped job is given back."""
 
     __slots__ = ()
 
@@ -52,7 +52,7 @@ def new_socket(family: int) -> Socket:
 
 
 def tune(sock: socket.socket) -> None:
-    """Let a connected socket send at once, and find out by itself when the other side is gone without a word."""
+    """Make a connected socket send at once, and probe a silent peer (keep-alive)."""
     if sock.family == getattr(socket, "AF_UNIX", None):
         return
     # It may be broken already: its first use tells.

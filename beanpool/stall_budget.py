@@ -1,17 +1,17 @@
-"""How long a batch may wait for servers that do not answer: arithmetic alone. No I/O, no clock, no lock."""
+"""How long a batch may wait for servers that do not answer. Pure: no I/O, no clock, no lock."""
 
 from __future__ import annotations
 
 _LEAST_SHARE = 1 / 4
-"""What a server gets that has not failed yet, of the timeout, however much others have used up."""
+"""The share of the timeout that a server gets which has not failed yet, however much other servers have used up."""
 _MOST_TIMEOUTS = 2
 
 
 class StallBudget:
-    """The time in which nothing comes of waiting: one timeout since a put was last stored, two at the very most.
+    """The time that may pass without a stored put: one timeout since the last one, two at most.
 
-    A batch may have any length, so it has no end that could be known before. What is bounded is the time that passes in
-    vain: for connections, for replies that do not come, between two attempts. As long as puts are stored, none does.
+    A batch may have any length, so no deadline for all of it can be known before. What is bounded is the time without
+    progress: waiting for connections, for replies that do not come, between two attempts.
 
     :param timeout: of a single put (seconds).
     """
@@ -22,27 +22,27 @@ class StallBudget:
 
     @property
     def left(self) -> float:
-        """How much there is yet (seconds)."""
+        """How much is left (seconds)."""
         return max(0.0, self._timeout - self._spent)
 
     def spend(self, seconds: float) -> None:
-        """So much time has passed, and nothing has come of it."""
+        """`seconds` have passed without a stored put."""
         self._spent += seconds
 
     def renew(self) -> None:
-        """A put was stored."""
+        """A put was stored: the whole timeout is available again."""
         self._spent = 0.0
 
     def rest(self, seconds: float) -> None:
-        """The source of the puts has taken so much time: the batch was not at work."""
+        """The source of the puts has taken `seconds`: they do not count."""
         self._spent = max(0.0, self._spent - seconds)
 
     def patience(self, share: float, fresh: bool) -> float:
         """How long a server may be waited for (seconds).
 
         :param share: of what is left; less than 1 where others are to have a turn after it.
-        :param fresh: whether it has not failed since a put was last stored. Such a one is asked even if others have
-            used up the time: nothing is refused that a healthy server would take.
+        :param fresh: whether it has not failed since a put was last stored. Such a server is asked even if others have
+            used up the time: no put is refused that a healthy server would take.
         """
         usual = self.left * share
         least = self._timeout * _LEAST_SHARE if fresh else 0.0

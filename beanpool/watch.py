@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Set
 from beanpool.channel import Channel, ChannelState
 from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.member import Member
-from beanpool.poller import Bell, new_poller
+from beanpool.poller import WakeUpPipe, new_poller
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT
 from beanpool.protocol.replies import Reply
@@ -127,9 +127,9 @@ class Watch:
         self.missed: collections.deque[Member] = collections.deque()
         """The servers that somebody who has come to wait could not ask."""
         self._not_before: dict[Member, float] = {}
-        self._bell = Bell()
+        self._wake_up = WakeUpPipe()
         self._poller = new_poller()
-        self._poller.arm(self._bell.descriptor, write=False)
+        self._poller.arm(self._wake_up.descriptor, write=False)
         self._by_descriptor: dict[int, Station] = {}
         # Whether there is more to do than to ask those servers again whose time is up.
         self._changed = True
@@ -140,7 +140,7 @@ class Watch:
 
     def poke(self) -> None:
         """Wake the leader."""
-        self._bell.ring()
+        self._wake_up.wake()
 
     def adopt(self, begun: Begun) -> None:
         """Take over connections with a reserve under way."""
@@ -399,9 +399,9 @@ class Watch:
             station = by_descriptor.get(descriptor)
             if station is not None:
                 self._step(station)
-            elif descriptor == self._bell.descriptor:
+            elif descriptor == self._wake_up.descriptor:
                 self._changed = True
-                self._bell.hush()
+                self._wake_up.drain()
                 self._poller.arm(descriptor, write=False)
 
     def _step(self, station: Station) -> None:
@@ -514,7 +514,7 @@ class Watch:
 
     def _let_go(self) -> list[tuple[Member, PooledConnection]]:
         """Close the poller, and hand over the connections that wait."""
-        self._bell.close()
+        self._wake_up.close()
         self._poller.close()
         for member in list(self._tickets):
             self._leave_queue(member)

@@ -111,6 +111,7 @@ IO_AND_CLOCKS = {
 PURE: dict[str, set[str]] = {
     "protocol.*": IO_AND_CLOCKS,
     "ring": IO_AND_CLOCKS,
+    "spread": IO_AND_CLOCKS,
     "quota": IO_AND_CLOCKS,
     "pace": IO_AND_CLOCKS,
     "put_outcome": IO_AND_CLOCKS,

@@ -158,9 +158,9 @@ def commands(server: BeanstalkdServer) -> int:
 
 
 class TestExactlyOnce:
-    def test_6_threads_4_servers_5000_jobs(self, cluster: StartCluster, ledger: Ledger) -> None:
+    def test_6_threads_4_servers_2000_jobs(self, cluster: StartCluster, ledger: Ledger) -> None:
         servers = cluster(4)
-        count = 5_000
+        count = 2_000
         bodies = ledger.tokens(count)
         for server in servers:
             server.control.open()

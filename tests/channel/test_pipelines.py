@@ -25,8 +25,8 @@ from support.channels import HUGE, PUT_REQUEST, Connect, assert_closed, put, soo
 
 
 class TestPipelines:
-    def test_300_000_puts_come_through(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
-        count = 300_000
+    def test_100_000_puts_come_through(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
+        count = 100_000
         channel = connect(beanstalkd)
         request = encode_put(b"x", 2**31, 0, 120)
 

@@ -409,7 +409,7 @@ def test_reserve_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]
             del job
             for control in controls:
                 wait_until(lambda control=control: not control.counter("current-waiting"), f"no waiter, {where}")  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
-            wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease, {where}", 1)
+            wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease, {where}")
 
         assert at_every_place(lambda: lambda: pool.reserve(0.002), check, KeyboardInterrupt, step=2) > 150
 

@@ -33,12 +33,24 @@ def run(tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-p", "chaos.sliced", "-q", "--tb=short", "-p", "no:cacheprovider"),
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "-p",
+                "pytest_timeout",
+                "-p",
+                "chaos.sliced",
+                "-q",
+                "--tb=short",
+                "-p",
+                "no:cacheprovider",
+            ),
             *(f"--deselect={test}" for test in NOT_IN_PIECES),
             *tests,
         ],
         cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -152,7 +152,8 @@ class Channel(Stream):
                 deadline = time.monotonic() + timeout
                 self._unsent = memoryview(b"".join(batch))
                 self._flush(due[-1])
-                self._limit_patience(due[0], deadline)
+                sent = sizes[0] <= in_flight - len(self._unsent)
+                self._limit_patience(due[0], deadline, Phase.WAITING if sent else Phase.SENDING)
                 # Refill in halves: the server works on one while the other travels.
                 while due and (upcoming is None or in_flight > _WINDOW // 2 or in_flight + len(upcoming[1]) > _WINDOW):
                     reply = self._parser.next(due[0])

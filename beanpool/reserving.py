@@ -269,12 +269,19 @@ class Reserver:
 
         try:
             for member in missed:
-                if not member.pool.full_of_jobs():
-                    queue[member] = Ticket(notify)
-                    with _noting(errors, member):
-                        member.pool.queue_up(queue[member])
-                        member.starved()
-                        member.reservations.evict(for_jobs=True)
+                if member.pool.full_of_jobs():
+                    continue
+                queue[member] = Ticket(notify)
+                try:
+                    member.pool.queue_up(queue[member])
+                except BeanpoolError as error:
+                    # It was removed a moment ago: there will be no connection.
+                    errors[member.address] = error
+                    del queue[member]
+                    continue
+                with _noting(errors, member):
+                    member.starved()
+                    member.reservations.evict(for_jobs=True)
             while queue:
                 come.clear()
                 for member in [member for member, ticket in queue.items() if ticket.settled]:

@@ -142,12 +142,12 @@ class TestFaults:
 
     def test_a_server_that_dies_in_the_middle(self, cluster: StartCluster, ledger: Ledger) -> None:
         servers = cluster(3, wal=True)
-        bodies = ledger.tokens(20_000)
+        bodies = ledger.tokens(6_000)
         half = threading.Event()
 
         def stream() -> Iterator[bytes]:
             for number, body in enumerate(bodies):
-                if number == 10_000:
+                if number == 3_000:
                     half.set()
                     killed.result()
                 yield body

@@ -155,9 +155,9 @@ def commands(server: BeanstalkdServer) -> int:
 
 
 class TestExactlyOnce:
-    def test_6_threads_4_servers_5000_jobs(self, cluster: StartCluster, ledger: Ledger) -> None:
+    def test_6_threads_4_servers_2000_jobs(self, cluster: StartCluster, ledger: Ledger) -> None:
         servers = cluster(4)
-        count = 5_000
+        count = 2_000
         bodies = ledger.tokens(count)
         for server in servers:
             server.control.open()
@@ -415,9 +415,11 @@ class TestServersComeAndGo:
             monkeypatch.setattr(ConnectionPool, "try_acquire", remove_first)
             # From whichever it starts.
             for _ in range(2):
-                assert pool.reserve(timeout=timeout) is None
+                with within(timeout, slack=1.0):
+                    assert pool.reserve(timeout=timeout) is None
                 pool.add_server(servers[1].address if len(pool.servers) == 1 else servers[0].address)
-            assert pool.reserve_many(2, timeout=timeout) == []
+            with within(timeout, slack=1.0):
+                assert pool.reserve_many(2, timeout=timeout) == []
 
     def test_workers_outlive_servers_that_come_and_go(self, cluster: StartCluster) -> None:
         servers = cluster(2)

@@ -300,11 +300,17 @@ def copy_of_package() -> Iterator[Path]:
 def run_tests(package: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run tests on this copy, until the first one fails. A server that is not there is a failure."""
     path = os.pathsep.join(filter(None, (str(package.parent), os.environ.get("PYTHONPATH"))))
-    variables = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "BEANPOOL_REQUIRE_SERVERS": "1"}
+    variables = {
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",
+        "BEANPOOL_REQUIRE_SERVERS": "1",
+        # To load plugins that these tests do not need takes longer than many of the tests.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
     dropped = ("BEANPOOL_EXPECT_INSTALLED", "BEANPOOL_CHAOS_REPORT", "PYTEST_ADDOPTS")
     environment = {name: value for name, value in os.environ.items() if name not in dropped} | variables
     used = subprocess.run(
-        [sys.executable, "-c", "import beanpool; print(beanpool.__file__)"],
+        [sys.executable, "-c", "import importlib.util; print(importlib.util.find_spec('beanpool').origin)"],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -315,7 +321,10 @@ def run_tests(package: Path, tests: Sequence[str]) -> subprocess.CompletedProces
     if Path(used.stdout.strip()).parent != package:
         raise DoesNotFit(f"the copy is not what gets imported, but {used.stdout.strip() or used.stderr}")
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "60", "--tb=line", *tests],
+        [
+            *(sys.executable, "-m", "pytest", "-p", "pytest_timeout", "-q", "-x", "-p", "no:cacheprovider"),
+            *("--timeout", "60", "--tb=line", *tests),
+        ],
         env=environment,
         cwd=ROOT,
         capture_output=True,

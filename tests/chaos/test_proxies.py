@@ -104,10 +104,15 @@ def test_without_the_program_tests_skip_with_one_line_or_fail(tmp_path: Path) ->
     for required, expected in (("", "2 skipped"), ("1", "2 errors")):
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"{__file__}::{LINK_TESTS[0]}"),
-                f"{__file__}::{LINK_TESTS[1]}",
+                *(sys.executable, "-m", "pytest", "-p", "pytest_timeout", "-p", "no:cacheprovider", "-q"),
+                *(f"{__file__}::{name}" for name in LINK_TESTS),
             ],
-            env={**os.environ, "TOXIPROXY_SERVER": str(tmp_path / "none"), "BEANPOOL_REQUIRE_SERVERS": required},
+            env={
+                **os.environ,
+                "TOXIPROXY_SERVER": str(tmp_path / "none"),
+                "BEANPOOL_REQUIRE_SERVERS": required,
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            },
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -17,18 +17,14 @@ TESTS = Path(__file__).resolve().parents[1]
 
 # In parts that workers share: every kind of command, alone, pipelined, and in a wait.
 TESTS_BY_TURN = (
-    ("tests/connection", "tests/test_job.py"),
-    ("tests/test_pipeline.py", "tests/test_reserve.py", "tests/put"),
+    ("tests/connection/test_commands.py", "tests/connection/test_reserve.py", "tests/test_job.py"),
+    ("tests/test_pipeline.py", "tests/test_reserve.py", "tests/put/test_routing.py", "tests/put/test_ids.py"),
 )
 # Megabytes, or deadlines of tenths of a second: byte by byte that takes longer than these tests may.
 NOT_IN_PIECES = (
-    "tests/connection/test_life.py::TestClosing::test_a_put_cut_off_in_its_body_is_not_stored",
+    "tests/test_pipeline.py::TestBreaks",
     "tests/connection/test_commands.py::TestCommands::test_refused_puts",
     "tests/test_pipeline.py::TestResults::test_large_bodies",
-    "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_all_drain",
-    "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_one_that_is_out_of_memory_rests",
-    "tests/put/test_refused.py::TestServersThatDoNotTakeIt::test_a_body_that_is_too_big_is_nobodys_fault",
-    "tests/put/test_ambiguous.py::TestAmbiguous::test_what_the_kernel_did_not_take_in_full_is_not_ambiguous",
 )
 
 
@@ -37,12 +33,24 @@ def run(tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-p", "chaos.sliced", "-q", "--tb=short", "-p", "no:cacheprovider"),
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "-p",
+                "pytest_timeout",
+                "-p",
+                "chaos.sliced",
+                "-q",
+                "--tb=short",
+                "-p",
+                "no:cacheprovider",
+            ),
             *(f"--deselect={test}" for test in NOT_IN_PIECES),
             *tests,
         ],
         cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,

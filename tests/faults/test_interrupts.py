@@ -414,6 +414,7 @@ def test_reserve_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]
         assert at_every_place(lambda: lambda: pool.reserve(0.002), check, KeyboardInterrupt, step=2) > 150
 
 
+@pytest.mark.long
 def test_batches_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]) -> None:
     servers = cluster(2)
     controls = [server.control.open() for server in servers]
@@ -436,7 +437,7 @@ def test_batches_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]
                 wait_until(lambda control=control: not control.counter("current-jobs-reserved"), f"none, {where}", 1)  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
             wait_until(lambda: not any(status.leased for status in pool.servers), f"no lease, {where}", 1)
 
-        assert at_every_place(prepare, check, KeyboardInterrupt, step=3) > 300
+        assert at_every_place(prepare, check, KeyboardInterrupt, step=7) > 300
 
 
 def test_close(beanstalkd: BeanstalkdServer) -> None:

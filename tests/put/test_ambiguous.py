@@ -54,7 +54,7 @@ class TestAmbiguous:
         self, beanstalkd: BeanstalkdServer, scripted_server: StartScripted, script: Script
     ) -> None:
         server = scripted_server(default=script)
-        with PoolManager([server.address, beanstalkd.address], timeout=0.6) as pool:
+        with PoolManager([server.address, beanstalkd.address], timeout=1.6) as pool:
             jid = pool.put(SECRET, key=key_of(pool, server.address))
             assert jid.server == beanstalkd.address
             assert jid.maybe_duplicate
@@ -88,7 +88,7 @@ class TestAmbiguous:
     ) -> None:
         server = scripted_server(default=script)
         with PoolManager(
-            [server.address, beanstalkd.address], connect_timeout=0.2, timeout=0.6, on_ambiguous="raise"
+            [server.address, beanstalkd.address], connect_timeout=0.3, timeout=1.6, on_ambiguous="raise"
         ) as pool:
             jid = pool.put(SECRET, key=key_of(pool, server.address))
             assert jid.server == beanstalkd.address

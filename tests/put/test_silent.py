@@ -43,8 +43,8 @@ class TestSilence:
             if warm:
                 pool.put("job", key=key)
             servers[0].freeze()
-            with within(0.6):
-                jid = pool.put("job", key=key, timeout=0.6)
+            with within(1.2):
+                jid = pool.put("job", key=key, timeout=1.2)
             assert jid.server == pool.route(key)[1]
             assert jid.maybe_duplicate is warm, "only what was sent may be stored"
             servers[0].thaw()
@@ -56,8 +56,8 @@ class TestSilence:
             for address in (first, second):
                 servers[address].control.open()
                 servers[address].freeze()
-            with within(0.6):
-                assert pool.put("job", key="key", timeout=0.6).server == third
+            with within(1.2):
+                assert pool.put("job", key="key", timeout=1.2).server == third
             servers[first].thaw()
             servers[second].thaw()
 

@@ -366,7 +366,7 @@ class TestManyJobsOfOneServer:
     def test_as_many_as_one_connection_may_hold(self, beanstalkd: BeanstalkdServer) -> None:
         with pool_with_jobs_in_hand(beanstalkd) as pool:
             pool.put_many(["x"] * 4096, ttr=600)
-            jobs = pool.reserve_many(4097, 1)
+            jobs = pool.reserve_many(4097, 10)
             assert len(jobs) == 4096
             assert len({job.connection for job in jobs}) == 1
             assert set(pool.delete_many(jobs)) == {None}

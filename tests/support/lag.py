@@ -17,16 +17,21 @@ _THREADS = "/proc/self/task"
 
 
 def waited_for_a_core() -> dict[int, float]:
-    """How long each thread of this process was ready to run, and had no core, since it was started (seconds).
+    """How long each thread was ready to run, and had no core, since it was started (seconds).
 
-    Empty where the system does not tell.
+    Those of this process, and the first one of each of its children: servers, and programs that a test runs. Empty
+    where the system does not tell.
     """
     found = {}
     with contextlib.suppress(OSError):
         for name in os.listdir(_THREADS):
             # Some end meanwhile.
-            with contextlib.suppress(OSError, IndexError), open(f"{_THREADS}/{name}/schedstat") as file:
-                found[int(name)] = int(file.read().split()[1]) / 1e9
+            with contextlib.suppress(OSError):
+                with open(f"{_THREADS}/{name}/children") as file:
+                    children = [f"/proc/{child}" for child in file.read().split()]
+                for place in (f"{_THREADS}/{name}", *children):
+                    with contextlib.suppress(OSError, IndexError), open(f"{place}/schedstat") as file:
+                        found[int(place.rpartition("/")[2])] = int(file.read().split()[1]) / 1e9
     return found
 
 
@@ -83,7 +88,11 @@ class LagProbe:
             self._sample()
         samples = list(self._samples)
         before = max((sample for sample in samples if sample[0] <= start), default=samples[0], key=_moment)[1]
-        after = min((sample for sample in samples if sample[0] >= end), default=samples[-1], key=_moment)[1]
+        last = min((sample for sample in samples if sample[0] >= end), default=samples[-1], key=_moment)[0]
+        # What has ended meanwhile counts as it was seen last.
+        after = {
+            thread: waited for moment, seen in samples if start < moment <= last for thread, waited in seen.items()
+        }
         return min(longest_wait(before, after), end - start)
 
     @property

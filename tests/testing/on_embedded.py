@@ -2,7 +2,8 @@
 
 ``PYTHONPATH=tests pytest -p testing.on_embedded tests/connection`` runs tests that know nothing of it. Tests
 that start no server are deselected, for they would say nothing new. A test that asks for what only a process has is
-left out: a write-ahead log, a Unix socket, limits of descriptors and memory, arguments, a process id, or a log.
+left out: a write-ahead log, a Unix socket, limits of descriptors and memory, arguments, a process id, or a log. So is
+one that is about so many commands that the embedded server would take most of the run's time.
 """
 
 from __future__ import annotations
@@ -19,8 +20,19 @@ from beanpool.testing.raw_client import RawClient, close_all
 
 _OPTIONS_OF_A_PROCESS = ("unix", "wal", "args", "nofile", "address_space", "binary")
 
-# Stops the process whose id is in the statistics, which would be this one.
-_SIGNALS_THE_SERVER = "test_a_frozen_server_does_not_delay_the_end"
+# Tests that say nothing about an embedded server, by their names.
+_REASONS = {
+    # It stops the process whose id is in the statistics, which would be this one.
+    "test_a_frozen_server_does_not_delay_the_end": "only a process has it: signals",
+    **dict.fromkeys(
+        (
+            "test_100_000_puts_come_through",
+            "test_a_job_of_the_last_of_10_000",
+            "test_a_set_up_is_linear",
+        ),
+        "it takes ten thousand commands and more, and is about the client",
+    ),
+}
 
 
 class AcceptedClient(RawClient):
@@ -106,8 +118,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in without]
     config.hook.pytest_deselected(items=without)
     for item in items:
-        if item.name == _SIGNALS_THE_SERVER:
-            item.add_marker(pytest.mark.skip(reason="only a process has it: signals"))
+        if item.name in _REASONS:
+            item.add_marker(pytest.mark.skip(reason=_REASONS[item.name]))
 
 
 # What the conftest imports afterwards, and what its factory makes.

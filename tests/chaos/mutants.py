@@ -229,7 +229,7 @@ MUTANTS = (
         "a program with a timer or a profiler waits for a silent server for ever",
         (
             Edit(
-                "channel.py",
+                "stream.py",
                 "        self._patient.settimeout(self._patience)\n",
                 "        microseconds = divmod(int(self._patience * 1e6), 10**6)\n"
                 "        patience = b''.join(number.to_bytes(8, 'little') for number in microseconds)\n"

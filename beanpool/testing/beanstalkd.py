@@ -2,8 +2,7 @@
 
 The test process binds the port and hands the listening socket over as descriptor 3, in the way of
 systemd's socket activation. A build of beanstalkd without that binds the port itself. In both cases
-a second socket, bound and never listening, keeps the port while the server is down, so that a
-connect is refused and a restart comes back to the same port.
+:class:`ClaimedPort` keeps the port while the server is down.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from beanpool.testing.embedded.binding import ClaimedPort, bind
 from beanpool.testing.failures import NoBeanstalkd, ServerFailed
 from beanpool.testing.parent_death import ParentDeathGuard
 from beanpool.testing.raw_client import RawClient, Target, close_all
@@ -125,7 +124,7 @@ class BeanstalkdServer(Service):
         self._lock = threading.RLock()
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
-        self._placeholder: socket.socket | None = None
+        self._claim: ClaimedPort | None = None
         self._clients: list[RawClient] = []
         self._frozen = False
         self._stopped = False
@@ -221,7 +220,7 @@ class BeanstalkdServer(Service):
                 except ServerFailed:
                     self.kill()
                     # Where the port cannot be kept, somebody else may have got it for a moment.
-                    if self._placeholder is not None or self.path is not None or attempt == _PORT_ATTEMPTS:
+                    if self._claim is None or self._claim.kept or attempt == _PORT_ATTEMPTS:
                         raise
 
     def wait_ready(self, timeout: float = 10.0) -> None:
@@ -300,9 +299,8 @@ class BeanstalkdServer(Service):
         with self._lock:
             self._end(signal.SIGKILL)
             self._stopped = True
-            if self._placeholder is not None:
-                self._placeholder.close()
-                self._placeholder = None
+            if self._claim is not None:
+                self._claim.give_up()
             self._guard.close()
             _live.discard(self)
 
@@ -311,23 +309,11 @@ class BeanstalkdServer(Service):
         return takes_listening_socket(self.binary)
 
     def _choose_port(self) -> None:
-        placeholder = self._bind(0)
-        self.port = placeholder.getsockname()[1]
-        # Elsewhere than on Linux a bound socket would keep the server's own socket from the same port.
-        if sys.platform == "linux":
-            self._placeholder = placeholder
-        else:
-            placeholder.close()
+        self._claim = ClaimedPort(self.host)
+        self.port = self._claim.number
 
     def _bind(self, port: int) -> socket.socket:
-        bound = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind((self.host, port))
-        except BaseException:
-            bound.close()
-            raise
-        return bound
+        return bind(self.host, port)
 
     def _listen(self) -> socket.socket:
         listening = self._bind(self.port)

@@ -10,11 +10,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from typing import Any, Literal, Protocol
 
-from beanpool.testing.embedded.binding import bind
+from beanpool.testing.embedded.binding import ClaimedPort
 from beanpool.testing.failures import ServerFailed
 from beanpool.testing.parent_death import ParentDeathGuard
 from beanpool.testing.service import Service
@@ -73,7 +72,7 @@ class Toxiproxy(Service):
 
         :raises ServerFailed: if it ends or does not answer.
         """
-        port = _Port()
+        port = ClaimedPort(LOOPBACK)
         self._port = port.number
         command = (self.binary, "-host", LOOPBACK, "-port", str(self._port))
         try:
@@ -98,7 +97,7 @@ class Toxiproxy(Service):
 
     def link(self, server: _Upstream) -> ProxiedServer:
         """A proxy before `server`, whose address the client is given instead of the server's."""
-        link = ProxiedServer(self, f"link-{len(self._proxied) + 1}", _Port())
+        link = ProxiedServer(self, f"link-{len(self._proxied) + 1}", ClaimedPort(LOOPBACK))
         self._proxied.append(link)
         upstream = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
         self.ask("POST", "/proxies", {"name": link.name, "listen": link.address, "upstream": upstream})
@@ -147,7 +146,7 @@ class ProxiedServer:
     :ivar port: and the port.
     """
 
-    def __init__(self, proxy: Toxiproxy, name: str, port: _Port) -> None:
+    def __init__(self, proxy: Toxiproxy, name: str, port: ClaimedPort) -> None:
         self.name = name
         self.host, self.port = LOOPBACK, port.number
         self._proxy = proxy
@@ -191,18 +190,3 @@ class ProxiedServer:
     def forget(self) -> None:
         """Give up the port; the proxy itself ends with its server."""
         self._port.give_up()
-
-
-class _Port:
-    """A port of loopback that nobody else is given, as far as the system lets one keep it."""
-
-    def __init__(self) -> None:
-        self._claim = bind(LOOPBACK, 0)
-        self.number: int = self._claim.getsockname()[1]
-        # Elsewhere than on Linux a bound socket would keep the proxy's own socket from the port.
-        if sys.platform != "linux":
-            self._claim.close()
-
-    def give_up(self) -> None:
-        """Let others have it."""
-        self._claim.close()

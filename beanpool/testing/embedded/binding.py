@@ -6,10 +6,32 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 
 from beanpool.testing.failures import ServerFailed
 
 UNIX = "unix:"
+
+
+class ClaimedPort:
+    """A port that nobody else is given, as far as the system lets one keep it: bound, and never listening.
+
+    While its server is down, a connect is refused, and the server comes back to the same port.
+
+    :ivar number: the port.
+    :ivar kept: whether it is kept. Elsewhere than on Linux a bound socket would keep the server itself from the port.
+    """
+
+    def __init__(self, host: str, port: int = 0) -> None:
+        self._claim = bind(host, port)
+        self.number: int = self._claim.getsockname()[1]
+        self.kept = sys.platform == "linux"
+        if not self.kept:
+            self._claim.close()
+
+    def give_up(self) -> None:
+        """Let others have it. Idempotent."""
+        self._claim.close()
 
 
 def bind(host: str, port: int) -> socket.socket:

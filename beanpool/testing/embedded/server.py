@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
-import sys
 import threading
 import weakref
 
-from beanpool.testing.embedded.binding import bind
+from beanpool.testing.embedded.binding import ClaimedPort, bind
 from beanpool.testing.embedded.dialect import DEFAULT_VERSION, DIALECTS
 from beanpool.testing.embedded.loop import Loop
 from beanpool.testing.failures import ServerFailed
@@ -51,15 +49,8 @@ class EmbeddedServer(Service):
         self._lock = threading.RLock()
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
-        # Bound and not listening for as long as this object lives: nobody else is given the port while it is down.
-        # Elsewhere than on Linux this would keep the listening socket from the same port.
-        self._claim: socket.socket | None = None
-        claim = bind(self.host, port)
-        self.port: int = claim.getsockname()[1]
-        if sys.platform == "linux":
-            self._claim = claim
-        else:
-            claim.close()
+        self._claim = ClaimedPort(self.host, port)
+        self.port = self._claim.number
         _servers.add(self)
 
     @property
@@ -120,9 +111,7 @@ class EmbeddedServer(Service):
         """:meth:`kill`, and give up the port."""
         with self._lock:
             self.kill()
-            if self._claim is not None:
-                self._claim.close()
-                self._claim = None
+            self._claim.give_up()
 
     def freeze(self) -> None:
         """Stand still, as after SIGSTOP: connects go on succeeding, nothing is answered, no time-out happens."""
@@ -163,9 +152,7 @@ class EmbeddedServer(Service):
         """In a child: close the parent's sockets, so that a connection ends when the parent ends it."""
         if self._loop is not None:
             self._loop.abandon()
-        if self._claim is not None:
-            self._claim.close()
-            self._claim = None
+        self._claim.give_up()
         self._loop = self._thread = None
 
 

@@ -111,6 +111,7 @@ class Quota:
     def close(self, lot: Lot) -> None:
         """Remove a server: what it had in hand, and what it was asked for, is spare again."""
         self._lots.remove(lot)
+        lot.asked = 0
 
     def allot(self, lots: Sequence[Lot]) -> None:
         """Divide what is free evenly among `lots`; the first ones get one more where it does not divide."""

@@ -12,7 +12,8 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 
-from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, PoolClosed
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, PoolClosed
+from beanpool.exchange import drive
 from beanpool.job import Job
 from beanpool.job_making import reserved_job
 from beanpool.member import Member
@@ -21,7 +22,6 @@ from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT, encode_reserve_with_timeout
 from beanpool.protocol.replies import Reply
 from beanpool.quota import Lot, Quota
-from beanpool.readiness import wait_for_any
 from beanpool.watch import Begun, Catch
 
 MOST_JOBS = 100_000
@@ -54,7 +54,7 @@ _CLOSE_ENOUGH = 0.01
 class _Lane:
     """One connection that takes jobs from one server."""
 
-    __slots__ = ("connection", "found", "lot", "member", "pace", "probe", "progress_at", "size")
+    __slots__ = ("connection", "found", "lot", "member", "pace", "patience", "probe", "progress_at", "size")
 
     def __init__(self, member: Member, connection: PooledConnection, lot: Lot) -> None:
         self.member = member
@@ -69,6 +69,8 @@ class _Lane:
         """Whether its first request, which sees to everything else, is under way; None before it is sent."""
         self.progress_at = 0.0
         """When it began to connect, was connected, or gave a reply in full: part of one is no progress."""
+        self.patience = 0.0
+        """How long it may be without progress (seconds)."""
 
     def begin(self, now: float) -> None:
         """Requests go out, and none is under way; or what had to come before them is done."""
@@ -87,6 +89,16 @@ class _Lane:
         """How many replies may be due."""
         most = _FAR_WINDOW if _FAR <= self.pace.round_trip < math.inf else _WINDOW
         return min(most, max(2, _BYTES * len(self.found) // max(1, self.size)))
+
+    @property
+    def pending(self) -> bool:
+        """Whether replies are due."""
+        return self.lot.asked > 0
+
+    @property
+    def late_at(self) -> float:
+        """When it will have been silent for too long, while replies are due (monotonic seconds)."""
+        return self.connection.give_up_at if self.connection.dialing else self.progress_at + self.patience
 
     @property
     def stage(self) -> tuple[bool, int]:
@@ -224,43 +236,31 @@ class Take:
     def _wait(self, lanes: list[_Lane], until: float, thorough: bool) -> bool:
         """Wait for replies on any of these; false if those that are due are waited for no longer."""
         empty = self.empty
-        give_up_at = min(until, self._leave_at(lanes, thorough))
         for lane in lanes:
-            give_up_at = min(give_up_at, self._late_at(lane, empty))
+            # What holds up the jobs of others must be a silence that says something of the server.
+            lane.patience = self._timeout if empty else min(self._timeout, max(_PATIENCE, lane.member.patience))
+            if until < lane.late_at <= until + _CLOSE_ENOUGH:
+                lane.patience = until - lane.progress_at
         # Also those that owe nothing: their jobs are lost with their connection.
-        watched = [(lane.connection, lane) for lane in self._lanes if lane.lot.asked or lane.found]
-        ready = wait_for_any(watched, max(0.0, give_up_at - time.monotonic()))
-        for lane in ready:
-            self._receive(lane)
+        watched = [lane for lane in self._lanes if lane.lot.asked or lane.found]
+        drive(watched, self._receive, self._give_up, min(until, self._leave_at(lanes, thorough)))
         now = time.monotonic()
-        # Those that were lost meanwhile are there no more.
-        for lane in [lane for lane in self._lanes if lane.lot.asked]:
-            if now + _CLOSE_ENOUGH >= self._late_at(lane, empty):
-                if lane.connection.dialing:
-                    self._receive(lane)
-                else:
-                    self._lose(lane, self._late(lane, now))
         left = [lane for lane in self._lanes if lane.lot.asked]
         if now < until:
             return not left or now < self._leave_at(left, thorough)
         # What has come in by now is taken; it may be more than one look brings.
-        while ready := wait_for_any([(lane.connection, lane) for lane in self._lanes if lane.lot.asked], 0.0):
-            for lane in ready:
-                self._receive(lane)
+        while drive([lane for lane in self._lanes if lane.lot.asked], self._receive, self._give_up, now):
+            pass
         return False
 
-    def _late_at(self, lane: _Lane, empty: bool) -> float:
+    def _give_up(self, lane: _Lane) -> None:
         if lane.connection.dialing:
-            return lane.connection.give_up_at
-        # What holds up the jobs of others must be a silence that says something of the server.
-        return lane.progress_at + (self._timeout if empty else min(self._timeout, max(_PATIENCE, lane.member.patience)))
-
-    def _late(self, lane: _Lane, now: float) -> ConnectionFailed:
+            return
         error = lane.connection.late()
         if isinstance(error, CommandTimeout):
             # Not since the first request: replies have come since.
-            error.waited = now - lane.progress_at
-        return error
+            error.waited = time.monotonic() - lane.progress_at
+        self._lose(lane, error)
 
     def _leave_at(self, lanes: list[_Lane], thorough: bool) -> float:
         """When to leave those that are silent to the wait on all servers."""

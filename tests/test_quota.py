@@ -100,6 +100,7 @@ class AnyCall(RuleBasedStateMachine):
         self.in_hand -= lot.in_hand
         self.asked -= lot.asked
         self.quota.close(lot)
+        assert not lot.asked
 
     @invariant()
     def in_hand_and_asked_for_and_to_spare_are_the_limit(self) -> None:

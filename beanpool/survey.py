@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, NotFound, no_server
+from beanpool.exchange import drive
 from beanpool.member import Member
 from beanpool.pooled_connection import PooledConnection
 from beanpool.protocol.commands import Command
 from beanpool.protocol.replies import Reply
-from beanpool.readiness import wait_for_any
 
 Answer = TypeVar("Answer")
 
@@ -62,24 +62,23 @@ def ask_all(members: Iterable[Member], deadline: float, question: Question) -> A
 
 
 class _Asked:
-    """A server whose answer is due."""
+    """A server that is asked."""
 
-    __slots__ = ("connection", "member", "since")
+    __slots__ = ("_deadline", "connection", "member", "pending", "since")
 
-    def __init__(self, member: Member, connection: PooledConnection) -> None:
+    def __init__(self, member: Member, connection: PooledConnection, deadline: float) -> None:
         self.member = member
         self.connection = connection
+        self._deadline = deadline
+        self.pending = True
+        """Whether its answer is due."""
         self.since = time.monotonic()
         """When the question was sent (monotonic seconds)."""
 
     @property
-    def wants_write(self) -> bool:
-        """Whether to wait until it is writable, too."""
-        return self.connection.wants_write
-
-    def fileno(self) -> int:
-        """What to wait on."""
-        return self.connection.fileno()
+    def late_at(self) -> float:
+        """When it is late (monotonic seconds): at once if another thread has closed the connection."""
+        return min(self.connection.give_up_at, self._deadline) if self.connection.fileno() >= 0 else 0.0
 
 
 class _FanOut:
@@ -90,7 +89,7 @@ class _FanOut:
         self._question = question
         self._began = time.monotonic()
         self._deadline = deadline
-        self._open: dict[Member, _Asked] = {}
+        self._asked: list[_Asked] = []
 
     def ask(self, member: Member) -> None:
         """Send the question."""
@@ -100,7 +99,8 @@ class _FanOut:
         except BeanpoolError as error:
             self.answers[member.address] = error.with_traceback(None)
             return
-        asked = self._open[member] = _Asked(member, connection)
+        asked = _Asked(member, connection, self._deadline)
+        self._asked.append(asked)
         try:
             if connection.channel_state is None:
                 connection.begin_dialing(self._deadline)
@@ -113,22 +113,19 @@ class _FanOut:
 
     def finish(self) -> None:
         """Wait for the answers."""
-        while self._open:
-            pending = list(self._open.values())
-            until = min(self._deadline, *(asked.connection.give_up_at for asked in pending))
-            ready = wait_for_any(((asked, asked) for asked in pending), max(0.0, until - time.monotonic()))
-            now = time.monotonic()
-            late = [asked for asked in pending if now >= min(asked.connection.give_up_at, self._deadline)]
-            for asked in dict.fromkeys((*ready, *late)):
-                try:
-                    self._step(asked)
-                    if asked in late and asked.member in self._open and not asked.connection.dialing:
-                        raise asked.connection.late()
-                except BeanpoolError as error:
-                    self._fail(asked, error)
-            for asked in list(self._open.values()):
-                if asked.fileno() < 0:
-                    self._fail(asked, asked.connection.closed_meanwhile())
+        while pending := [asked for asked in self._asked if asked.pending]:
+            drive(pending, self._receive, self._give_up)
+
+    def _receive(self, asked: _Asked) -> None:
+        try:
+            asked.connection.live_descriptor()
+            self._step(asked)
+        except BeanpoolError as error:
+            self._fail(asked, error)
+
+    def _give_up(self, asked: _Asked) -> None:
+        if not asked.connection.dialing:
+            self._fail(asked, asked.connection.late())
 
     def _step(self, asked: _Asked) -> None:
         connection = asked.connection
@@ -141,12 +138,12 @@ class _FanOut:
             return
         answer = self._question.read(connection, reply, now - asked.since)
         asked.member.pool.checkin(connection)
-        del self._open[asked.member]
+        asked.pending = False
         asked.member.works()
         self.answers[asked.member.address] = answer
 
     def _fail(self, asked: _Asked, error: BeanpoolError) -> None:
-        del self._open[asked.member]
+        asked.pending = False
         if isinstance(error, CommandTimeout) and error.waited is None:
             error.waited = time.monotonic() - self._began
         self.answers[asked.member.address] = error.with_traceback(None)
@@ -157,9 +154,9 @@ class _FanOut:
 
     def discard(self) -> None:
         """The caller was interrupted."""
-        for asked in list(self._open.values()):
-            asked.member.pool.discard(asked.connection, "the caller was interrupted")
-        self._open.clear()
+        for asked in self._asked:
+            if asked.pending:
+                asked.member.pool.discard(asked.connection, "the caller was interrupted")
 
 
 def ask_one(

@@ -26,6 +26,7 @@ if __name__ == "__main__":
 
 from benchmarks.result import Table
 from benchmarks.tables import markdown
+from support.inside import inside
 from support.servers import BeanstalkdServer
 
 from beanpool import Connection, PoolManager
@@ -86,7 +87,7 @@ def cases(server: BeanstalkdServer, stack: contextlib.ExitStack) -> dict[str, tu
     connection = stack.enter_context(Connection(server.host, server.port))
     pool = stack.enter_context(PoolManager([server.address], health_interval=600))
     pool.delete(pool.put("opens a connection"))
-    channels = [connection._channel, *(idle.channel for idle in pool._cluster.topology.members[0].pool.places.idle)]
+    channels = [connection._channel, *(idle.channel for idle in inside(pool).connections_of(0).places.idle)]
     for channel in channels:
         assert channel is not None
         # Both ways to use the socket are the same one, which has what a channel calls.

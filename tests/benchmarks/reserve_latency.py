@@ -31,6 +31,7 @@ from beanpool import PoolClosed, PoolManager
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.inside import inside
 from support.servers import BeanstalkdServer, ServerFactory, beanstalkd_version, find_beanstalkd
 from support.waiting import wait_until
 
@@ -286,7 +287,7 @@ def measure_bursts(servers: list[BeanstalkdServer], bursts: int) -> None:
 
 def threads_waiting(pool: PoolManager) -> int:
     """How many threads of this pool wait for jobs."""
-    return sum(shared.waiting for shared in pool._reserver._waits.values())
+    return sum(shared.waiting for shared in inside(pool).waits.values())
 
 
 def commands(server: BeanstalkdServer) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from support.forgetting import forget
+from support.inside import inside
 from support.processes import assert_baseline, run_python, thread_names
 from support.scripted import ScriptedConnection, ScriptedServer, answering, stats_reply
 from support.server_pools import all_in_use
@@ -175,12 +176,12 @@ def test_a_job_that_is_dropped_unfinished_is_given_back(beanstalkd: BeanstalkdSe
 def test_a_job_that_is_collected_under_every_lock_blocks_nobody(beanstalkd: BeanstalkdServer) -> None:
     # A finalizer runs wherever the collector pleases: also in a thread that holds the pool's locks.
     with PoolManager(beanstalkd.url) as pool:
-        member = pool._cluster.topology.members[0]
+        member = inside(pool).members[0]
         for lock in (
-            pool._cluster._lock,
+            inside(pool).cluster._lock,
             member._lock,
             member.pool._lock,
-            pool._cluster.monitor._lock,
+            inside(pool).cluster.monitor._lock,
             pool._reserver._lock,
         ):
             jid = pool.put("x")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from faults.interrupting import Interrupt, at_every_place
 from support.batches import cut
+from support.inside import inside
 from support.processes import assert_baseline, run_python
 from support.servers import BeanstalkdServer
 from support.threads import background
@@ -97,7 +98,7 @@ def test_put(stage: Stage, kind: type[BaseException]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_put_on_a_new_connection(stage: Stage, kind: type[BaseException]) -> None:
     def prepare() -> Callable[[], object]:
-        connections = stage.pool._cluster.topology.members[0].pool
+        connections = inside(stage.pool).connections_of(0)
         idle = connections.try_acquire(())
         assert idle is not None
         connections.discard(idle)
@@ -120,7 +121,7 @@ def test_put_many(stage: Stage, lazy: bool) -> None:
 
 def test_a_connection_that_is_collected(stage: Stage) -> None:
     """As one is that an interrupt takes from the call that has just got it: what is raised meanwhile is swallowed."""
-    connections = stage.pool._cluster.topology.members[0].pool
+    connections = inside(stage.pool).connections_of(0)
 
     def take_and_drop() -> None:
         connections.acquire(time.monotonic() + 10)
@@ -373,7 +374,7 @@ def test_delete_many_by_ids(stage: Stage) -> None:
 
 def test_waiting_for_a_connection(stage: Stage) -> None:
     # The one connection is in another call's hands: a put waits for it in vain, and must not be handed it later.
-    connections = stage.pool._cluster.topology.members[0].pool
+    connections = inside(stage.pool).connections_of(0)
     held = connections.acquire(time.monotonic() + 10)
 
     def check(where: str) -> None:

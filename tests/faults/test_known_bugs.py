@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from support.inside import inside
 from support.processes import assert_baseline
 from support.scripted import ScriptedConnection, ScriptedServer, answering, stall, stats_reply
 from support.server_pools import all_in_use
@@ -88,7 +89,7 @@ def test_a_waiter_that_gave_up_is_handed_no_connection(beanstalkd: BeanstalkdSer
 
 
 def _times_out(pool: PoolManager) -> None:
-    connections = pool._cluster.topology.members[0].pool
+    connections = inside(pool).connections_of(0)
     try:
         connection = connections.acquire(time.monotonic() + random.uniform(0.001, 0.01), "elsewhere")
     except PoolTimeout:
@@ -307,7 +308,7 @@ def test_many_threads_and_few_connections_lose_no_place(beanstalkd: BeanstalkdSe
 def test_a_call_whose_time_is_up_gives_its_connection_back_once(beanstalkd: BeanstalkdServer) -> None:
     with PoolManager(beanstalkd.url, max_connections=2) as pool:
         pool.put("x")
-        connections = pool._cluster.topology.members[0].pool
+        connections = inside(pool).connections_of(0)
         with (
             pytest.raises(BeanpoolError, match="time for stats ran out"),
             connections.lend(time.monotonic() + 5) as connection,

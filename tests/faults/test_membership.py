@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.inside import inside
 from support.putting import key_of
 from support.server_pools import all_in_use
 from support.servers import BeanstalkdServer
@@ -100,7 +101,7 @@ def test_a_put_that_waits_for_a_server_that_is_removed_goes_to_another(cluster: 
     servers = cluster(2)
     with PoolManager([server.address for server in servers], max_connections=1, timeout=10) as pool:
         key = key_of(pool, servers[0].address)
-        member = pool._cluster.topology.members[0]
+        member = inside(pool).members[0]
         with all_in_use(pool):
             waiting = background(lambda: put(pool, key))
             wait_until(lambda: pool.get_stats()["requests_waiting"], "the put to wait")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.inside import inside
 from support.scripted import (
     Answer,
     ScriptedConnection,
@@ -344,7 +345,7 @@ def test_what_comes_unasked_on_an_idle_connection_answers_nothing(
 
 
 def _used_at(pool: PoolManager) -> float:
-    [idle] = pool._cluster.topology.members[0].pool.places.idle
+    [idle] = inside(pool).connections_of(0).places.idle
     return idle.channel.used_at
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from faults.interrupting import Detour
+from support.inside import inside
 from support.servers import BeanstalkdServer
 from support.threads import background
 
@@ -41,7 +42,7 @@ class Stage:
         return lambda: self.pool.put("x", tube="filled")
 
     def _put_on_a_new_connection(self) -> Callable[[], object]:
-        for member in self.pool._cluster.topology.members:
+        for member in inside(self.pool).members:
             while member.pool.counts()[1]:
                 connection = member.pool.try_acquire(())
                 assert connection is not None
@@ -91,7 +92,7 @@ class Stage:
 
     def check(self) -> None:
         """Both calls have left a pool that works, or is closed."""
-        if self.pool._cluster.closing.is_set():
+        if inside(self.pool).cluster.closing.is_set():
             with pytest.raises(PoolClosed):
                 self.pool.put("x")
             self.pool = self.new_pool()
@@ -209,7 +210,7 @@ def test_a_finalizer_that_asks_the_pool_while_its_thread_holds_every_lock(beanst
                 pool.put("x")
 
     with PoolManager(beanstalkd.url) as pool:
-        member = pool._cluster.topology.members[0]
+        member = inside(pool).members[0]
         # Empty, so that the put has to decide something under the lock.
         idle = member.pool.try_acquire(())
         assert idle is not None
@@ -217,11 +218,11 @@ def test_a_finalizer_that_asks_the_pool_while_its_thread_holds_every_lock(beanst
 
         def hold() -> None:
             with (
-                pool._cluster._lock,
+                inside(pool).cluster._lock,
                 member._lock,
                 member.pool._lock,
-                pool._cluster.reporter.counters._lock,
-                pool._cluster.monitor._lock,
+                inside(pool).cluster.reporter.counters._lock,
+                inside(pool).cluster.monitor._lock,
             ):
                 circle: list[object] = [Nosy()]
                 circle.append(circle)

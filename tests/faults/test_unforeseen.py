@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.inside import inside
 from support.processes import thread_names
 from support.records import Records
 from support.servers import BeanstalkdServer
@@ -282,7 +283,7 @@ def test_what_was_left_to_the_monitor_and_fails_keeps_nothing_else_from_being_do
         raise Unforeseen
 
     for call in (fail, done.set):
-        pool._cluster.monitor.later(call)
+        inside(pool).cluster.monitor.later(call)
     assert done.wait(10)
     assert len(unforeseen.take()) == 1
 
@@ -300,7 +301,7 @@ def test_a_turn_that_fails_as_a_whole_is_followed_by_others_but_not_at_once(
     with PoolManager(beanstalkd.url, name="p", health_interval=0.05) as pool:
         with monkeypatch.context() as patch:
             started = time.monotonic()
-            patch.setattr(pool._cluster.monitor, "_members", fail)
+            patch.setattr(inside(pool).cluster.monitor, "_members", fail)
             wait_until(lambda: calls >= 3, "it to be tried again")
             assert calls <= 2 + (time.monotonic() - started) / 0.4
         beanstalkd.kill()
@@ -321,6 +322,6 @@ def test_a_background_task_that_fails_keeps_nothing_else_from_being_done(
         assert pool.reserve(0.01) is None
         assert thread_names("beanpool-background-p")
         for task in (fail, done.set):
-            pool._cluster.background.submit(task)
+            inside(pool).cluster.background.submit(task)
         assert done.wait(10)
     assert len(unforeseen.take()) == 1

@@ -268,6 +268,8 @@ class Cluster:
                 raise PoolClosed(f"{self.name} is closed")
             if time.monotonic() >= deadline:
                 silent = {address: error for address, error in said.items() if isinstance(error, BaseException)}
+                # Unless all of them have answered, but never at the same time.
+                silent = silent or {a: error for a, error in answers.items() if isinstance(error, BaseException)}
                 raise no_server(silent, f"answered, or fewer than {min_servers} did")
 
 

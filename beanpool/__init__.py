@@ -5,9 +5,11 @@ Importing it opens nothing, starts no thread and configures no logging.
 
 from typing import TYPE_CHECKING
 
-from beanpool.address import DEFAULT_HOST, DEFAULT_PORT
 from beanpool.config import Server
-from beanpool.connection import Connection
+from beanpool.connection.connection import Connection
+from beanpool.connection.job import Job
+from beanpool.connection.job_id import JobId
+from beanpool.connection.pipeline import Pipeline
 from beanpool.errors import (
     BeanpoolError,
     BeanstalkcException,
@@ -29,13 +31,11 @@ from beanpool.errors import (
     SocketError,
     UnexpectedResponse,
 )
-from beanpool.job import Job
-from beanpool.job_id import JobId
 from beanpool.manager import PoolManager
-from beanpool.pipeline import Pipeline
+from beanpool.net.address import DEFAULT_HOST, DEFAULT_PORT
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
-from beanpool.put_item import Put
-from beanpool.stats import ServerStatus
+from beanpool.put.item import Put
+from beanpool.telemetry.stats import ServerStatus
 from beanpool.tube import Tube
 
 __version__: str

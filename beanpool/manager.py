@@ -9,18 +9,17 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from beanpool.checks import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
-from beanpool.cluster import CLOSE_GRACE, Cluster
+from beanpool.cluster.cluster import CLOSE_GRACE, Cluster
+from beanpool.cluster.fan_out import Answers, Question, ask_all, gather, merge_stats
+from beanpool.cluster.questions import ROUND_TRIP, STATISTICS, about_tubes, for_a_job, kick_in_turn
 from beanpool.config import DEFAULTS, AnyServer, Settings, from_environment, parse_servers
-from beanpool.delete_many import DeleteMany
+from beanpool.connection.job import Job
+from beanpool.connection.job_id import JobId
 from beanpool.errors import BeanpoolError, NotPicklable
 from beanpool.events import Event
-from beanpool.job import Job
-from beanpool.job_id import JobId
-from beanpool.jobs_by_id import JobsById
-from beanpool.locks import Lock
-from beanpool.own_limits import no_descriptor
-from beanpool.patching import check_unpatched
+from beanpool.jobs.by_id import JobsById
+from beanpool.jobs.delete import DeleteMany
+from beanpool.policy.retry import RetryBudget, RetryPolicy
 from beanpool.protocol.arguments import (
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
@@ -48,21 +47,22 @@ from beanpool.protocol.commands import (
     encode_release,
     encode_tube,
 )
-from beanpool.put_all import put_all
-from beanpool.put_item import EncodedPut, Put, Usual, check_key, encode, encoded
-from beanpool.put_lane import Place
-from beanpool.put_many import Outcome, PutMany, Settle
-from beanpool.putting import PutRequest, Putter, put_once
-from beanpool.questions import ROUND_TRIP, STATISTICS, about_tubes, for_a_job, kick_in_turn
-from beanpool.reserve_many import MOST_JOBS
-from beanpool.reserving import Reserver
-from beanpool.retry import RetryBudget, RetryPolicy
-from beanpool.stats import ServerStatus, total
-from beanpool.survey import Answers, Question, ask_all, gather, merge_stats
+from beanpool.put.batch import Outcome, PutMany, Settle
+from beanpool.put.failover import PutRequest, Putter, put_once
+from beanpool.put.item import EncodedPut, Put, Usual, check_key, encode, encoded
+from beanpool.put.lane import Place
+from beanpool.put.many import put_all
+from beanpool.reserve.batch import MOST_JOBS
+from beanpool.reserve.sweep import Reserver
+from beanpool.runtime.locks import Lock
+from beanpool.runtime.own_limits import no_descriptor
+from beanpool.runtime.patching import check_unpatched
+from beanpool.telemetry.stats import ServerStatus, total
 from beanpool.tube import Tube
+from beanpool.validation import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
 
 if TYPE_CHECKING:
-    from beanpool.producer import Producer
+    from beanpool.put.producer import Producer
 
 
 _monotonic = time.monotonic
@@ -326,8 +326,8 @@ class PoolManager(NotPicklable):
         """
         # Here, not at the top: concurrent.futures costs 10 ms, and most programs never ask for it.
         try:
-            from beanpool.producer import Producer
-            from beanpool.sender import Sender
+            from beanpool.put.producer import Producer
+            from beanpool.put.sender import Sender
         except OSError as error:
             raise no_descriptor("loading the producer", error) from error
 
@@ -558,7 +558,7 @@ class PoolManager(NotPicklable):
         return self._ask_all_for_tubes(LIST_TUBES, encode_bare(LIST_TUBES), None)
 
     def stats(self) -> dict[str, Any]:
-        """The statistics of all servers that answer, added up (``stats``); see :func:`beanpool.survey.merge_stats`."""
+        """The statistics of all servers that answer, added up (``stats``): see ``cluster/fan_out.py``."""
         return merge_stats(gather(self.stats_by_server(), "gave its statistics"))
 
     def stats_by_server(self) -> Answers:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from beanpool.connection.job import Job
+from beanpool.connection.job_id import JobId
 from beanpool.errors import NotPicklable
-from beanpool.job import Job
-from beanpool.job_id import JobId
 from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
-from beanpool.put_item import Put
-from beanpool.put_many import Outcome
+from beanpool.put.batch import Outcome
+from beanpool.put.item import Put
 
 
 class TubePool(Protocol):

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
     match name:
         case "demo":
-            from beanpool.cli.demo import run
+            from beanpool.cli.demo.command import run
         case "put":
             from beanpool.cli.put import run
         case "take":

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from beanpool.errors import UnexpectedResponse
-from beanpool.loading import load
+from beanpool.runtime.loading import load
 
 Scalar = str | int | float | bool
 

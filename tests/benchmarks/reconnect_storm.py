@@ -1,7 +1,7 @@
 """What happens to a server that returns after an outage, with a whole fleet waiting for it. Prints Markdown tables.
 
 ``python tests/benchmarks/reconnect_storm.py [--processes 1000] [--servers 20] [--outage 30] [--interval 5]``, with
-beanpool installed. Nothing is connected: the decisions are those of beanpool.health, on a virtual clock. Each process
+beanpool installed. Nothing is connected: the decisions are those of ``policy/health.py``, on a virtual clock. Each process
 has its own monitor; it probes a server that is down after its back-off, and an idle one that is up once an interval.
 A handshake costs the server what was measured, and answers wait in one queue.
 """
@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from beanpool.health import Failure, Health, ServerState, answered, failed
+from beanpool.policy.health import Failure, Health, ServerState, answered, failed
 from beanpool.protocol.identity import Identity
 
 IDENTITY = Identity("process", "1.12", False, 65535)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple
 
-from beanpool.ring import Rendezvous
+from beanpool.policy.rendezvous import Rendezvous
 
 POINTS_PER_SERVER = 160
 MAGLEV_TABLE_SIZE = 65537

@@ -51,7 +51,7 @@ class Mutant:
 
 _SCENARIOS = "tests/chaos/test_scenarios.py::"
 _TOXICS = "tests/chaos/test_toxics.py::test_every_operation"
-_AMBIGUOUS = "tests/put/test_ambiguous.py::TestAmbiguous::"
+_AMBIGUOUS = "tests/functional/put/failover/test_ambiguous.py::TestAmbiguous::"
 
 MUTANTS = (
     Mutant(
@@ -59,12 +59,12 @@ MUTANTS = (
         "after Ctrl-C the next command gets the reply of the one before",
         (
             Edit(
-                "channel.py",
+                "net/channel.py",
                 "self._read_on(command, data, deadline)\n        except BaseException as error:\n",
                 "self._read_on(command, data, deadline)\n        except Exception as error:\n",
             ),
             Edit(
-                "stream.py",
+                "net/stream.py",
                 'self.close("the command before was interrupted in its middle")',
                 "self.state = ChannelState.IN_STEP",
             ),
@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(
         "a thread that was interrupted in a wait is taken to be there",
         "after Ctrl-C in a reserve nobody leads the wait: all later reserves sleep",
-        (Edit("shared_wait.py", "return self.presence.locked()", "return True"),),
+        (Edit("reserve/wait.py", "return self.presence.locked()", "return True"),),
         (_SCENARIOS + "test_an_interrupted_reserve_leaves_its_place_to_others",),
     ),
     Mutant(
@@ -82,7 +82,7 @@ MUTANTS = (
         "the late reply is given to the next command",
         (
             Edit(
-                "channel.py",
+                "net/channel.py",
                 "self._read_on(command, data, deadline)\n        except BaseException as error:\n"
                 "            self._fail(error)\n",
                 "self._read_on(command, data, deadline)\n        except BaseException as error:\n"
@@ -92,7 +92,7 @@ MUTANTS = (
                 "                self._fail(error)\n",
             ),
             Edit(
-                "putting.py",
+                "put/failover.py",
                 "    except BaseException as error:\n        pool.checkin(connection, broken=error)\n        raise\n"
                 "    pool.checkin(connection)\n    return jid\n",
                 "    except BaseException as error:\n"
@@ -105,7 +105,13 @@ MUTANTS = (
     Mutant(
         "an ambiguous put is sent again and not declared",
         "jobs run twice, and nobody was told that they may",
-        (Edit("putting.py", "jid.maybe_duplicate = is_duplicate(named(put.attempts))", "jid.maybe_duplicate = False"),),
+        (
+            Edit(
+                "put/failover.py",
+                "jid.maybe_duplicate = is_duplicate(named(put.attempts))",
+                "jid.maybe_duplicate = False",
+            ),
+        ),
         (f"{_TOXICS}[reset_peer(0) downstream]",),
     ),
     Mutant(
@@ -113,7 +119,7 @@ MUTANTS = (
         "after a restart somebody else's job is deleted",
         (
             Edit(
-                "recovery.py",
+                "server/recovery.py",
                 "    if connection.instance != instance:\n",
                 "    if False:\n",
             ),
@@ -124,9 +130,9 @@ MUTANTS = (
         "a failure after sendall taken as not sent",
         "a put that is stored is put again, and said to be there once",
         (
-            Edit("stream.py", "may_have_taken_effect=waiting", "may_have_taken_effect=False"),
+            Edit("net/stream.py", "may_have_taken_effect=waiting", "may_have_taken_effect=False"),
             Edit(
-                "stream.py",
+                "net/stream.py",
                 "            phase=Phase.WAITING,\n            may_have_taken_effect=True,\n",
                 "            phase=Phase.WAITING,\n            may_have_taken_effect=False,\n",
             ),
@@ -138,7 +144,7 @@ MUTANTS = (
         "a connection that still waits takes jobs that nobody works on",
         (
             Edit(
-                "server_pool.py",
+                "server/connection_pool.py",
                 "        channel = connection.half_close()\n"
                 "        self._free_place(connection)\n"
                 "        return channel\n",
@@ -155,12 +161,12 @@ MUTANTS = (
         "one silent server delays the calls to all others",
         (
             Edit(
-                "server_pool.py",
+                "server/connection_pool.py",
                 "_TRUSTED_IDLE_SECONDS = 0.01\n",
                 "_TRUSTED_IDLE_SECONDS = 0.01\n_DIALING = threading.Lock()\n",
             ),
             Edit(
-                "server_pool.py",
+                "server/connection_pool.py",
                 "                connection.open(deadline)\n",
                 "                with _DIALING:\n                    connection.open(deadline)\n",
             ),
@@ -172,7 +178,7 @@ MUTANTS = (
         "a server that accepts and never answers gets jobs again and again",
         (
             Edit(
-                "upkeep.py",
+                "cluster/upkeep.py",
                 "        reply = probe.connection.step()\n        if reply is None:\n",
                 "        reply = probe.connection.step()\n"
                 "        if reply is None and not probe.connection.dialing:\n"
@@ -189,13 +195,13 @@ MUTANTS = (
     Mutant(
         "no jitter between retries of puts",
         "callers who failed together come back together",
-        (Edit("retry.py", "tenacity.wait_random_exponential(", "tenacity.wait_exponential("),),
+        (Edit("policy/retry.py", "tenacity.wait_random_exponential(", "tenacity.wait_exponential("),),
         (_SCENARIOS + "test_retries_of_puts_are_spread",),
     ),
     Mutant(
         "no jitter between probes",
         "all clients of a dead server knock at the same moment",
-        (Edit("member.py", "jitter=random.random()", "jitter=1.0"),),
+        (Edit("server/member.py", "jitter=random.random()", "jitter=1.0"),),
         (_SCENARIOS + "test_probes_of_a_dead_server_are_spread",),
     ),
     Mutant(
@@ -203,7 +209,7 @@ MUTANTS = (
         "the caller puts the job again, and it runs twice",
         (
             Edit(
-                "put_outcome.py",
+                "policy/put_outcome.py",
                 "            return _ambiguous(server, error, attempts, closing)\n",
                 "            break\n",
             ),
@@ -215,13 +221,13 @@ MUTANTS = (
         "a command of a job that is finished is sent over a connection that another caller has by now",
         (
             Edit(
-                "job.py",
+                "connection/job.py",
                 "                if self._state is not _RESERVED or self._connection is not connection:\n",
                 "                if False:\n",
             ),
         ),
         (
-            "tests/test_turns.py::TestWhoseConnectionItIs::test_a_command_that_waits_while_a_batch_ends_its_job_is_not_sent",
+            "tests/functional/connection/test_turns.py::TestWhoseConnectionItIs::test_a_command_that_waits_while_a_batch_ends_its_job_is_not_sent",
         ),
     ),
     Mutant(
@@ -229,7 +235,7 @@ MUTANTS = (
         "a program with a timer or a profiler waits for a silent server for ever",
         (
             Edit(
-                "stream.py",
+                "net/stream.py",
                 "        self._patient.settimeout(self._patience)\n",
                 "        microseconds = divmod(int(self._patience * 1e6), 10**6)\n"
                 "        patience = b''.join(number.to_bytes(8, 'little') for number in microseconds)\n"
@@ -242,7 +248,7 @@ MUTANTS = (
     Mutant(
         "an ambiguous put is sent again although the caller said no",
         "on_ambiguous='raise' does nothing",
-        (Edit("put_outcome.py", "return not resend or closing", "return closing"),),
+        (Edit("policy/put_outcome.py", "return not resend or closing", "return closing"),),
         (_AMBIGUOUS + "test_raised",),
     ),
 )

@@ -1,6 +1,6 @@
 """A plugin of pytest that puts every beanstalkd of a run behind a slicer: one byte at a time, in both directions.
 
-``PYTHONPATH=tests pytest -p chaos.sliced tests/connection`` runs tests that know nothing of it. What a test
+``PYTHONPATH=tests pytest -p chaos.sliced tests/functional/connection`` runs tests that know nothing of it. What a test
 sees as the server's address leads through the slicer; its control connection does not.
 """
 

@@ -25,6 +25,6 @@ def test_every_mutant_fits() -> None:
 
 
 def test_a_mutant_that_does_not_fit_is_an_error() -> None:
-    mutant = Mutant("", "", (Edit("ring.py", "no such text", ""),), ())
+    mutant = Mutant("", "", (Edit("policy/rendezvous.py", "no such text", ""),), ())
     with copy_of_package() as package, pytest.raises(DoesNotFit, match="0 times"):
         apply(mutant, package)

@@ -17,14 +17,23 @@ TESTS = Path(__file__).resolve().parents[1]
 
 # In parts that workers share: every kind of command, alone, pipelined, and in a wait.
 TESTS_BY_TURN = (
-    ("tests/connection/test_commands.py", "tests/connection/test_reserve.py", "tests/test_job.py"),
-    ("tests/test_pipeline.py", "tests/test_reserve.py", "tests/put/test_routing.py", "tests/put/test_ids.py"),
+    (
+        "tests/functional/connection/test_commands.py",
+        "tests/functional/connection/test_reserve.py",
+        "tests/functional/connection/test_job.py",
+    ),
+    (
+        "tests/functional/connection/test_pipeline.py",
+        "tests/functional/reserve/test_sweep.py",
+        "tests/functional/put/failover/test_routing.py",
+        "tests/functional/put/failover/test_ids.py",
+    ),
 )
 # Megabytes, or deadlines of tenths of a second: byte by byte that takes longer than these tests may.
 NOT_IN_PIECES = (
-    "tests/test_pipeline.py::TestBreaks",
-    "tests/connection/test_commands.py::TestCommands::test_refused_puts",
-    "tests/test_pipeline.py::TestResults::test_large_bodies",
+    "tests/functional/connection/test_pipeline.py::TestBreaks",
+    "tests/functional/connection/test_commands.py::TestCommands::test_refused_puts",
+    "tests/functional/connection/test_pipeline.py::TestResults::test_large_bodies",
 )
 
 

@@ -10,7 +10,7 @@ from faults.interrupting import Interrupt, at_every_place
 from support.servers import BeanstalkdServer
 
 from beanpool import JobId, PoolManager
-from beanpool.producer import Producer
+from beanpool.put.producer import Producer
 
 
 class Cancelled(BaseException):

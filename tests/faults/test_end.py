@@ -20,7 +20,7 @@ from support.waiting import wait_until, within
 
 from beanpool import Connection, PoolManager
 from beanpool.errors import BeanpoolError, JobLost, NoServerAvailable, PoolClosed
-from beanpool.pooled_connection import PooledConnection
+from beanpool.server.pooled_connection import PooledConnection
 
 WOKEN_WITHIN = 0.5
 

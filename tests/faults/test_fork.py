@@ -21,9 +21,10 @@ from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until
 
-from beanpool import Connection, Job, JobId, PoolManager, PutAmbiguous, sockets
+from beanpool import Connection, Job, JobId, PoolManager, PutAmbiguous
 from beanpool.errors import BeanpoolError, JobLost
 from beanpool.events import Event
+from beanpool.net import sockets
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),

@@ -29,7 +29,7 @@ from beanpool.errors import (
     PoolTimeout,
     UnexpectedResponse,
 )
-from beanpool.health import (
+from beanpool.policy.health import (
     FIRST_BACKOFF,
     Failure,
     Health,
@@ -40,10 +40,10 @@ from beanpool.health import (
     rested,
     worked,
 )
-from beanpool.member import classify
+from beanpool.policy.put_outcome import may_be_stored
+from beanpool.policy.retry import RetryBudget, RetryPolicy
 from beanpool.protocol.identity import Identity
-from beanpool.put_outcome import may_be_stored
-from beanpool.retry import RetryBudget, RetryPolicy
+from beanpool.server.member import classify
 
 OLD = Identity("aaaa", "1.12", False, 65535)
 NEW = Identity("bbbb", "1.12", False, 65535)

@@ -75,7 +75,7 @@ def balanced(cluster: Callable[..., list[BeanstalkdServer]]) -> Iterator[tuple[s
 def test_a_single_worker_with_a_single_connection_finds_the_jobs_of_both(
     balanced: tuple[str, list[BeanstalkdServer]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beanpool.fresh_checks._EVERY", 0.1)
+    monkeypatch.setattr("beanpool.cluster.fresh_checks._EVERY", 0.1)
     address, servers = balanced
     with (
         Records("beanpool.pool", logging.WARNING) as records,

@@ -17,12 +17,12 @@ from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 
 from beanpool import Job, PoolManager
-from beanpool.channel import Channel
 from beanpool.events import ConnectionClosed, Event
-from beanpool.giving_back import PartialRelease
-from beanpool.lease import Lease
-from beanpool.pooled_connection import PooledConnection
-from beanpool.server_pool import ConnectionPool
+from beanpool.net.channel import Channel
+from beanpool.server.connection_pool import ConnectionPool
+from beanpool.server.lease import Lease
+from beanpool.server.partial_release import PartialRelease
+from beanpool.server.pooled_connection import PooledConnection
 
 Cluster = Callable[..., list[BeanstalkdServer]]
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable
 
 from beanpool import JobId, PoolManager
-from beanpool.pooled_connection import PooledConnection
+from beanpool.server.pooled_connection import PooledConnection
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 

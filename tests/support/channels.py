@@ -8,8 +8,8 @@ from typing import Protocol
 
 import pytest
 
-from beanpool.channel import Channel, ChannelState
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+from beanpool.net.channel import Channel, ChannelState
 from beanpool.protocol.commands import DELETE, PUT, encode_job, encode_put, encode_reserve_with_timeout
 from beanpool.protocol.replies import Reply
 from support.scripted import ScriptedServer, Step

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from beanpool import PoolManager
-from beanpool.cluster import Cluster
-from beanpool.member import Member
-from beanpool.server_pool import ConnectionPool
-from beanpool.shared_wait import SharedWait
+from beanpool.cluster.cluster import Cluster
+from beanpool.reserve.wait import SharedWait
+from beanpool.server.connection_pool import ConnectionPool
+from beanpool.server.member import Member
 
 
 @dataclasses.dataclass(frozen=True)

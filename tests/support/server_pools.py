@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from beanpool import BeanpoolError, PoolManager, PoolTimeout
-from beanpool.address import Address
-from beanpool.pooled_connection import PooledConnection
+from beanpool.net.address import Address
 from beanpool.protocol.commands import TOUCH, encode_job
 from beanpool.protocol.identity import Identity
-from beanpool.server_pool import ConnectionPool
+from beanpool.server.connection_pool import ConnectionPool
+from beanpool.server.pooled_connection import PooledConnection
 from support.inside import inside
 from support.waiting import wait_until
 

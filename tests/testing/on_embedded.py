@@ -1,6 +1,6 @@
 """A plugin of pytest that lets embedded servers take the place of every beanstalkd of a run.
 
-``PYTHONPATH=tests pytest -p testing.on_embedded tests/connection`` runs tests that know nothing of it. Tests
+``PYTHONPATH=tests pytest -p testing.on_embedded tests/functional/connection`` runs tests that know nothing of it. Tests
 that start no server are deselected, for they would say nothing new. A test that asks for what only a process has is
 left out: a write-ahead log, a Unix socket, limits of descriptors and memory, arguments, a process id, or a log. So is
 one that is about so many commands that the embedded server would take most of the run's time.

@@ -1,0 +1,1 @@
+"""The demo: servers, producers and workers, and one server that dies."""

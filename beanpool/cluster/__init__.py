@@ -1,0 +1,1 @@
+"""All servers: who they are, who watches them, who is asked."""

@@ -1,0 +1,285 @@
+"""The servers of a pool: who they are, what becomes of them, and the life of the threads that watch them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import operator
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+
+from beanpool.cluster.availability import Availability
+from beanpool.cluster.background import BackgroundExecutor
+from beanpool.cluster.fan_out import Answers, ask_all
+from beanpool.cluster.monitor import Monitor
+from beanpool.cluster.questions import WHO_IS_IT
+from beanpool.cluster.topology import Topology, duplicates
+from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
+from beanpool.errors import CommandTimeout, PoolClosed, no_server
+from beanpool.policy.health import Health, ServerState
+from beanpool.runtime.locks import Lock, ReentrantEvent, refuse_within
+from beanpool.server.member import Member
+from beanpool.server.reservations import InHand
+from beanpool.telemetry.reporter import Reporter
+
+# How long commands that are on their way may take when the pool closes (seconds).
+CLOSE_GRACE = 0.25
+_WAIT_STEP = 0.2
+
+_numbers = itertools.count(1)
+_clusters: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+class Cluster:
+    """The servers of a pool, and who watches them.
+
+    :attr:`on_change` is called when other servers are to be used than before, :attr:`on_starved` when a caller waits
+    for a connection to one of them; both outside of all locks.
+    """
+
+    def __init__(self, servers: tuple[Server, ...], settings: Settings) -> None:
+        self._settings = settings
+        self.timeout: float = settings.timeout
+        self.name: str = settings.name or f"pool-{next(_numbers)}"
+        self.reporter: Reporter = Reporter(self.name)
+        # Not a lambda: every reserve asks for it.
+        self.current: Callable[[], Topology] = functools.partial(operator.attrgetter("topology"), self)
+        """Returns the current topology."""
+        self._begin(servers)
+        _clusters.add(self)
+
+    def _begin(self, servers: tuple[Server, ...]) -> None:
+        self._lock = Lock()
+        self.closing: ReentrantEvent = ReentrantEvent()
+        """Is set when the pool closes."""
+        self.started: bool = False
+        """Whether calls find everything that they need, the monitor's thread too."""
+        self._used_at_all = False
+        self.on_change: Callable[[], None] = _nobody_waits
+        self.on_starved: Callable[[Member], None] = _nobody_waits
+        self.jobs_in_hand: weakref.WeakValueDictionary[str, InHand] = weakref.WeakValueDictionary()
+        """By address: whatever is removed and added again, a job in hand is found by its id."""
+        self.topology: Topology = Topology(tuple(map(self._member, servers)))
+        # The monitor's thread must not keep an unused pool alive: it looks at it through a weak reference.
+        myself = weakref.ref(self)
+
+        def members() -> tuple[Member, ...] | None:
+            cluster = myself()
+            return (*cluster.topology.members, *cluster._leaving) if cluster is not None else None
+
+        self._leaving: tuple[Member, ...] = ()
+        self.monitor: Monitor = Monitor(members, self._settings.health_interval, self.name)
+        self.background: BackgroundExecutor = BackgroundExecutor(self.name)
+        self.availability: Availability = Availability(self.monitor.hurry)
+
+    def __del__(self) -> None:
+        # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
+        if getattr(self, "_used_at_all", False) and not self.closing.is_set():
+            self.monitor.abandon()
+            self.background.abandon()
+            warnings.warn(
+                f"{self.name} was never closed; use it in a with block", ResourceWarning, stacklevel=2, source=self
+            )
+
+    def __str__(self) -> str:
+        servers = ", ".join(f"{member.name} {member.health.state.value}" for member in self.topology.members)
+        closed = " (closed)" if self.closing.is_set() else ""
+        return f"{self.name}{closed}: {servers}"
+
+    # Life cycle.
+
+    def start(self) -> None:
+        """Start the monitor, unless it runs.
+
+        :raises PoolClosed: if the pool is closed.
+        """
+        if self.closing.is_set():
+            raise PoolClosed(f"{self.name} is closed")
+        self._used_at_all = True
+        self.started = self.monitor.start()
+
+    def members(self) -> tuple[Member, ...]:
+        """All servers; starts the monitor.
+
+        :raises PoolClosed: if the pool is closed.
+        """
+        if not self.started or self.closing.is_set():
+            self.start()
+        return self.topology.members
+
+    def begin_to_close(self) -> None:
+        """Let no call begin, and none wait for a server."""
+        self.closing.set()
+        self.availability.end()
+
+    def close(self, deadline: float) -> None:
+        """Close the connections, those with jobs in hand at the deadline (monotonic seconds). Idempotent."""
+        self.begin_to_close()
+        soon = min(deadline, time.monotonic() + CLOSE_GRACE)
+        # Those that were removed too: they may still have jobs in hand.
+        members = (*self.topology.members, *self._leaving)
+        for member in members:
+            member.pool.close_to_new()
+        for member in members:
+            member.pool.close(soon, deadline)
+        self.background.stop(1.0)
+        self.monitor.stop(1.0)
+
+    def _after_fork(self) -> None:
+        # In a forked child everything starts anew; the sockets are the parent's.
+        closed = self.closing.is_set()
+        self.monitor.leave_to_parent()
+        self.reporter.reset_after_fork()
+        # With the weights of now: they may have been changed since.
+        self._begin(tuple(dataclasses.replace(m.server, weight=m.weight) for m in self.topology.members))
+        if closed:
+            self.begin_to_close()
+
+    # What members tell (see MemberOwner in member.py).
+
+    def member_changed(self, member: Member, before: Health, after: Health) -> None:
+        """What is believed about a server has changed."""
+        if after.alternates and not before.alternates:
+            self.reporter.several_processes_found(member.name, after)
+        restarted = after.generation > before.generation and after.state is not ServerState.DOWN
+        identified = before.identity is None or restarted
+        if not identified and (before.state, before.draining, before.rests_until) == (
+            after.state,
+            after.draining,
+            after.rests_until,
+        ):
+            return
+        found, freed = [], False
+        with self._lock:
+            while True:
+                topology = self.topology
+                new, one_freed = self._note_duplicates(topology.members)
+                found += new
+                freed |= one_freed
+                refreshed = topology.refreshed()
+                # A signal handler in this thread may have changed it meanwhile.
+                if self.topology is topology:
+                    self.topology = refreshed
+                    break
+        for duplicate, used in found:
+            self.reporter.duplicate_found(duplicate.name, used.name)
+        self.on_change()
+        self.monitor.look_at(member)
+        was_away = before.state is ServerState.DOWN or before.draining or before.rests_until > 0
+        self.availability.changed(came_back=freed or (member.accepting and was_away))
+        if before.state is not after.state or before.draining != after.draining or restarted:
+            self.reporter.server_changed(member.address, member.name, before, after, restarted)
+
+    def _note_duplicates(self, members: tuple[Member, ...]) -> tuple[list[tuple[Member, Member]], bool]:
+        """Let every server process be used by one of its names.
+
+        :returns: the members that are new as another name, and whether one is used now that was not before.
+        """
+        known = duplicates(members)
+        changed = [member for member in members if member.duplicate_of is not known.get(member)]
+        for member in changed:
+            member.set_duplicate_of(known.get(member))
+        found = [(member, member.duplicate_of) for member in changed if member.duplicate_of is not None]
+        return found, len(found) < len(changed)
+
+    def member_doubted(self, member: Member) -> None:
+        """A caller had no answer from a member, in a time that says nothing."""
+        self.monitor.doubt(member)
+
+    def member_starved(self, member: Member) -> None:
+        """A caller waits for a connection: one that only waits for jobs can be spared."""
+        self.on_starved(member)
+
+    # Membership.
+
+    def add_server(self, server: AnyServer) -> None:
+        """Let a server join; see :meth:`beanpool.PoolManager.add_server`."""
+        (known,), _ = parse_servers([server])
+        member = self._member(known)
+        refuse_within(self._lock, "adding a server")
+        with self._lock:
+            topology = self.topology
+            check_distinct([*(other.server for other in topology.members), known])
+            self.topology = Topology((*topology.members, member))
+        self.on_change()
+        self.monitor.wake()
+        self.availability.changed(came_back=True)
+
+    def _member(self, server: Server) -> Member:
+        return Member(
+            server, self._settings, self, self.reporter, self.jobs_in_hand.setdefault(str(server.address), InHand())
+        )
+
+    def remove_server(self, server: AnyServer) -> None:
+        """Let a server go; see :meth:`beanpool.PoolManager.remove_server`."""
+        refuse_within(self._lock, "removing a server")
+        with self._lock:
+            topology = self.topology
+            member = topology.get(server)
+            rest = tuple(other for other in topology.members if other is not member)
+            if not rest:
+                raise ValueError(f"server {member.name} is the last one of the pool: close the pool instead")
+            self._note_duplicates(rest)
+            self.topology = Topology(rest)
+            self._leaving = (*(m for m in self._leaving if m.pool.counts()[0]), member)
+        self.on_change()
+        member.pool.remove()
+        # Another name of its process may take its place.
+        self.availability.changed(came_back=True)
+
+    def set_weight(self, server: AnyServer, weight: float) -> None:
+        """Change a server's share of the puts; see :meth:`beanpool.PoolManager.set_weight`."""
+        checked = Server(weight=weight).weight
+        refuse_within(self._lock, "changing a weight")
+        with self._lock:
+            member = self.topology.get(server)
+        member.set_weight(checked)
+        with self._lock:
+            self.topology = Topology(self.topology.members)
+        self.availability.changed(came_back=member.accepting)
+
+    def wait(self, min_servers: int, deadline: float) -> None:
+        """Wait until so many servers answer; see :meth:`beanpool.PoolManager.wait`.
+
+        :param deadline: monotonic seconds.
+        """
+        members = self.members()
+        said: Answers = {}
+        while True:
+            answers = ask_all(members, deadline, WHO_IS_IT)
+            # From here on: asking has changed it too.
+            version = self.availability.version
+            # Only now it is known who is who.
+            answers |= {member.address: member.unusable("does not count") for member in members if member.duplicate_of}
+            if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
+                return
+            # That the last round had no time left for a server says nothing of one that had answered before.
+            said |= {
+                address: answer
+                for address, answer in answers.items()
+                if not isinstance(answer, CommandTimeout) or isinstance(said.get(address, answer), BaseException)
+            }
+            self.availability.wait_for_change(version, min(max(0.0, deadline - time.monotonic()), _WAIT_STEP))
+            if self.closing.is_set():
+                raise PoolClosed(f"{self.name} is closed")
+            if time.monotonic() >= deadline:
+                silent = {address: error for address, error in said.items() if isinstance(error, BaseException)}
+                # Unless all of them have answered, but never at the same time.
+                silent = silent or {a: error for a, error in answers.items() if isinstance(error, BaseException)}
+                raise no_server(silent, f"answered, or fewer than {min_servers} did")
+
+
+def _nobody_waits(_: Member | None = None) -> None: ...
+
+
+def _start_afresh_in_child() -> None:
+    for cluster in list(_clusters):
+        cluster._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh_in_child)

@@ -1,0 +1,1 @@
+"""One server, one thread: the API of beanstalkc."""

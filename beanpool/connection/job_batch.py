@@ -1,0 +1,72 @@
+"""What a batch that sends its own commands asks of jobs, and tells them, and what another reservation does."""
+
+from __future__ import annotations
+
+from beanpool.connection.job import RAN_OUT, SUPERSEDED, Job, JobState, is_inherited
+from beanpool.connection.job_protocols import JobLease, JobRecovery
+from beanpool.errors import BeanpoolError, JobLost
+
+
+def state_of(job: Job) -> JobState:
+    """What this process may do with it, as far as that is known without a look at the connection."""
+    return job._state
+
+
+def recovery_of(job: Job) -> JobRecovery[Job] | None:
+    """The pool that it came out of."""
+    return job._recovery
+
+
+def lease_of(job: Job) -> JobLease[Job] | None:
+    """The hold that it has on a connection that stands, while it is reserved; else None."""
+    return None if job._state is not JobState.RESERVED or job._cut_off else job._lease
+
+
+def is_broken(job: Job) -> bool:
+    """Whether its connection broke while it was reserved, and nothing was done about it so far."""
+    connection = job._connection
+    return job._state is JobState.RESERVED and connection.closed and not is_inherited(connection) and job._era >= 0
+
+
+def end(job: Job, state: JobState) -> bool:
+    """Note what a batch that has the guard was told; returns whether the job was reserved. Its lease is the batch's to
+    end.
+    """
+    reserved = job._state is JobState.RESERVED
+    if reserved:
+        job._state = state
+    job._lease = None
+    return reserved
+
+
+def ran_out(job: Job) -> JobLost:
+    """A batch was told ``NOT_FOUND`` while the job was reserved here: tell of the loss, and build the error."""
+    return job._tell_lost(RAN_OUT)
+
+
+def broke(job: Job, error: BeanpoolError) -> None:
+    """Its connection broke while a batch was to delete it: the reservation is gone.
+
+    Whether that counts as a loss is the batch's to say, by :func:`recovered` or :func:`gone`.
+    """
+    job._disconnected(error)
+
+
+def recovered(job: Job) -> None:
+    """It was deleted all the same."""
+    job._state = JobState.NOT_RESERVED
+
+
+def gone(job: Job, error: JobLost) -> None:
+    """It could not be deleted any more."""
+    job._tell_lost(error.reason)
+
+
+def supersede(job: Job, connection: object) -> None:
+    """The server has given the job out again, to this very pool: this reservation is over.
+
+    :param connection: where it is reserved now. If that is the same one, it is kept by the other reservation.
+    """
+    job._era = SUPERSEDED
+    if job._connection is connection:
+        job._lease = None

@@ -1,0 +1,220 @@
+"""Many commands of one connection in few round trips."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from beanpool.connection import results
+from beanpool.connection.session import Session
+from beanpool.errors import ConnectionFailed, Phase, UnexpectedResponse
+from beanpool.net.channel import Channel
+from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, encode_body
+from beanpool.protocol.commands import (
+    BURY,
+    DELETE,
+    IGNORE,
+    KICK,
+    KICK_JOB,
+    PEEK,
+    PEEK_BURIED,
+    PEEK_DELAYED,
+    PEEK_READY,
+    PUT,
+    RELEASE,
+    RESERVE_JOB,
+    RESERVE_WITH_TIMEOUT,
+    STATS_JOB,
+    STATS_TUBE,
+    TOUCH,
+    USE,
+    WATCH,
+    Command,
+    encode_bare,
+    encode_bury,
+    encode_job,
+    encode_kick,
+    encode_peek,
+    encode_put,
+    encode_release,
+    encode_reserve_with_timeout,
+    encode_tube,
+)
+from beanpool.protocol.replies import Reply
+
+Read = Callable[[Channel, Reply], Any]
+
+
+class Pipeline:
+    """Collects commands; :meth:`execute`, or the end of a ``with`` block, sends them all.
+
+    ``results`` then holds what each call would have returned, in order. A command that failed has its
+    exception object in its own place, and does not disturb its neighbours. If the connection breaks, each command
+    without a reply has a :class:`ConnectionFailed` whose ``may_have_taken_effect`` tells whether it was sent.
+    Bad arguments are raised at once, by the call itself.
+    """
+
+    def __init__(self, connection: Session) -> None:
+        self._connection = connection
+        self._commands: list[tuple[Command, bytes]] = []
+        self._reads: list[Read] = []
+        self._longest_wait = 0.0
+        self.results: list[Any] = []
+
+    def __repr__(self) -> str:
+        return f"<Pipeline of {len(self)} commands to {self._connection.server}>"
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.execute()
+
+    def execute(self) -> list[Any]:
+        """Send the collected commands and return :attr:`results`; the pipeline is then empty again."""
+        results: list[Any] = []
+        self.results = results
+        if not self._commands:
+            return results
+        with self._connection._exclusive_channel() as channel:
+            commands, self._commands = self._commands, []
+            reads, self._reads = self._reads, []
+            timeout = self._connection.timeout + self._longest_wait
+            self._longest_wait = 0.0
+            try:
+                replies = channel.exchange_many(commands, timeout)
+                for read, reply in zip(reads, replies, strict=False):
+                    results.append(_outcome(read, channel, reply))
+                # Let the generator see its own end: it checks that nothing is left over.
+                next(replies, None)
+            except (ConnectionFailed, UnexpectedResponse) as error:
+                for number in range(len(commands) - len(results)):
+                    sent = number < channel.in_flight
+                    results.append(
+                        error if number == 0 and error.may_have_taken_effect == sent else _unanswered(error, sent)
+                    )
+        return results
+
+    def _add(self, command: Command, request: bytes, read: Read) -> Pipeline:
+        self._commands.append((command, request))
+        self._reads.append(read)
+        return self
+
+    def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: float = 0, ttr: float = DEFAULT_TTR) -> Pipeline:
+        """As :meth:`Connection.put`."""
+        data = encode_body(body, self._connection.encoding)
+        return self._add(PUT, encode_put(data, priority, delay, ttr), results.stored)
+
+    def use(self, tube: str) -> Pipeline:
+        """As :meth:`Connection.use`."""
+        return self._add(USE, encode_tube(USE, tube), functools.partial(results.use, self._connection, tube))
+
+    def watch(self, tube: str) -> Pipeline:
+        """As :meth:`Connection.watch`."""
+        return self._add_watch(WATCH, tube)
+
+    def ignore(self, tube: str) -> Pipeline:
+        """As :meth:`Connection.ignore`."""
+        return self._add_watch(IGNORE, tube)
+
+    def reserve(self, timeout: float = 0) -> Pipeline:
+        """As :meth:`Connection.reserve`, for whole seconds; what follows in the pipeline waits for it."""
+        request = encode_reserve_with_timeout(timeout)
+        self._longest_wait = max(self._longest_wait, timeout)
+        return self._add(RESERVE_WITH_TIMEOUT, request, self._connection._reserved)
+
+    def reserve_job(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.reserve_job`."""
+        return self._add(
+            RESERVE_JOB, encode_job(RESERVE_JOB, jid), functools.partial(self._connection._reserved_by_id, jid)
+        )
+
+    def delete(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.delete`."""
+        return self._add_finish(DELETE, encode_job(DELETE, jid), "DELETED", jid)
+
+    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> Pipeline:
+        """As :meth:`Connection.release`."""
+        return self._add_finish(RELEASE, encode_release(jid, priority, delay), "RELEASED", jid)
+
+    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> Pipeline:
+        """As :meth:`Connection.bury`."""
+        return self._add_finish(BURY, encode_bury(jid, priority), "BURIED", jid)
+
+    def touch(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.touch`."""
+        return self._add_plain(TOUCH, encode_job(TOUCH, jid), "TOUCHED")
+
+    def kick_job(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.kick_job`."""
+        return self._add_plain(KICK_JOB, encode_job(KICK_JOB, jid), "KICKED")
+
+    def kick(self, bound: int = 1) -> Pipeline:
+        """As :meth:`Connection.kick`."""
+        return self._add(KICK, encode_kick(bound), results.kicked)
+
+    def peek(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.peek`."""
+        return self._add(PEEK, encode_peek(jid), functools.partial(self._connection._found, PEEK, jid))
+
+    def peek_ready(self) -> Pipeline:
+        """As :meth:`Connection.peek_ready`."""
+        return self._add_peek(PEEK_READY)
+
+    def peek_delayed(self) -> Pipeline:
+        """As :meth:`Connection.peek_delayed`."""
+        return self._add_peek(PEEK_DELAYED)
+
+    def peek_buried(self) -> Pipeline:
+        """As :meth:`Connection.peek_buried`."""
+        return self._add_peek(PEEK_BURIED)
+
+    def stats_job(self, jid: int) -> Pipeline:
+        """As :meth:`Connection.stats_job`."""
+        return self._add_document(STATS_JOB, encode_job(STATS_JOB, jid))
+
+    def stats_tube(self, tube: str) -> Pipeline:
+        """As :meth:`Connection.stats_tube`."""
+        return self._add_document(STATS_TUBE, encode_tube(STATS_TUBE, tube))
+
+    def _add_watch(self, command: Command, tube: str) -> Pipeline:
+        read = functools.partial(results.watch, self._connection, command, tube)
+        return self._add(command, encode_tube(command, tube), read)
+
+    def _add_peek(self, command: Command) -> Pipeline:
+        return self._add(command, encode_bare(command), functools.partial(self._connection._found, command, None))
+
+    def _add_document(self, command: Command, request: bytes) -> Pipeline:
+        return self._add(command, request, functools.partial(results.document, self._connection.parse_yaml, command))
+
+    def _add_plain(self, command: Command, request: bytes, success: str) -> Pipeline:
+        return self._add(command, request, functools.partial(results.confirm, command, success))
+
+    def _add_finish(self, command: Command, request: bytes, success: str, jid: int) -> Pipeline:
+        return self._add(command, request, functools.partial(self._connection._finished, command, success, jid))
+
+
+def _outcome(read: Read, channel: Channel, reply: Reply) -> Any:
+    try:
+        return read(channel, reply)
+    except Exception as error:
+        # A refusal, a reply that is wrong, or whatever the caller's own `parse_yaml` raises.
+        return error
+
+
+def _unanswered(error: ConnectionFailed | UnexpectedResponse, sent: bool) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"{error.server}: no reply, the connection broke at a command before"
+        + ("; whether it took effect is not known" if sent else "; it was not sent"),
+        server=error.server,
+        phase=Phase.WAITING if sent else Phase.SENDING,
+        may_have_taken_effect=sent,
+    )

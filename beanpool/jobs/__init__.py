@@ -1,0 +1,1 @@
+"""Commands on jobs: by their ids, and on many at once."""

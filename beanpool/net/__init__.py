@@ -1,0 +1,1 @@
+"""One socket, or waiting for many."""

@@ -1,0 +1,1 @@
+"""A put: with fail-over, in batches, buffered."""

@@ -1,0 +1,74 @@
+"""One connection of a batch of puts: what was collected for it, what is on its way, and since when it is silent."""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+from beanpool.errors import BeanpoolError
+from beanpool.net.exchange import Exchange
+from beanpool.protocol.commands import PUT
+from beanpool.put.failover import Tried
+from beanpool.put.item import EncodedPut
+from beanpool.server.member import Member
+from beanpool.server.pooled_connection import PooledConnection
+
+Place = TypeVar("Place")
+
+
+class Retry(NamedTuple, Generic[Place]):
+    """A put that was tried: it begins as one that was not."""
+
+    place: Place
+    put: EncodedPut
+    attempts: Tried
+    asked: set[Member]
+    """The servers that need not be asked again this time round."""
+
+
+Item = tuple[Place, EncodedPut] | Retry[Place]
+"""A put, and the place that its outcome has."""
+
+
+class Lane(Exchange[Item[Place]]):
+    """One connection that puts into one tube of one server.
+
+    :param unproven: whether the server has failed before: it gets one put, and more when it has stored that.
+    """
+
+    __slots__ = ("has_retries", "in_flight", "member", "unproven", "unsent", "unsent_bytes")
+
+    connection: PooledConnection
+
+    def __init__(self, member: Member, connection: PooledConnection, unproven: bool) -> None:
+        super().__init__(connection)
+        self.member = member
+        self.unproven = unproven
+        self.has_retries = False
+        self.unsent: list[Item[Place]] = []
+        self.unsent_bytes = 0
+        self.in_flight = 0
+        """How much is due (bytes)."""
+
+    def put(self) -> None:
+        """Send what was collected, as far as it goes at once.
+
+        :raises ConnectionFailed: if the connection is or gets broken.
+        """
+        items = self.unsent[:1] if self.unproven else self.unsent
+        self.unsent = self.unsent[len(items) :]
+        requests = [item[1].request for item in items]
+        size = sum(map(len, requests))
+        self.unsent_bytes -= size
+        self.in_flight += size
+        self.send(PUT, items, requests)
+
+    def split(self, error: BeanpoolError) -> list[tuple[Item[Place], BeanpoolError]]:
+        """Empty the lane, whose connection is gone: each put, and what it is told. Some were sent, some were not."""
+        unsent = [(item, self.failure(error, sent=False)) for item in self.take_unsent()]
+        return [*self.fail(error), *unsent]
+
+    def take_unsent(self) -> list[Item[Place]]:
+        """Take out what was collected and not sent."""
+        unsent, self.unsent = self.unsent, []
+        self.unsent_bytes = 0
+        return unsent

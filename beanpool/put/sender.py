@@ -1,0 +1,448 @@
+"""What sends a producer's puts: its buffer, the thread that empties it, and what became of each put.
+
+It outlives a producer that is dropped unclosed, until what is left was sent. The thread knows it, and it knows the
+pool; the producer, which users have, is known to neither.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from beanpool.connection.job_id import JobId
+from beanpool.errors import BeanpoolError, NoServerAvailable, PoolClosed, PoolTimeout, PutAmbiguous
+from beanpool.put.batch import Outcome, PutMany, Settle
+from beanpool.put.future import Promise
+from beanpool.put.item import EncodedPut
+from beanpool.runtime.locks import Lock
+from beanpool.telemetry.log import log_safely, logger
+
+# How many batches may wait: enough to keep the servers busy, and no more memory than that.
+_BATCHES_AHEAD = 8
+# How many may be on their way: the next ones are at the servers when they are done with the first. What is on its way
+# to a server that falls silent may or may not be stored, so it must not be much.
+_BATCHES_UNDER_WAY = 3
+# While puts are stored a flush without a time-out goes on, but not for longer than so many times the pool's.
+_LONGEST_FLUSH = 10
+_SHORTEST_BATCH = 0.001
+# How many failed puts are kept, for it to be seen whether somebody asks what became of them.
+_MOST_FAILED = 1000
+_THREADS_END_WITHIN = 1.0
+# How much earlier than a flush the puts end that it waits for (seconds).
+_GRACE = 0.25
+
+_log = logger("producer")
+Entry = tuple[Promise[JobId], EncodedPut]
+# Not a WeakSet, whose callbacks swallow interrupts.
+_senders: dict[int, weakref.ref[Sender]] = {}
+
+
+class Sender:
+    """Sends what is put into its buffer, in batches, from a thread of its own.
+
+    :param batch: begins a batch, which gives its outcomes to what is passed, within so many seconds (None: the pool's).
+    :param linger: how long the first put of a batch may wait for others (seconds).
+    :param max_batch: how many go out together at most.
+    :param timeout: the pool's (seconds).
+    """
+
+    def __init__(
+        self,
+        batch: Callable[[Settle[Promise[JobId]], float | None], PutMany[Promise[JobId]]],
+        linger: float,
+        max_batch: int,
+        timeout: float,
+        name: str,
+    ) -> None:
+        self.room: int = max_batch * _BATCHES_AHEAD
+        """How many puts may wait."""
+        self.closed: bool = False
+        """Whether nothing more is taken."""
+        self.timeout = timeout
+        self.ends_since: float | None = None
+        """When the program began to end (monotonic seconds)."""
+        self._batch = batch
+        self._linger = linger
+        self._max_batch = max_batch
+        self._name = name
+        self._begin()
+        for key in [key for key, known in _senders.copy().items() if known() is None]:
+            _senders.pop(key, None)
+        _senders[id(self)] = weakref.ref(self)
+        # Not as its own method: a call of the same name would be taken for it when it is unregistered.
+        self._at_exit = _AtExit(self)
+        atexit.register(self._at_exit)
+
+    def _begin(self) -> None:
+        self.entries: collections.deque[Entry] = collections.deque()
+        """What waits. Puts append to it without a lock."""
+        self.wake_at: int = 0
+        """How many must be there for the thread to be woken: more than ever are while it is busy."""
+        self._taken = 0
+        # Of what was taken out of the buffer and is not settled, with the number that it was taken as.
+        self._in_flight: list[tuple[int, Promise[JobId]]] = []
+        self._flushing = 0
+        # Since when it is to close, and the time that it has for that (seconds; None as in _until).
+        self._closing: tuple[float, float | None] | None = None
+        self._stored_at = 0.0
+        self._failed: list[Promise[JobId]] = []
+        self._more_failed = 0
+        self._abandoned = False
+        self._ended = False
+        self._thread: threading.Thread | None = None
+        self._lock = Lock()
+        self._changed = threading.Condition(self._lock)
+        self._has_room = threading.Condition(self._lock)
+        # What the thread waits for: a lock that anybody may release, a finalizer too, without waiting for another one.
+        self._signal = threading.Lock()
+        self._signal.acquire()
+
+    def counts(self) -> tuple[int, int]:
+        """How many puts wait, and how many are on their way."""
+        return len(self.entries), len(self._in_flight)
+
+    # From any thread.
+
+    def start(self) -> None:
+        """Start the thread, unless it runs.
+
+        :raises BeanpoolError: if there can be none.
+        """
+        with self._lock:
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name=f"beanpool-producer-{self._name}", daemon=True)
+            self._thread = thread
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._thread = None
+                raise BeanpoolError(
+                    f"the producer's thread could not be started ({error}): there are too many, or the program is at "
+                    "its end; use put or put_many"
+                ) from error
+            except BaseException:
+                # An interrupt: it may run nevertheless.
+                if not thread.is_alive():
+                    self._thread = None
+                raise
+
+    def wake(self) -> None:
+        """Let the thread look at what there is; in a forked child the first put starts it."""
+        if self._thread is None and not self.closed:
+            self.start()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._signal.locked():
+            with contextlib.suppress(RuntimeError):
+                self._signal.release()
+
+    def await_room(self, timeout: float) -> None:
+        """Wait until the buffer has room.
+
+        :raises PoolTimeout: if it stays full.
+        """
+        self.wake()
+        with self._lock:
+            if not self._has_room.wait_for(lambda: self.closed or len(self.entries) < self.room, timeout):
+                raise PoolTimeout(f"the producer's buffer stayed full: {self.room} puts wait for the servers")
+
+    def withdraw(self, entry: Entry) -> bool:
+        """Take back a put; false if it is on its way."""
+        while True:
+            with self._lock:
+                try:
+                    self.entries.remove(entry)
+                except ValueError:
+                    return False
+                except IndexError:
+                    # Another put has come meanwhile, on a Python without a global lock.
+                    continue
+                return True
+
+    def flush(self, timeout: float | None) -> None:
+        """Send what is there, and wait until it is settled. See :meth:`Producer.flush`."""
+        if self._thread is threading.current_thread():
+            raise BeanpoolError("a callback of a future cannot flush the producer: it is the sending thread that waits")
+        with self._lock:
+            target = self._taken + len(self.entries)
+        done = self._await_settled(lambda: self._is_settled(target), timeout)
+        self._tell(None if done else "the producer could not send everything in time; it goes on trying")
+
+    def close(self, timeout: float | None, since: float | None = None) -> None:
+        """Take no more, send what is there. See :meth:`Producer.close`.
+
+        :param since: from when on the time counts (monotonic seconds); None for now.
+        """
+        self.begin_to_close()
+        if self._thread is threading.current_thread():
+            # In a callback of a future: the thread ends when it has sent what is left.
+            return
+        if self._thread is not None:
+            if not self._await_settled(lambda: self._ended, timeout, since):
+                self._give_up()
+            self._thread.join(_THREADS_END_WITHIN)
+        self._tell(None)
+        atexit.unregister(self._at_exit)
+
+    def _give_up(self) -> None:
+        with self._lock:
+            late = list(self.entries)
+            self.entries.clear()
+            unsure = sum(not promise.done() for _, promise in self._in_flight)
+        given_up = PoolTimeout("the producer was closed before a server had taken this put; it was not put")
+        self._finish([(promise, given_up) for promise, _ in _started(late)])
+        self._tell("the producer was closed before the servers had taken everything", given_up, unsure)
+
+    def begin_to_close(self) -> None:
+        """Take no more. For finalizers too: it takes no lock, and does no I/O."""
+        self.closed = True
+        self._wake()
+
+    def abandon(self) -> None:
+        """The producer is gone: send what is left, and end. For finalizers."""
+        self._abandoned = True
+        self.begin_to_close()
+        if self._thread is None:
+            atexit.unregister(self._at_exit)
+
+    def _await_settled(self, settled: Callable[[], bool], timeout: float | None, since: float | None = None) -> bool:
+        started = time.monotonic() if since is None else since
+        if self.closed:
+            self._closing = started, timeout
+        with self._lock:
+            self._flushing += 1
+            try:
+                self._has_room.notify_all()
+                self._wake()
+                while not (done := settled()):
+                    remaining = self._until(started, timeout) - time.monotonic()
+                    if remaining <= 0:
+                        break
+                    self._changed.wait(remaining)
+            finally:
+                self._flushing -= 1
+        return done
+
+    def _until(self, started: float, timeout: float | None) -> float:
+        """Until when to wait for what is to be sent (monotonic seconds)."""
+        if timeout is not None:
+            return started + timeout
+        # A server that is slow is not dead. Puts that no server takes fail by themselves, a moment before this.
+        until = max(started, self._stored_at) + self.timeout + _GRACE
+        return min(until, started + _LONGEST_FLUSH * self.timeout)
+
+    def _seconds_left(self) -> float | None:
+        """How long the next batch may take (seconds); None for as long as any."""
+        if self._closing is None:
+            return None
+        started, timeout = self._closing
+        remaining = self._until(started, timeout) - time.monotonic()
+        # So that it ends, and it is known how, before it is given up.
+        return min(self.timeout, max(_SHORTEST_BATCH, remaining - min(_GRACE, remaining / 10)))
+
+    def _is_settled(self, target: int) -> bool:
+        first = self._in_flight[0][0] if self._in_flight else self._taken + 1
+        return first > target or not (self._in_flight or self.entries)
+
+    # What was lost.
+
+    def _tell(self, late: str | None, given_up: BaseException | None = None, unsure: int = 0) -> None:
+        """Say what was lost, and that nobody has asked for, once: on the log, and to the caller.
+
+        :param late: what to say if the time was up.
+        :param given_up: the error of what was not sent.
+        :param unsure: how many puts are still on their way.
+        """
+        with self._lock:
+            failed, self._failed = self._failed, []
+            more, self._more_failed = self._more_failed, 0
+        errors = [error for promise in failed if (error := promise.unasked_error()) is not None]
+        if not errors and late is None:
+            return
+        text = late or "puts of the producer have failed"
+        if errors or unsure:
+            ambiguous = sum(isinstance(error, PutAmbiguous) for error in errors)
+            text += f": {len(errors) - ambiguous} are not stored, {ambiguous + unsure} may or may not be"
+        first = next((error for error in errors if error is not given_up), None)
+        if more:
+            text += f", and {more} more have failed before"
+        if first is not None:
+            text += f". The first error: {first}"
+        if errors or unsure:
+            log_safely(_log, logging.WARNING, "pool %s: %s", self._name, text)
+        raise _summary(text, late, first) from first
+
+    def _note_failed(self, promises: list[Promise[JobId]]) -> None:
+        with self._lock:
+            self._failed += promises
+            if len(self._failed) > _MOST_FAILED:
+                # Who never flushes, and asks of no future, would keep all of them.
+                unasked = [promise for promise in self._failed if promise.unasked_error() is not None]
+                self._failed = unasked[:_MOST_FAILED]
+                self._more_failed += len(unasked) - len(self._failed)
+
+    # In the thread.
+
+    def _run(self) -> None:
+        try:
+            while batch := self._next_batch():
+                self._deliver(batch)
+        finally:
+            with self._lock:
+                self._ended = True
+                self._changed.notify_all()
+            if self._abandoned:
+                atexit.unregister(self._at_exit)
+                # Nobody else will say so.
+                with contextlib.suppress(BeanpoolError):
+                    self._tell(None)
+
+    def _next_batch(self) -> list[Entry]:
+        """Wait for a batch; empty if none will come."""
+        with self._lock:
+            self._note_settled()
+        self._await_entries(1, None)
+        self._await_entries(self._max_batch, time.monotonic() + self._linger)
+        with self._lock:
+            return self._take()
+
+    def _await_entries(self, count: int, until: float | None) -> None:
+        while True:
+            # Set before the look at what is there, as a put looks at it when it is in.
+            self.wake_at = count
+            remaining = None if until is None else until - time.monotonic()
+            if self._is_due(count) or (remaining is not None and remaining <= 0):
+                break
+            self._signal.acquire(timeout=-1 if remaining is None else remaining)
+        self.wake_at = sys.maxsize
+
+    def _is_due(self, count: int) -> bool:
+        waiting = len(self.entries)
+        return waiting >= count or self.closed or (waiting > 0 and self._flushing > 0)
+
+    def _take(self) -> list[Entry]:
+        batch = [self.entries.popleft() for _ in range(min(len(self.entries), self._max_batch))]
+        self._in_flight += [(self._taken + number, promise) for number, (promise, _) in enumerate(batch, 1)]
+        self._taken += len(batch)
+        self._has_room.notify_all()
+        return batch
+
+    def _note_settled(self) -> None:
+        self._in_flight = [sent for sent in self._in_flight if not sent[1].done()]
+        if self._flushing:
+            self._changed.notify_all()
+
+    def _deliver(self, batch: list[Entry]) -> None:
+        """Send a batch, and those that are due by then, without waiting for the replies in between."""
+        settled: list[tuple[Promise[JobId], Outcome]] = []
+        live = _started(batch)
+        try:
+            with self._batch(settled.extend, self._seconds_left()) as running:
+                while live:
+                    goes_on = running.feed(live)
+                    self._finish(settled)
+                    with self._lock:
+                        self._note_settled()
+                        goes_on = goes_on and len(self._in_flight) <= (_BATCHES_UNDER_WAY - 1) * self._max_batch
+                        batch = self._take() if goes_on and self._is_due(self._max_batch) else []
+                    live = _started(batch)
+                running.finish()
+        except Exception as error:
+            self._finish(settled)
+            settled = [(promise, error) for _, promise in self._in_flight if not promise.done()]
+        self._finish(settled)
+
+    def _finish(self, settled: list[tuple[Promise[JobId], Outcome]]) -> None:
+        failed = []
+        for promise, outcome in settled:
+            if isinstance(outcome, JobId):
+                promise.set_result(outcome)
+            else:
+                promise.set_exception(outcome)
+                failed.append(promise)
+        if len(failed) < len(settled):
+            self._stored_at = time.monotonic()
+        if failed:
+            self._note_failed(failed)
+        settled.clear()
+
+    # In a forked child.
+
+    def leave_to_parent(self) -> None:
+        """Start afresh: what was put so far, and the thread, are the parent's."""
+        inherited = [promise for promise, _ in self.entries] + [promise for _, promise in self._in_flight]
+        self._begin()
+        error = PutAmbiguous("the put was made by the parent process, and only that will know whether it is stored")
+        for promise in inherited:
+            promise.leave_to_parent(error)
+
+
+class _AtExit:
+    """Closes a sender when the program ends: what it has put must not be lost without a word."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def __call__(self) -> None:
+        # All at the same time: the program's end has one deadline.
+        now = time.monotonic()
+        for sender in _living():
+            if not sender.closed:
+                sender.begin_to_close()
+                sender.ends_since = now
+        self._sender.close(None, self._sender.ends_since)
+
+
+def _started(batch: list[Entry]) -> list[Entry]:
+    """Those that nobody has cancelled; it is too late for that now."""
+    return [entry for entry in batch if entry[0].set_running_or_notify_cancel()]
+
+
+def _summary(text: str, late: str | None, first: BaseException | None) -> BeanpoolError:
+    """One error for many puts, of the kind of the first."""
+    if late is not None:
+        return PoolTimeout(text)
+    if isinstance(first, PutAmbiguous):
+        return PutAmbiguous(text, server=first.server, attempts=first.attempts)
+    if isinstance(first, NoServerAvailable):
+        return NoServerAvailable(text, errors=first.errors)
+    if isinstance(first, PoolTimeout | PoolClosed):
+        return type(first)(text)
+    return BeanpoolError(text)
+
+
+def _living() -> list[Sender]:
+    return [sender for known in _senders.copy().values() if (sender := known()) is not None]
+
+
+def _start_afresh_in_child() -> None:
+    multiprocessing = sys.modules.get("multiprocessing.util")
+    for sender in _living():
+        sender.leave_to_parent()
+        if multiprocessing is not None:
+            # Its children end without atexit; they ask who has registered, once they are set up.
+            multiprocessing.register_after_fork(sender, _close_with_worker)
+
+
+def _close_with_worker(sender: Sender) -> None:
+    sys.modules["multiprocessing.util"].Finalize(sender, _close, (weakref.ref(sender),), exitpriority=100)
+
+
+def _close(reference: weakref.ref[Sender]) -> None:
+    sender = reference()
+    if sender is not None:
+        sender.close(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh_in_child)

@@ -1,0 +1,1 @@
+"""A reserve: a sweep, then one wait on all servers."""

@@ -1,0 +1,421 @@
+"""A reserve over all servers: a sweep over those that may have a job, then one wait on all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from beanpool.cluster.background import BackgroundExecutor
+from beanpool.cluster.topology import Topology
+from beanpool.connection.job import Job
+from beanpool.connection.job_making import reserved_job
+from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, job_lost, no_server
+from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
+from beanpool.reserve.batch import Take
+from beanpool.reserve.wait import Janitor, Retired, SharedWait
+from beanpool.reserve.waiters import Begun, Catch
+from beanpool.runtime.locks import Lock
+from beanpool.server.member import Member
+from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server.recovery import why_another
+from beanpool.server.ticket import Ticket
+
+# How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
+_PATIENCE = 0.25
+_KEPT_WAITS = 256
+_monotonic = time.monotonic
+
+
+class Reserver:
+    """Reserves jobs from all servers of a cluster.
+
+    :param topology: returns the current topology.
+    :param janitor: closes what was cancelled.
+    :param background: does what callers should not wait for.
+    """
+
+    def __init__(
+        self,
+        topology: Callable[[], Topology],
+        timeout: float,
+        janitor: Janitor,
+        background: BackgroundExecutor,
+    ) -> None:
+        self._topology = topology
+        self._timeout = timeout
+        self._janitor = janitor
+        self._background = background
+        self._starts = itertools.count(random.randrange(1 << 30))
+        self._waits: dict[tuple[str, ...], SharedWait] = {}
+        self._lock = Lock()
+        self._closed = False
+
+    def reserve(self, tubes: tuple[str, ...], timeout: float | None) -> Job | None:
+        """Reserve a job of `tubes`, from whichever server has one.
+
+        :param timeout: how long to wait (seconds); None for ever.
+        :raises NoServerAvailable: if no server could be asked until then.
+        """
+        shared, deadline, until = self._begin(tubes, timeout)
+        begun: Begun = []
+        errors: dict[str, BaseException] = {}
+        missed: list[Member] = []
+        try:
+            catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors, missed)
+            while catch is None and timeout != 0:
+                try:
+                    catch = shared.wait(deadline, begun, missed)
+                    break
+                except Retired:
+                    shared = self._shared_wait(tubes)
+        except BaseException:
+            self._dismiss(begun)
+            raise
+        if catch is not None:
+            return self._job(tubes, catch)
+        self._refuse_silence(errors, missed, timeout == 0)
+        return None
+
+    def reserve_many(self, tubes: tuple[str, ...], limit: int, timeout: float | None) -> list[Job]:
+        """Reserve up to `limit` jobs: what is ready, else what is once the first one has come.
+
+        :param timeout: how long to wait for the first one (seconds); None for ever.
+        :raises NoServerAvailable: if no server could be asked until then.
+        """
+        shared, deadline, until = self._begin(tubes, timeout)
+        thorough = timeout == 0
+        take = Take(tubes, limit, self._timeout)
+        begun: Begun = []
+        try:
+            members = self._topology().rotation(next(self._starts))
+            asked = [
+                member
+                for member in members
+                if (member.up or thorough) and not shared.waits_on(member, for_sure=thorough)
+            ]
+            take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
+            take.hand_over(begun)
+            take.sort_out()
+            if take.empty and thorough:
+                late = self._ask_in_turn(take.missed, tubes, until, begun, take.errors)
+                if late is not None:
+                    take.add([late])
+                    take.run((), until, True)
+                    take.sort_out()
+            while take.empty and not thorough:
+                catches = self._wait_many(shared, deadline, begun, take.missed, limit)
+                if not catches:
+                    break
+                take.add(catches)
+                take.run((), min(deadline, time.monotonic() + self._timeout), True)
+                take.sort_out()
+            self._dismiss(begun)
+            jobs = take.jobs()
+        except BaseException:
+            take.scrap()
+            self._dismiss(begun)
+            raise
+        if not jobs:
+            self._refuse_silence(take.errors, take.missed, thorough)
+        return jobs
+
+    def _wait_many(
+        self, shared: SharedWait, deadline: float, begun: Begun, missed: list[Member], limit: int
+    ) -> list[Catch]:
+        while True:
+            try:
+                return shared.wait_many(deadline, begun, missed, limit)
+            except Retired:
+                shared = self._shared_wait(shared.tubes)
+
+    def _begin(self, tubes: tuple[str, ...], timeout: float | None) -> tuple[SharedWait, float, float]:
+        """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
+        shared = self._waits.get(tubes) or self._shared_wait(tubes)
+        # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
+        if timeout == 0 and shared.watch_ref is not None:
+            shared.end()
+        if len(self._waits) > 1:
+            for other in list(self._waits.values()):
+                if other is not shared and other.watch_ref is not None:
+                    other.end()
+        now = _monotonic()
+        deadline = math.inf if timeout is None else now + timeout
+        # With no time to wait, the sweep itself has as long as any command.
+        return shared, deadline, deadline if timeout != 0 else now + self._timeout
+
+    def _refuse_silence(self, errors: dict[str, BaseException], missed: Sequence[Member], thorough: bool) -> None:
+        """Raise, instead of telling the caller that there is no job, when nobody could say so.
+
+        :param missed: the servers to which all connections were in use, all the time.
+        :param thorough: whether nothing but the errors tells whom we could not ask; else a wait has asked again.
+        """
+        if self._closed:
+            raise PoolClosed("the pool is closed")
+        members = self._topology().distinct
+        usable = [member for member in members if member.up]
+        # One that is up, and could not be asked, is so because of our own limits: a lack of descriptors, for one.
+        if all(thorough and member.address in errors for member in usable):
+            reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
+            raise no_server(reasons, "could be asked for a job")
+        # Where connections wait, or others have asked meanwhile, nothing is wrong.
+        if all(member in missed or member.pool.full_of_jobs() for member in usable):
+            raise usable[0].pool.exhausted()
+
+    def _sweep(
+        self,
+        tubes: tuple[str, ...],
+        shared: SharedWait,
+        until: float,
+        thorough: bool,
+        begun: Begun,
+        errors: dict[str, BaseException],
+        missed: list[Member],
+    ) -> Catch | None:
+        """Ask one server after another; what was begun, who failed, and who could not be asked, is added to the last
+        three."""
+        members = self._topology().rotation(next(self._starts))
+        catch: Catch | None = None
+        for member in members:
+            ref = shared.watch_ref
+            watch = None if ref is None else ref()
+            # Where a connection waits there is no job; a mere look wants to have heard so.
+            if watch is not None and member in watch.stations and (not thorough or member in watch.empty):
+                continue
+            if not (member.up or thorough):
+                continue
+            now = _monotonic()
+            catch = self._ask(member, tubes, min(until, now + _PATIENCE), begun, errors, missed)
+            if catch is not None:
+                break
+            if _monotonic() - now >= _PATIENCE >= member.patience:
+                # It is dismissed without a word if another one has a job. It must not cost every sweep this time.
+                member.doubt()
+        if missed and thorough and catch is None:
+            catch = self._ask_in_turn(missed, tubes, until, begun, errors)
+        if begun and thorough and catch is None:
+            catch = self._collect(begun, until)
+        if begun and (catch is not None or thorough):
+            self._dismiss(begun)
+        return catch
+
+    def _ask(
+        self,
+        member: Member,
+        tubes: tuple[str, ...],
+        until: float,
+        begun: Begun,
+        errors: dict[str, BaseException],
+        missed: list[Member],
+        connection: PooledConnection | None = None,
+    ) -> Catch | None:
+        pool = member.pool
+        if connection is None:
+            try:
+                connection = pool.try_acquire(tubes)
+            except BeanpoolError as error:
+                # It was removed a moment ago: that is no end of the pool.
+                errors[member.address] = error
+                return None
+            if connection is None:
+                missed.append(member)
+                return None
+        try:
+            reply = connection.sweep(tubes, until)
+            if reply is not None and reply.status == "RESERVED":
+                return member, connection, reply
+            if reply is None or reply.status in ("TIMED_OUT", "DEADLINE_SOON"):
+                begun.append((member, connection))
+                if reply is not None:
+                    member.works()
+                return None
+            raise connection.refuse(RESERVE_WITH_TIMEOUT, reply)
+        except CommandFailed as error:
+            errors[member.address] = error
+            pool.checkin(connection)
+            return None
+        except BeanpoolError as error:
+            errors[member.address] = error
+            pool.checkin(connection, broken=error)
+            return None
+        except BaseException:
+            pool.discard(connection, "the caller was interrupted")
+            raise
+
+    def _ask_in_turn(
+        self,
+        missed: list[Member],
+        tubes: tuple[str, ...],
+        until: float,
+        begun: Begun,
+        errors: dict[str, BaseException],
+    ) -> Catch | None:
+        """Queue for connections to these servers, and ask each with the one that comes.
+
+        Not where unfinished jobs hold all: nothing says that one of them will be finished soon.
+
+        :param missed: the servers; those that were asked are taken out.
+        """
+        come = threading.Event()
+        queue: dict[Member, Ticket] = {}
+
+        def notify() -> bool:
+            come.set()
+            return True
+
+        try:
+            for member in missed:
+                if member.pool.full_of_jobs():
+                    continue
+                queue[member] = Ticket(notify)
+                try:
+                    member.pool.queue_up(queue[member])
+                except BeanpoolError as error:
+                    # It was removed a moment ago: there will be no connection.
+                    errors[member.address] = error
+                    del queue[member]
+                    continue
+                with _noting(errors, member):
+                    member.starved()
+                    member.reservations.evict(for_jobs=True)
+            while queue:
+                come.clear()
+                for member in [member for member, ticket in queue.items() if ticket.settled]:
+                    connection = None
+                    with _noting(errors, member):
+                        connection = member.pool.collect(queue.pop(member))
+                    if connection is None:
+                        continue
+                    missed.remove(member)
+                    patience = min(until, _monotonic() + _PATIENCE)
+                    catch = self._ask(member, tubes, patience, begun, errors, [], connection)
+                    if catch is not None:
+                        return catch
+                if queue and not come.wait(max(0.0, until - _monotonic())):
+                    break
+        finally:
+            for member, ticket in queue.items():
+                member.pool.leave(ticket)
+        return None
+
+    def _collect(self, begun: Begun, until: float) -> Catch | None:
+        """Give those who were slow to answer the rest of the time."""
+        for entry in list(begun):
+            member, connection = entry
+            if not connection.waiting:
+                continue
+            begun.remove(entry)
+            try:
+                reply = connection.await_reply(until)
+                if reply is None:
+                    raise connection.late()
+            except BeanpoolError as error:
+                member.pool.checkin(connection, broken=error)
+                continue
+            except BaseException:
+                member.pool.discard(connection, "the caller was interrupted")
+                raise
+            if reply.status == "RESERVED":
+                return member, connection, reply
+            member.pool.checkin(connection)
+        return None
+
+    def _dismiss(self, begun: Begun) -> None:
+        cancelled = []
+        while begun:
+            member, connection = begun.pop()
+            channel = member.pool.cancel_reserve(connection)
+            if channel is not None:
+                cancelled.append(channel)
+        if cancelled:
+            self._janitor.linger(cancelled)
+
+    def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job:
+        member, connection, reply = catch
+        lease = member.reservations.lease(connection)
+        tube = tubes[0] if len(tubes) == 1 else None
+        job = reserved_job(connection, reply.number, reply.body, tube, member.recovery, lease)
+        lease.hold(job)
+        return job
+
+    def reserve_job(self, member: Member, jid: int, instance: str | None, deadline: float) -> Job:
+        """Reserve one job of one server.
+
+        :raises NotFound: if there is none, or it is reserved.
+        :raises JobLost: if the process `instance` is gone.
+        """
+        connection = member.pool.acquire(deadline)
+        try:
+            reason = why_another(connection, instance) if instance is not None else None
+            if reason is not None:
+                raise job_lost(jid, member.address, reason)
+            reply = connection.channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, jid), deadline)
+            if reply.status != "RESERVED":
+                raise connection.refuse(RESERVE_JOB, reply)
+            if reply.number != jid:
+                raise connection.violated(RESERVE_JOB, "another job")
+        except (CommandFailed, JobLost):
+            member.pool.checkin(connection)
+            raise
+        except BaseException as error:
+            member.pool.checkin(connection, broken=error)
+            raise
+        return self._job((), (member, connection, reply))
+
+    def at_home(self, member: Member, job: Job | None) -> Job | None:
+        """A job that was looked at: its commands go through the pool, for its connection is back there."""
+        if job is None:
+            return None
+        return Job(job.connection, job.number, job.data, tube=job.tube, recovery=member.recovery)
+
+    def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
+        retired: list[SharedWait] = []
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            shared = self._waits.get(tubes)
+            if shared is None:
+                if len(self._waits) >= _KEPT_WAITS:
+                    # Who has one of these in hand and comes to it later is sent back here.
+                    retired = [wait for wait in self._waits.values() if wait.retire()]
+                    self._waits = {wait.tubes: wait for wait in self._waits.values() if wait not in retired}
+                shared = self._waits[tubes] = SharedWait(
+                    tubes, members=lambda: self._topology().distinct, janitor=self._janitor, background=self._background
+                )
+        for wait in retired:
+            wait.end()
+        return shared
+
+    # What concerns those who wait.
+
+    def poke(self) -> None:
+        """The servers have changed: let those who wait look at them anew."""
+        for shared in list(self._waits.values()):
+            shared.poke()
+
+    def give_up(self, member: Member) -> None:
+        """A caller needs a connection to this server, and one that waits there is in its way."""
+        for shared in list(self._waits.values()):
+            shared.give_up(member)
+        member.reservations.evict()
+
+    def close(self) -> None:
+        """Wake everybody who waits with :class:`PoolClosed`."""
+        with self._lock:
+            self._closed = True
+            waits = list(self._waits.values())
+        for shared in waits:
+            shared.close()
+
+
+@contextlib.contextmanager
+def _noting(errors: dict[str, BaseException], member: Member) -> Iterator[None]:
+    """Let the block end with an error of that server, which may have been removed, without more ado."""
+    try:
+        yield
+    except BeanpoolError as error:
+        errors[member.address] = error

@@ -1,0 +1,425 @@
+"""Waiting for a job on all servers at once, shared by all threads that wait for the same tubes.
+
+On each server one connection waits in a reserve, however many threads do here. One of the waiting threads,
+the leader, watches all of these connections; the others sleep on a lock of their own. A job goes to the
+thread that has waited longest. A leader that has its job makes the next thread the leader. A single waiting
+thread is its own leader, so it pays for no thread switch.
+
+When nobody waits any longer, what still waits on the servers is cancelled at once, but as a task of another thread:
+each cancellation costs as much as a delivery, and the caller has its job. A thread that comes back before that
+finds everything in place.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import itertools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from beanpool.cluster.background import BackgroundExecutor
+from beanpool.errors import BeanpoolError, PoolClosed, no_server
+from beanpool.net.channel import Channel
+from beanpool.reserve.waiters import LAST_MOMENT, Begun, Catch, Watch
+from beanpool.runtime.locks import Lock, refuse_within, within
+from beanpool.server.member import Member
+
+# How long a sleeping thread takes it that the leader lives: who would lead next, and the others (seconds).
+_PATIENCE_OF_THE_NEXT = 1.0
+_PATIENCE_OF_OTHERS = 10.0
+
+
+class Retired(Exception):
+    """The wait takes no more threads: another one was made for the same tubes."""
+
+
+class _Seat:
+    """A thread that waits."""
+
+    __slots__ = ("catch", "deadline", "error", "extra", "most", "presence", "signal", "thread")
+
+    def __init__(self, deadline: float, most: int) -> None:
+        self.deadline = deadline
+        self.most = most
+        self.extra: list[Catch] = []
+        """What came in at the same time, and nobody else waits for."""
+        self.presence = threading.Lock()
+        """Held by its thread while that is here. However many interrupts end its wait, and at whatever lines, a lock's
+        own ``__exit__`` is not written in Python, and lets go."""
+        self.signal = threading.Lock()
+        self.signal.acquire()
+        self.catch: Catch | None = None
+        self.error: BeanpoolError | None = None
+        self.thread = threading.get_ident()
+
+    @property
+    def present(self) -> bool:
+        """Whether its thread is here; what one has left behind that was interrupted is anybody's to tidy up."""
+        return self.presence.locked()
+
+    @property
+    def open(self) -> bool:
+        """Whether it still waits for its job."""
+        return self.catch is None and self.error is None
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it would have another one."""
+        return self.catch is not None and len(self.extra) + 1 < self.most
+
+    @property
+    def catches(self) -> list[Catch]:
+        """All that came in for it."""
+        return [] if self.catch is None else [self.catch, *self.extra]
+
+    def wake(self) -> None:
+        """Let its thread look at what was done to it. Once more does no harm."""
+        if self.signal.locked():
+            with contextlib.suppress(RuntimeError):
+                self.signal.release()
+
+
+class Janitor(Protocol):
+    """Who does what callers should not wait for, and what need not be done at once."""
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Have this done in another thread, within a second."""
+
+    def linger(self, channels: Iterable[Channel]) -> None:
+        """Read channels whose reserve was cancelled to their end, then close them."""
+
+
+class SharedWait:
+    """The threads of one pool that wait for one set of tubes.
+
+    :param members: returns the servers to wait on.
+    :param janitor: closes what was cancelled.
+    :param background: cancels what nobody waits for any more.
+    """
+
+    def __init__(
+        self,
+        tubes: tuple[str, ...],
+        *,
+        members: Callable[[], Sequence[Member]],
+        janitor: Janitor,
+        background: BackgroundExecutor,
+    ) -> None:
+        self.tubes = tubes
+        self._members = members
+        self._janitor = janitor
+        self._background = background
+        self._lock = Lock()
+        self._seats: collections.deque[_Seat] = collections.deque()
+        self._leader: _Seat | None = None
+        self._closed = False
+        self._retired = False
+        self.watch_ref: weakref.ref[Watch] | None = None
+        """Returns :attr:`watch`. A weak reference: the watch belongs to the threads that wait, and to the task that
+        ends it, so whatever interrupts have left behind goes, connections and all, with the last of them."""
+        # Whether the janitor has been told of it already; it is not worth telling it a thousand times.
+        self._end_is_due = False
+
+    @property
+    def watch(self) -> Watch | None:
+        """The connections that wait; None while none does, and nobody."""
+        ref = self.watch_ref
+        return None if ref is None else ref()
+
+    def waits_on(self, member: Member, *, for_sure: bool = False) -> bool:
+        """Whether a connection waits on this server already: then it has no job, or is about to say so.
+
+        :param for_sure: whether it must have said so.
+        """
+        watch = self.watch
+        return watch is not None and member in watch.stations and (not for_sure or member in watch.empty)
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait."""
+        return len(self._seats)
+
+    def wait(self, deadline: float, begun: Begun, missed: list[Member]) -> Catch | None:
+        """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
+
+        :param begun: connections on which this caller has a reserve under way; they are taken over: who
+            takes an entry out of the list has it.
+        :param missed: the servers that this caller could not ask, for want of a connection; afterwards, those of them
+            that were not asked meanwhile.
+        :raises PoolClosed: if the pool is closed meanwhile.
+        :raises Retired: if another wait was made for these tubes; nothing was taken over.
+        """
+        return self._wait(_Seat(deadline, 1), begun, missed).catch
+
+    def wait_many(self, deadline: float, begun: Begun, missed: list[Member], most: int) -> list[Catch]:
+        """As :meth:`wait`, and with what came in on other servers at the same time and nobody else waits for."""
+        return self._wait(_Seat(deadline, most), begun, missed).catches
+
+    def _wait(self, seat: _Seat, begun: Begun, missed: list[Member]) -> _Seat:
+        refuse_within(self._lock, "a reserve")
+        try:
+            with seat.presence:
+                self._take_part(seat, begun, missed)
+        except BaseException:
+            # It must not end the wait of others. If there is another interrupt here, who comes next does the same.
+            self.mend()
+            leader = self._leader
+            if leader is not None:
+                # This thread may have made it that, and not told it.
+                leader.wake()
+            self.end()
+            self._give_back(seat)
+            raise
+        if seat.catch is None and seat.error is not None:
+            raise seat.error
+        return seat
+
+    def _take_part(self, seat: _Seat, begun: Begun, missed: list[Member]) -> None:
+        started = time.monotonic()
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            if self._retired:
+                raise Retired
+            # Else it might wait for a job that only the wait that it has interrupted can take in.
+            if any(other.thread == seat.thread and other.present for other in self._seats):
+                raise within("a reserve of the same tubes")
+            self._seats.append(seat)
+            if self._leader is None:
+                self._leader = seat
+            leader = self._leader
+            watch = self._watch_now()
+            watch.adopt(begun)
+            watch.missed.extend(missed)
+        if leader is not seat:
+            if leader.present:
+                leader.wake()
+            else:
+                self.mend()
+            watch.poke()
+            self._sleep(seat)
+        if self._leader is seat and seat.open:
+            self._lead(seat)
+        if missed:
+            watch = self.watch or watch
+            asked = watch.stations
+            missed[:] = [m for m in missed if m not in asked and watch.heard.get(m, 0.0) < started]
+        self._leave(seat)
+
+    def _watch_now(self) -> Watch:
+        watch = self.watch
+        if watch is None:
+            members = self._members()
+            try:
+                watch = Watch(self.tubes, self.evict)
+            except OSError as error:
+                # This process has no descriptor left to wait with.
+                raise no_server(dict.fromkeys([m.address for m in members], error), "can be waited for") from error
+            self.watch_ref = weakref.ref(watch)
+            if len(members) > 1:
+                # Now, not when a job has come.
+                self._background.start()
+        return watch
+
+    def _sleep(self, seat: _Seat) -> None:
+        """Wait, at most until the deadline, until there is a job, or an error, or this thread leads."""
+        while seat.open and self._leader is not seat:
+            now = time.monotonic()
+            if now >= seat.deadline:
+                return
+            seat.signal.acquire(timeout=min(seat.deadline - now, self._patience(seat)))
+            self.mend()
+
+    def _patience(self, seat: _Seat) -> float:
+        """How long this thread sleeps before it sees whether the leader was interrupted and could not say so."""
+        with self._lock:
+            is_next = seat in itertools.islice(self._seats, 2)
+        return _PATIENCE_OF_THE_NEXT if is_next else _PATIENCE_OF_OTHERS
+
+    # The leader.
+
+    def _lead(self, seat: _Seat) -> None:
+        with self._lock:
+            watch = self._watch_now()
+        caught = watch.caught
+        while seat.catch is None and seat.error is None:
+            now = time.monotonic()
+            if now >= seat.deadline + (LAST_MOMENT if watch.ends_by(seat.deadline + LAST_MOMENT) else 0):
+                return
+            longest, waiting = self._who_waits(now)
+            watch.attend(self._members(), now, longest, waiting)
+            watch.look(seat.deadline)
+            if caught and seat.error is None:
+                # Who leads has waited longest. The job is its own before it is not among the caught any more: an
+                # interrupt in between finds it twice.
+                seat.catch = caught[0]
+                caught.popleft()
+            while caught:
+                self._deliver(caught)
+        if seat.most > 1 and seat.takes_more:
+            watch.glance()
+            while caught:
+                self._deliver(caught)
+
+    def _who_waits(self, now: float) -> tuple[float, int]:
+        """How long the most patient thread will (seconds), and how many do."""
+        with self._lock:
+            return max((seat.deadline for seat in self._seats), default=now) - now, len(self._seats)
+
+    def _deliver(self, caught: collections.deque[Catch]) -> None:
+        member, connection, _ = caught[0]
+        with self._lock:
+            taker = self._first_open()
+            if taker is not None:
+                # One step, as far as interrupts go: the job is either the taker's or still among the caught.
+                taker.catch = caught[0]
+                caught.popleft()
+            else:
+                collector = next((seat for seat in self._seats if seat.takes_more and seat.present), None)
+                if collector is not None:
+                    collector.extra.append(caught[0])
+                    caught.popleft()
+        if taker is not None:
+            taker.wake()
+        elif collector is None:
+            caught.popleft()
+            member.pool.discard(connection, "nobody waits any more")
+
+    def _first_open(self) -> _Seat | None:
+        return next((seat for seat in self._seats if seat.open and seat.present), None)
+
+    def _leave(self, seat: _Seat) -> None:
+        heir = None
+        with self._lock:
+            if self._seats and self._seats[0] is seat:
+                self._seats.popleft()
+            elif seat in self._seats:
+                self._seats.remove(seat)
+            if self._leader is not seat:
+                return
+            if self._seats:
+                heir = self._first_open()
+            # Last: until then an interrupt finds this thread responsible for what waits.
+            self._leader = heir
+        if heir is not None:
+            heir.wake()
+            return
+        watch = self.watch
+        if watch is not None and watch.holds_something:
+            self._background.submit(functools.partial(self.end, watch))
+        elif not self._end_is_due:
+            # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
+            self._end_is_due = True
+            self._janitor.later(functools.partial(self.end, watch))
+
+    # After an interrupt.
+
+    def mend(self) -> None:
+        """Tidy up after threads that were interrupted, if there are any.
+
+        Done by them, and by whoever comes by: an interrupt may come while another one is dealt with, and then the
+        thread has gone without a word. Each step leaves what the next one to try can go on from.
+        """
+        leader = self._leader
+        if (leader is None or leader.present) and all(seat.present for seat in _snapshot(self._seats)):
+            return
+        broken = None
+        with self._lock:
+            gone = [seat for seat in self._seats if not seat.present]
+            for seat in gone:
+                # A signal handler may have done so in between.
+                with contextlib.suppress(ValueError):
+                    self._seats.remove(seat)
+            if self._leader is not None and not self._leader.present:
+                # Nobody knows what its connections wait for, or whether they hold a job.
+                broken, self.watch_ref = self.watch, None
+                self._leader = self._first_open()
+            heir = self._leader
+            served = [seat for seat in self._seats if not seat.open]
+        for seat in served:
+            # Its job may have been on the way.
+            seat.wake()
+        if heir is not None:
+            heir.wake()
+        if broken is not None:
+            broken.scrap(spared={connection for seat in served for _, connection, _ in seat.catches})
+        for seat in gone:
+            self._give_back(seat)
+
+    def _give_back(self, seat: _Seat) -> None:
+        # Nobody will ever see these jobs: the server takes them back.
+        for member, connection, _ in seat.catches:
+            member.pool.discard(connection, "the caller was interrupted")
+
+    # From other threads.
+
+    def poke(self) -> None:
+        """Let the leader look at the servers anew: one came up, was added, or has a connection free."""
+        watch = self.watch
+        if watch is not None:
+            watch.poke()
+
+    def give_up(self, member: Member) -> None:
+        """Free what nobody waits for on this server any more: a caller needs it."""
+        leader = self._leader
+        if (leader is None or not leader.present) and self.watch is not None:
+            self.end()
+
+    def evict(self, member: Member) -> None:
+        """End the reserve that waits on this server: a caller needs its connection more."""
+        watch = self.watch
+        if watch is not None:
+            watch.evictions.append(member)
+            self.end()
+            watch.poke()
+
+    def end(self, watch: Watch | None = None) -> None:
+        """Cancel what waits on the servers, if nobody waits here any more.
+
+        :param watch: what shall be there until this is called.
+        """
+        self._end_is_due = False
+        if self.watch is None:
+            return
+        self.mend()
+        if self._leader is not None:
+            return
+        with self._lock:
+            if self._leader is not None:
+                return
+            ended, self.watch_ref = self.watch, None
+        cancelled = ended.end() if ended is not None else None
+        if cancelled:
+            self._janitor.linger(cancelled)
+
+    def retire(self) -> bool:
+        """Take no more threads, unless some wait here; returns whether that is so. What it holds goes with it."""
+        with self._lock:
+            self._retired = not self._seats
+            return self._retired
+
+    def close(self) -> None:
+        """Wake every waiting thread with :class:`PoolClosed`."""
+        with self._lock:
+            self._closed = True
+            seats = [seat for seat in self._seats if seat.open]
+            for seat in seats:
+                seat.error = PoolClosed("the pool was closed while this thread waited for a job")
+        for seat in seats:
+            seat.wake()
+        self.end()
+        self.poke()
+
+
+def _snapshot(seats: collections.deque[_Seat]) -> list[_Seat]:
+    while True:
+        try:
+            return list(seats)
+        except RuntimeError:
+            # Another thread came or went meanwhile, on a Python without a global lock.
+            continue

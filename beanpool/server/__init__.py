@@ -1,0 +1,1 @@
+"""One server of a cluster: its connections, its reserved jobs, its health."""

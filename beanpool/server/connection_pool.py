@@ -1,0 +1,478 @@
+"""The connections of one server: exclusive check-out, bounded, fair, newest idle one first."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from beanpool.errors import (
+    BeanpoolError,
+    CommandTimeout,
+    ConnectionFailed,
+    Phase,
+    PoolClosed,
+    PoolTimeout,
+    UnexpectedResponse,
+)
+from beanpool.net.address import Address
+from beanpool.net.channel import Channel, ChannelState
+from beanpool.protocol.identity import Identity
+from beanpool.runtime.locks import Lock, refuse_within
+from beanpool.server.places import Places, Stage
+from beanpool.server.pool_closing import PoolClosing
+from beanpool.server.pool_queue import PoolQueue
+from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server.ticket import Ticket
+from beanpool.telemetry.stats import SERVER_COUNTS, Counters
+
+_TRUSTED_IDLE_SECONDS = 0.01
+_REMEMBERED_FOR = 5.0
+
+# Without a look into the class for every call.
+_IN_STEP = ChannelState.IN_STEP
+_OPEN = Stage.OPEN
+_monotonic = time.monotonic
+
+
+class PoolOwner(Protocol):
+    """Who a pool tells of what it sees. Called outside of the pool's lock."""
+
+    def learn(self, identity: Identity, round_trip: float) -> int:
+        """A handshake told who the server is; returns the generation that the connection belongs to."""
+
+    def report(self, error: BeanpoolError, generation: int) -> None:
+        """A connection of this generation failed."""
+
+    def starved(self) -> None:
+        """A caller waits for a connection and none is free: free one, if you can."""
+
+    def opened(self, connection: PooledConnection) -> None:
+        """A connection stands."""
+
+    def closed(self, connection: PooledConnection, because: str) -> None:
+        """A connection that stood was given up."""
+
+
+class ConnectionPool:
+    """The connections of one server.
+
+    :param max_connections: see :class:`Places`.
+    :param owner: is told of what the pool sees of the server.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        max_connections: int,
+        connect_timeout: float,
+        timeout: float,
+        encoding: str | None,
+        owner: PoolOwner,
+    ) -> None:
+        self.address = address
+        self.server = str(address)
+        self.max_connections = max_connections
+        self.reclaim: Callable[[], None] = _nothing_to_reclaim
+        """Gives back what was dropped while it held connections: called before a caller is let wait for one."""
+        self.returns = 0
+        """How often a connection came back in good order."""
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self._encoding = encoding
+        self._owner = owner
+        self._counters = Counters(SERVER_COUNTS)
+        # With every call: without a call.
+        self._requests = 0
+        # When a reserve that could not wait was last told that jobs have all connections.
+        self._refused_at = -math.inf
+        self._lock = Lock()
+        # Changed under the lock only.
+        self.places = Places(max_connections, self.probe_connection)
+        self._queue = PoolQueue(
+            self._lock,
+            self.places,
+            self._counters,
+            starved=owner.starved,
+            give_back=self.checkin,
+            ended=self._ended,
+        )
+        self._closing = PoolClosing(self.places.connections, self.discard)
+
+    def __repr__(self) -> str:
+        opened, idle = self.counts()
+        stage = "" if self.places.stage is _OPEN else f", {self.places.stage.value}"
+        return f"<ConnectionPool of {self.server}: {opened} of {self.max_connections} open, {idle} idle{stage}>"
+
+    def counts(self) -> tuple[int, int]:
+        """How many connections are open (or being opened), and how many of them are idle."""
+        return len(self.places.connections()), len(self.places.idle)
+
+    def full_of_jobs(self) -> bool:
+        """Whether all connections that a reserve may have are held by unfinished jobs."""
+        return self.places.held_by_jobs() >= self.max_connections
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a command would have to wait for a connection."""
+        return not self.places.idle and not self.places.has_room()
+
+    @property
+    def contended(self) -> bool:
+        """Whether somebody waits for a connection."""
+        return bool(self.places.queue)
+
+    @property
+    def starving(self) -> bool:
+        """Whether somebody wants a connection, waiting for it or not, or went without one a moment ago."""
+        return bool(self.places.queue) or _monotonic() - self._refused_at < _REMEMBERED_FOR
+
+    def stats(self) -> dict[str, int]:
+        """The pool's counters, and how it is filled now."""
+        opened, idle = self.counts()
+        return {
+            "pool_max": self.max_connections,
+            "pool_size": opened,
+            "pool_available": idle,
+            "requests_waiting": len(self.places.queue),
+            "requests_num": self._requests,
+            **self._counters.snapshot(),
+        }
+
+    def opened(self, connection: PooledConnection) -> None:
+        """A connection stands."""
+        self._counters.add("connections_num")
+        self._owner.opened(connection)
+
+    # Check-out.
+
+    def acquire(self, deadline: float, tube: str | None = None) -> PooledConnection:
+        """Check out an open connection, preferably one that uses `tube`. Give it to :meth:`checkin`.
+
+        It is for commands: who reserves a job on it and keeps that takes what others need to finish theirs.
+
+        :raises PoolTimeout: if none became free before `deadline` (monotonic seconds).
+        :raises PoolClosed: if the pool is closed.
+        :raises ConnectionFailed: if a new one was needed and could not be made, or the server was removed.
+        """
+        with self._lock:
+            self._requests += 1
+            idle = self.places.idle
+            # What nearly every call finds. While something is idle nobody waits, and the pool is open.
+            connection = idle.pop() if idle and (tube is None or idle[-1].used == tube) else None
+        if connection is not None:
+            channel = connection.opened_channel
+            if (
+                channel is not None
+                and connection.generation == self.places.generation
+                and _monotonic() - channel.used_at <= _TRUSTED_IDLE_SECONDS
+            ):
+                return connection
+        return self._find(connection, deadline, tube)
+
+    def _find(self, connection: PooledConnection | None, deadline: float, tube: str | None) -> PooledConnection:
+        while True:
+            if connection is None:
+                connection = self._check_out(tube)
+            if connection is None:
+                connection = self._queue.wait(deadline)
+            if connection is None:
+                raise self.exhausted()
+            try:
+                if self._is_alive(connection) or self._make_ready(connection, deadline):
+                    return connection
+            except BaseException as error:
+                if isinstance(error, UnexpectedResponse):
+                    # It was the handshake that failed: what the caller wants to send was not sent.
+                    error.may_have_taken_effect = False
+                self.checkin(connection, broken=error)
+                raise
+            connection = None
+
+    def try_acquire(self, tubes: tuple[str, ...]) -> PooledConnection | None:
+        """Check out a connection for a reserve of `tubes`, if that takes no waiting.
+
+        :returns: an idle one, or a new one that is still closed; None if all are in use, or the server was removed.
+        :raises PoolClosed: if the pool is closed.
+        """
+        with self._lock:
+            self._requests += 1
+            idle = self.places.idle
+            connection = None
+            if idle and idle[-1].watched == tubes and len(self.places.taken) <= self.max_connections:
+                connection = idle.pop()
+                connection.may_hold_jobs = True
+        while True:
+            if connection is None:
+                connection = self._check_out_for_jobs(tubes)
+            if connection is None or connection.opened_channel is None or self._is_alive(connection):
+                return connection
+            self.discard(connection)
+            connection = None
+
+    def _check_out(self, tube: str | None) -> PooledConnection | None:
+        # What is idle and fits goes out without this: no interrupt comes between the look and the pop.
+        refuse_within(self._lock, f"a command to {self.server}")
+        self._make_room()
+        with self._lock:
+            if self.places.stage is not _OPEN:
+                raise self._ended()
+            return None if self.places.others_come_first() else self.places.take(tube)
+
+    def _check_out_for_jobs(self, tubes: tuple[str, ...]) -> PooledConnection | None:
+        refuse_within(self._lock, f"a command to {self.server}")
+        self._make_room()
+        with self._lock:
+            places = self.places
+            if places.stage is Stage.CLOSED:
+                raise self._ended()
+            if places.queue or places.stage is not _OPEN:
+                return None
+            if not places.may_hold_more_jobs():
+                self._refused_at = _monotonic()
+                return None
+            return places.take_for_jobs(lambda connection: connection.watches_only(tubes))
+
+    def _make_room(self) -> None:
+        """Before somebody has to wait, or has one connection too many."""
+        if len(self.places.taken) >= self.max_connections:
+            self.reclaim()
+
+    def probe_connection(self) -> PooledConnection:
+        """A connection that does not count and is not kept: for probes while all others are in use."""
+        return PooledConnection(
+            self.address,
+            connect_timeout=self._connect_timeout,
+            timeout=self._timeout,
+            encoding=self._encoding,
+            generation=self.places.generation,
+            learn=self._owner.learn,
+            opened=self.opened,
+        )
+
+    # For reserves, which wait for more than one server.
+
+    def queue_up(self, ticket: Ticket) -> None:
+        """Queue for a connection for a reserve, behind all who wait, without waiting for it: see :meth:`collect`.
+
+        :raises PoolClosed: if the pool is closed.
+        :raises ConnectionFailed: if the server was removed.
+        """
+        refuse_within(self._lock, f"a command to {self.server}")
+        self._queue.join(ticket)
+
+    def collect(self, ticket: Ticket) -> PooledConnection | None:
+        """The connection that a ticket has got, as :meth:`try_acquire` gives it; None if it has none that is of use.
+
+        :raises BeanpoolError: if those who wait were told to fail.
+        """
+        if ticket.error is not None:
+            raise ticket.error
+        connection = ticket.connection
+        if connection is None or connection.opened_channel is None or self._is_alive(connection):
+            return connection
+        self.discard(connection)
+        return None
+
+    def leave(self, ticket: Ticket) -> None:
+        """Queue no longer."""
+        self._queue.leave(ticket)
+
+    def exhausted(self) -> PoolTimeout:
+        """The error of a caller for whom no connection became free."""
+        limit = self.max_connections
+        in_use = min(limit, len(self.places.connections()))
+        return PoolTimeout(
+            f"{self.server}: no connection became free in time: {in_use} of {limit} are in use, "
+            f"{self.places.held_by_jobs()} of them by unfinished jobs. Finish or release jobs (one that failed is kept "
+            f"by its traceback, too), or raise max_connections, which is {limit}"
+        )
+
+    def _make_ready(self, connection: PooledConnection, deadline: float) -> bool:
+        if connection.channel_state is None:
+            started = time.monotonic()
+            try:
+                connection.open(deadline)
+            except CommandTimeout as error:
+                error.waited = time.monotonic() - started
+                raise
+            finally:
+                self._counters.add("connections_ms", round((time.monotonic() - started) * 1000))
+            return True
+        self.discard(connection)
+        return False
+
+    def _is_alive(self, connection: PooledConnection) -> bool:
+        # The server may have gone, or sent something unasked, while nobody looked.
+        channel = connection.opened_channel
+        return (
+            channel is not None
+            and connection.generation == self.places.generation
+            and (_monotonic() - channel.used_at <= _TRUSTED_IDLE_SECONDS or channel.check_quiet())
+        )
+
+    # Check-in.
+
+    def checkin(self, connection: PooledConnection, broken: BaseException | None = None) -> None:
+        """Take a connection back: into the hands of whoever waits longest, else to the idle ones.
+
+        :param broken: the error that it failed with: then it is closed, and what the error says of the server reported.
+        """
+        if broken is not None:
+            self._checkin_broken(connection, broken)
+            return
+        channel = connection.opened_channel
+        if channel is None or channel.state is not _IN_STEP:
+            self.discard(connection)
+            return
+        with self._lock:
+            self.returns += 1
+            places = self.places
+            if connection.counted and connection.generation == places.kept_generation and places.stage is _OPEN:
+                connection.may_hold_jobs = False
+                if not places.queue or not places.serve(connection):
+                    places.idle.append(connection)
+                return
+        self.discard(connection)
+
+    def discard(self, connection: PooledConnection, because: str = "the pool gave it up") -> None:
+        """Close a connection for good; its place is free for another."""
+        connection.drop(because)
+        self._free_place(connection, because)
+
+    def _free_place(self, connection: PooledConnection, because: str = "its reserve was cancelled") -> None:
+        """Free the place of a connection that somebody else closes. Idempotent."""
+        with self._lock:
+            known = self.places.free(connection)
+        self._closing.given_up()
+        if known and connection.instance:
+            self._owner.closed(connection, because)
+
+    def cancel_reserve(self, connection: PooledConnection) -> Channel | None:
+        """Take back a connection whose reserve nobody waits for any more.
+
+        :returns: if its reserve was still under way, the half-closed channel, to be read to its end: the server takes
+            back by itself what raced in.
+        """
+        if not connection.waiting:
+            self.checkin(connection)
+            return None
+        channel = connection.half_close()
+        self._free_place(connection)
+        return channel
+
+    def _checkin_broken(self, connection: PooledConnection, error: BaseException) -> None:
+        if isinstance(error, CommandTimeout) and connection.channel_state is ChannelState.IN_STEP:
+            # Nothing was sent: the caller's time was up, after waiting for its turn. The server has done nothing.
+            self.checkin(connection)
+            return
+        channel = connection.opened_channel
+        if channel is not None and channel.interrupted:
+            # The pool's own doing: it gives back what was dropped, or is closed.
+            self.discard(connection)
+            return
+        stood = bool(connection.instance)
+        self._counters.add("returns_bad", stood)
+        self._counters.add("connections_lost" if stood else "connections_errors")
+        self.discard(connection, str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
+        if isinstance(error, CommandTimeout) and error.waited is None and connection.opened_channel is not None:
+            error.waited = time.monotonic() - connection.opened_channel.used_at
+        if isinstance(error, ConnectionFailed | UnexpectedResponse):
+            self._owner.report(error, connection.generation)
+
+    @contextlib.contextmanager
+    def lend(self, deadline: float, tube: str | None = None) -> Iterator[PooledConnection]:
+        """Check out a connection for a block; it comes back at its end, whatever happens."""
+        connection = self.acquire(deadline, tube)
+        try:
+            yield connection
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            self.checkin(connection, broken=error)
+            raise
+        except Exception:
+            self.checkin(connection)
+            raise
+        except BaseException:
+            # Between two commands it may hold what nobody will ever finish.
+            self.discard(connection, "the caller was interrupted")
+            raise
+        self.checkin(connection)
+
+    # Upkeep.
+
+    def fill_places(self) -> None:
+        """Give those who wait the places of connections that were collected without a word."""
+        with self._lock:
+            self.places.fill()
+
+    def start_generation(self, generation: int) -> None:
+        """Give up idle connections from before `generation`; those in use follow when they come back."""
+        with self._lock:
+            idle = self.places.start_generation(generation)
+        for connection in idle:
+            self.discard(connection, "the server was down, or restarted, since it was made")
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether every check-out gets a new connection."""
+        return self.places.kept_generation < 0
+
+    def keep_nothing(self) -> None:
+        """From now on give every check-out a new connection: each may lead to another server process."""
+        with self._lock:
+            self.places.kept_generation = -1
+            idle = self.places.empty()
+        for connection in idle:
+            self.discard(connection, "its address leads to several server processes")
+
+    def fail_waiters(self, build_error: Callable[[], BeanpoolError]) -> None:
+        """Let those who wait for a connection fail now: the server is not worth waiting for."""
+        self._queue.fail(build_error)
+
+    def trim(self, idle_for: float) -> None:
+        """Close what has been idle for longer than this (seconds), but for the newest; spare ones much sooner."""
+        with self._lock:
+            old = self.places.trim(idle_for)
+        for connection in old:
+            self.discard(connection, "it was idle for long")
+
+    def remove(self) -> None:
+        """The server left the cluster: as :meth:`close_to_new`, but other servers can do what was wanted of it."""
+        self._end(Stage.REMOVED)
+
+    def close_to_new(self) -> None:
+        """Hand out no connection any more; unfinished jobs keep theirs."""
+        self._end(Stage.CLOSED)
+
+    def _end(self, stage: Stage) -> None:
+        with self._lock:
+            if self.places.stage is not Stage.CLOSED:
+                self.places.stage = stage
+            idle = self.places.empty()
+        for connection in idle:
+            self.discard(connection, "the pool was closed" if stage is Stage.CLOSED else stage.value)
+        self.fail_waiters(self._ended)
+
+    def close(self, grace: float, deadline: float) -> None:
+        """Close everything. Idempotent.
+
+        :param grace: until when commands on their way may finish (monotonic seconds).
+        :param deadline: until when jobs may be finished (monotonic seconds); then the server gives them to others.
+        """
+        self.close_to_new()
+        self.reclaim()
+        self._closing.close(grace, deadline)
+
+    def _ended(self) -> BeanpoolError:
+        if self.places.stage is Stage.CLOSED:
+            return PoolClosed(f"{self.server}: the pool is closed")
+        return ConnectionFailed(
+            f"{self.server}: not tried, the server was removed from the pool", server=self.server, phase=Phase.CLOSED
+        )
+
+
+def _nothing_to_reclaim() -> None:
+    """For a pool on which nobody reserves jobs."""

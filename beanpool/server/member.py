@@ -1,0 +1,268 @@
+"""One server of a cluster: its connections, and what is believed about it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from beanpool.config import Server, Settings
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase, describe
+from beanpool.policy.health import (
+    Failure,
+    Health,
+    ServerState,
+    answered,
+    failed,
+    patience,
+    refused_to_store,
+    rested,
+    worked,
+)
+from beanpool.protocol.identity import Identity
+from beanpool.runtime.locks import Lock
+from beanpool.runtime.own_limits import is_own_limit
+from beanpool.server.connection_pool import ConnectionPool
+from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server.recovery import Recovery
+from beanpool.server.reservations import InHand, Reservations
+from beanpool.telemetry.reporter import Reporter
+from beanpool.telemetry.stats import ServerStatus
+
+_REST_AFTER_OUT_OF_MEMORY = 1.0
+
+
+def classify(error: BaseException) -> Failure | None:
+    """What an error says of the server; None if it says nothing (our own limits, a full pool)."""
+    if isinstance(error, CommandTimeout):
+        return Failure.SILENT
+    if isinstance(error, ConnectionFailed):
+        if is_own_limit(error) or is_own_limit(error.__cause__):
+            return None
+        return Failure.REFUSED if error.phase in (Phase.RESOLVING, Phase.CONNECTING) else Failure.BROKEN
+    return Failure.VIOLATED
+
+
+class MemberOwner(Protocol):
+    """Who a member belongs to."""
+
+    def member_changed(self, member: Member, before: Health, after: Health) -> None:
+        """What is believed about a member has changed."""
+
+    def member_doubted(self, member: Member) -> None:
+        """A caller had no answer from a member, in a time that says nothing."""
+
+    def member_starved(self, member: Member) -> None:
+        """A caller waits for a connection to it."""
+
+
+class Member:
+    """A server of a cluster.
+
+    :param owner: is told, outside of all locks, of what changes.
+    :param reporter: is told of its connections and lost jobs.
+    :param in_hand: the jobs of its address that the cluster has in hand.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        settings: Settings,
+        owner: MemberOwner,
+        reporter: Reporter,
+        in_hand: InHand | None = None,
+    ) -> None:
+        self.server = server
+        self.name: str = server.name or str(server.address)
+        self.address: str = str(server.address)
+        self.weight: float = server.weight
+        self.health: Health = Health(since=time.monotonic())
+        self.accepting: bool = self.weight > 0
+        """Whether it gets puts."""
+        self.up: bool = True
+        """Whether it is up; a suspect one is not."""
+        self.duplicate_of: Member | None = None
+        """Another member that is the same server process, by another name, and is used instead of this one."""
+        self._settings = settings
+        self._owner = owner
+        self._reporter = reporter
+        self._lock = Lock()
+        self.pool: ConnectionPool = ConnectionPool(
+            server.address,
+            max_connections=settings.max_connections,
+            connect_timeout=settings.connect_timeout,
+            timeout=settings.timeout,
+            encoding=settings.encoding,
+            owner=self,
+        )
+        self.reservations: Reservations = Reservations(self.pool, in_hand)
+        self.recovery: Recovery = Recovery(self.pool, self.reservations, reporter)
+        """What its jobs can have done beyond their own connection."""
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name}: {self.health.state.value}{', draining' * self.health.draining}, {self.pool!r}>"
+
+    @property
+    def down(self) -> bool:
+        """Whether nothing but probes is sent to it."""
+        return self.health.state is ServerState.DOWN
+
+    # What was seen of it.
+
+    def learn(self, identity: Identity, round_trip: float) -> int:
+        """A handshake or probe was answered; returns the current generation."""
+        return self._update(lambda health, now: answered(health, identity, round_trip, now)).generation
+
+    def works(self) -> None:
+        """A command was answered."""
+        if not self.up:
+            self._update(worked)
+
+    def report(self, error: BeanpoolError, generation: int) -> None:
+        """A connection of this generation failed."""
+        failure = classify(error)
+        if failure is None:
+            return
+        if isinstance(error, CommandTimeout) and error.waited is not None and error.waited < self.patience:
+            # Its caller had no time for a round trip. Whether there is more to it is found out by who has.
+            self.doubt()
+            return
+        self._update(
+            lambda health, now: failed(
+                health,
+                failure,
+                describe(error),
+                generation,
+                now,
+                longest=2 * self._settings.health_interval,
+                jitter=random.random(),
+            )
+        )
+
+    def doubt(self) -> None:
+        """Have it checked soon."""
+        self._owner.member_doubted(self)
+
+    @property
+    def patience(self) -> float:
+        """How long it must be silent for that to say something of it (seconds)."""
+        return patience(self.health, self._settings.timeout)
+
+    def starved(self) -> None:
+        """A caller waits for a connection."""
+        self._owner.member_starved(self)
+
+    def opened(self, connection: PooledConnection) -> None:
+        """A connection stands."""
+        self.reservations.opened(connection)
+        self._reporter.connection_opened(self.address, connection.instance)
+
+    def closed(self, connection: PooledConnection, because: str) -> None:
+        """A connection that stood was given up."""
+        self._reporter.connection_closed(self.address, because)
+
+    def refused(self, error: CommandFailed) -> None:
+        """It refused a put with ``DRAINING`` or ``OUT_OF_MEMORY``."""
+        self._update(
+            lambda health, now: refused_to_store(
+                health,
+                draining=isinstance(error, Draining),
+                until=now + _REST_AFTER_OUT_OF_MEMORY * (1 + random.random()),
+                error=describe(error),
+            )
+        )
+
+    def wake_up(self, now: float) -> None:
+        """Give it puts again when its rest is over."""
+        rests_until = self.health.rests_until
+        if rests_until and now >= rests_until:
+            self._update(rested)
+
+    def set_weight(self, weight: float) -> None:
+        """Change its share of the puts; 0 for none."""
+        self.weight = weight
+        self._update(lambda health, _: health)
+
+    @property
+    def instance(self) -> str:
+        """The id of the server process; empty while it is not known."""
+        identity = self.health.identity
+        return identity.instance if identity is not None else ""
+
+    def set_duplicate_of(self, other: Member | None) -> None:
+        """Use another member instead of this one, or no longer."""
+        self.duplicate_of = other
+        self._update(lambda health, _: health)
+
+    def _update(self, change: Callable[[Health, float], Health]) -> Health:
+        with self._lock:
+            while True:
+                before = self.health
+                after = change(before, time.monotonic())
+                # A signal handler in this thread may have changed it meanwhile.
+                if self.health is before:
+                    self.health = after
+                    break
+            self.up = self.health.state is ServerState.UP
+            self.accepting = self._accepts()
+        if after.alternates and not before.alternates:
+            self.pool.keep_nothing()
+        if after.generation != before.generation:
+            self.pool.start_generation(after.generation)
+        if after.state is not ServerState.UP and before.state is ServerState.UP:
+            self.pool.fail_waiters(self._not_worth_waiting)
+        if after is not before:
+            self._owner.member_changed(self, before, after)
+        return after
+
+    def _accepts(self) -> bool:
+        health = self.health
+        return (
+            health.state is not ServerState.DOWN
+            and not health.draining
+            and not health.rests_until
+            and self.weight > 0
+            and self.duplicate_of is None
+        )
+
+    def _not_worth_waiting(self) -> ConnectionFailed:
+        return self.unusable("given up while waiting for a connection")
+
+    def unusable(self, what: str = "not tried") -> ConnectionFailed:
+        """The error of a command that was not sent because of the state that the server is in."""
+        health, used = self.health, self.duplicate_of
+        if used is not None:
+            return ConnectionFailed(
+                f"{self.address}: {what}, it is the same server process as {used.address}, which is used instead",
+                server=self.address,
+                phase=Phase.CLOSED,
+            )
+        draining = ", draining" if health.draining else ""
+        return ConnectionFailed(
+            f"{self.address}: {what}, the server is {health.state.value}{draining} "
+            f"({health.last_error or 'no error yet'})",
+            server=self.address,
+            phase=Phase.CLOSED,
+        )
+
+    def status(self) -> ServerStatus:
+        """A snapshot for users."""
+        health = self.health
+        opened, idle = self.pool.counts()
+        identity = health.identity
+        return ServerStatus(
+            address=self.address,
+            name=self.name,
+            weight=self.weight,
+            state=health.state.value,
+            draining=health.draining,
+            instance=identity.instance if identity else None,
+            version=identity.version if identity else None,
+            round_trip=health.round_trip,
+            last_error=health.last_error,
+            since=time.monotonic() - health.since,
+            open=opened,
+            idle=idle,
+            leased=opened - idle,
+        )

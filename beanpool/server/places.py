@@ -1,0 +1,213 @@
+"""The places of a pool: which connections have one, which of them are idle, and who waits for one."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import enum
+import time
+import weakref
+from collections.abc import Callable
+
+from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server.ticket import Ticket
+
+# One connection in so many may be made beyond the limit while jobs hold others, at least one.
+_JOBS_PER_SPARE = 4
+_SPARE_IDLE_FOR = 2.0
+
+
+class Stage(enum.Enum):
+    """The life of a pool."""
+
+    OPEN = "open"
+    REMOVED = "its server was removed"
+    """The other servers go on; jobs in hand can be finished."""
+    CLOSED = "closed"
+
+
+_OPEN = Stage.OPEN
+
+
+class Places:
+    """Decides who gets a connection of a pool. It does no I/O, and what changes it has the pool's lock.
+
+    A connection has a place for as long as its object exists and is not given up, so one that is lost to an interrupt
+    at whatever line frees its place when it is collected. The places are known by weak references that call nothing:
+    an exception in a callback of theirs would be swallowed, and the place with it.
+
+    Jobs hold their connection until they are finished, and what finishes them may need another one: a follow-up put, a
+    question to the server. If they could hold all places, workers would wait for themselves. So while jobs hold
+    connections, there may be some more than `limit`: a quarter, at least one, and no more than the jobs hold. These are
+    for commands, which give them back at once. A reserve never gets one, so connections that hold jobs, or may soon,
+    are never more than `limit`.
+
+    :param limit: how many there may be; while jobs hold some of them, a quarter more.
+    :param make: makes a connection that is still closed.
+    """
+
+    def __init__(self, limit: int, make: Callable[[], PooledConnection]) -> None:
+        self.limit = limit
+        self._make = make
+        self.stage = _OPEN
+        self.generation = 0
+        self.kept_generation = 0
+        """Which connections are kept when they come back; -1: none."""
+        self.idle: list[PooledConnection] = []
+        """The newest one is the last."""
+        self.queue: collections.deque[Ticket] = collections.deque()
+        self.taken: dict[int, weakref.ref[PooledConnection]] = {}
+        """By the ids of the connections: that of an object that is gone is free for the next one."""
+
+    def connections(self) -> list[PooledConnection]:
+        """Those that have a place. It needs no lock: it is one look at what is there at the moment."""
+        found = [place() for place in self.taken.copy().values()]
+        return [connection for connection in found if connection is not None]
+
+    def held_by_jobs(self) -> int:
+        """How many are held by unfinished jobs."""
+        return sum(connection.holds_jobs for connection in self.connections())
+
+    def may_hold_more_jobs(self) -> bool:
+        """Whether a reserve may have one more."""
+        return sum(bool(c.may_hold_jobs or c.jobs) for c in self.connections()) < self.limit
+
+    def has_room(self) -> bool:
+        """Whether there may be another connection for a command."""
+        connections, limit = self.connections(), self.limit
+        if len(connections) >= limit:
+            spare = max(1, limit // _JOBS_PER_SPARE)
+            limit += min(spare, sum(bool(connection.jobs) for connection in connections))
+        return len(connections) < limit
+
+    def others_come_first(self) -> bool:
+        """Whether somebody waits who could be served."""
+        queue = self.queue
+        return bool(queue) and (any(not ticket.for_jobs for ticket in list(queue)) or self.may_hold_more_jobs())
+
+    # Taking one.
+
+    def take(self, tube: str | None = None) -> PooledConnection | None:
+        """An idle connection, or a new one, for a command; None if all are in use."""
+        idle = self.idle
+        if not idle:
+            return self._add() if self.has_room() else None
+        if tube is not None and idle[-1].used != tube:
+            return self._newest(lambda connection: connection.used == tube)
+        return idle.pop()
+
+    def take_for_jobs(self, fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:
+        """An idle connection, or a new one, for a reserve; None if all that there may be are in use."""
+        if not self.may_hold_more_jobs():
+            return None
+        connection = self._newest(fits)
+        if connection is None:
+            if len(self.connections()) >= self.limit:
+                return None
+            connection = self._add()
+        connection.may_hold_jobs = True
+        return connection
+
+    def _newest(self, fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:
+        """Take out the newest one that fits, else the newest one; None if a signal handler has taken the last one."""
+        idle = self.idle
+        connection = next((connection for connection in reversed(idle) if fits(connection)), None)
+        if connection is not None:
+            with contextlib.suppress(ValueError):
+                idle.remove(connection)
+                return connection
+        return idle.pop() if idle else None
+
+    def _add(self) -> PooledConnection:
+        # Those that were collected took their places along; here they are forgotten.
+        for key in [key for key, place in self.taken.copy().items() if place() is None]:
+            self.taken.pop(key, None)
+        connection = self._make()
+        self.taken[id(connection)] = weakref.ref(connection)
+        connection.counted = True
+        return connection
+
+    # Giving one to who waits.
+
+    def serve(self, connection: PooledConnection) -> bool:
+        """Hand it to who has waited longest, and may have it; false if nobody does."""
+        for ticket in list(self.queue):
+            if ticket.connection is None and ticket.for_jobs and not self.may_hold_more_jobs():
+                continue
+            if self._hand(ticket, connection):
+                return True
+        return False
+
+    def _hand(self, ticket: Ticket, connection: PooledConnection) -> bool:
+        """An interrupt at any line leaves what is to be done to the next one who serves."""
+        served_before = ticket.connection is not None
+        if not served_before:
+            connection.may_hold_jobs = ticket.for_jobs
+            ticket.connection = connection
+        taken = ticket.wake()
+        self.leave_queue(ticket)
+        if not taken and not served_before:
+            ticket.connection = None
+            connection.may_hold_jobs = False
+        return taken and not served_before
+
+    def leave_queue(self, ticket: Ticket) -> None:
+        """Let it wait no longer."""
+        with contextlib.suppress(ValueError):
+            self.queue.remove(ticket)
+
+    def fill(self) -> None:
+        """Find connections for those who wait, where there is a place."""
+        for ticket in list(self.queue):
+            if self.stage is not _OPEN:
+                return
+            connection = ticket.connection
+            if connection is None:
+                connection = self.take_for_jobs(lambda _: True) if ticket.for_jobs else self.take()
+            if connection is not None:
+                self._hand(ticket, connection)
+                if ticket.connection is None and connection.opened_channel is not None:
+                    # Its owner is gone.
+                    self.idle.append(connection)
+                elif ticket.connection is None:
+                    self.taken.pop(id(connection), None)
+            elif not ticket.for_jobs:
+                return
+
+    def free(self, connection: PooledConnection) -> bool:
+        """Free its place for others; returns whether it had one."""
+        counted, connection.counted = connection.counted, False
+        self.taken.pop(id(connection), None)
+        self.fill()
+        return counted
+
+    # What is given up; the caller closes it.
+
+    def empty(self) -> list[PooledConnection]:
+        """Take out all that are idle."""
+        idle, self.idle = self.idle, []
+        return idle
+
+    def start_generation(self, generation: int) -> list[PooledConnection]:
+        """Keep only what is of this generation, if it is a newer one; returns what is idle."""
+        if generation <= self.generation:
+            return []
+        self.generation = generation
+        if self.kept_generation >= 0:
+            self.kept_generation = generation
+        return self.empty()
+
+    def trim(self, idle_for: float) -> list[PooledConnection]:
+        """Take out what has been idle for longer than this (seconds), but for the newest; spare ones much sooner."""
+        now = time.monotonic()
+        surplus = max(0, len(self.connections()) - self.limit)
+        # The oldest ones are the first.
+        candidates = [(c, min(idle_for, _SPARE_IDLE_FOR)) for c in self.idle[:-1][:surplus]]
+        candidates += [(c, idle_for) for c in self.idle[:-1][surplus:]]
+        old = []
+        for connection in [c for c, longest in candidates if now - c.channel.used_at > longest]:
+            # A signal handler in this thread may have taken it meanwhile.
+            with contextlib.suppress(ValueError):
+                self.idle.remove(connection)
+                old.append(connection)
+        return old

@@ -1,0 +1,106 @@
+"""The queue of those who wait for a connection of a server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from beanpool.errors import BeanpoolError
+from beanpool.server.places import Places, Stage
+from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server.ticket import Ticket
+from beanpool.telemetry.stats import Counters
+
+
+class PoolQueue:
+    """Lets commands and reserves wait for a connection, in one order.
+
+    :param lock: the pool's.
+    :param starved: is called without the lock when a command has to wait.
+    :param give_back: takes a connection that whoever waited for it does not want any more.
+    :param ended: builds the error of a pool that hands out no connection any more.
+    """
+
+    def __init__(
+        self,
+        lock: threading.RLock,
+        places: Places,
+        counters: Counters,
+        *,
+        starved: Callable[[], None],
+        give_back: Callable[[PooledConnection], None],
+        ended: Callable[[], BeanpoolError],
+    ) -> None:
+        self._lock = lock
+        self._places = places
+        self._counters = counters
+        self._starved = starved
+        self._give_back = give_back
+        self._ended = ended
+
+    def wait(self, deadline: float) -> PooledConnection | None:
+        """Wait for a connection for a command; None if there is none until then (monotonic seconds).
+
+        :raises BeanpoolError: if those who wait are told to fail, or the pool hands out none any more.
+        """
+        ticket = Ticket()
+        started = time.monotonic()
+        # From before the ticket is in the queue: an interrupt must not leave one there that nobody holds.
+        try:
+            with self._lock:
+                if self._places.stage is not Stage.OPEN:
+                    raise self._ended()
+                # What came free between the first look and now.
+                connection = None if self._places.others_come_first() else self._places.take()
+                if connection is not None:
+                    return connection
+                self._places.queue.append(ticket)
+                self._counters.add("requests_queued")
+            self._starved()
+            ticket.signal.acquire(timeout=max(0.0, deadline - started))
+        except BaseException:
+            connection = self._leave(ticket, started)
+            if connection is not None:
+                self._give_back(connection)
+            raise
+        connection = self._leave(ticket, started)
+        if connection is None and ticket.error is not None:
+            raise ticket.error
+        return connection
+
+    def _leave(self, ticket: Ticket, since: float) -> PooledConnection | None:
+        with self._lock:
+            self._places.leave_queue(ticket)
+            connection = ticket.connection
+        self._counters.add("requests_wait_ms", round((time.monotonic() - since) * 1000))
+        self._counters.add("requests_errors", connection is None)
+        return connection
+
+    def join(self, ticket: Ticket) -> None:
+        """Queue for a connection for a reserve, which is told when it has one.
+
+        :raises BeanpoolError: if the pool hands out none any more.
+        """
+        with self._lock:
+            if self._places.stage is not Stage.OPEN:
+                raise self._ended()
+            self._counters.add("requests_queued")
+            self._places.queue.append(ticket)
+            self._places.fill()
+
+    def leave(self, ticket: Ticket) -> None:
+        """Let a reserve queue no longer."""
+        with self._lock:
+            self._places.leave_queue(ticket)
+        if ticket.connection is not None:
+            self._give_back(ticket.connection)
+
+    def fail(self, build_error: Callable[[], BeanpoolError]) -> None:
+        """Let all who wait fail now."""
+        with self._lock:
+            queue = list(self._places.queue)
+            self._places.queue.clear()
+        for ticket in queue:
+            ticket.error = build_error()
+            ticket.wake()

@@ -1,0 +1,119 @@
+"""Reports what happens in a pool: events to its listeners, lines to the log, numbers to its counters."""
+
+from __future__ import annotations
+
+import logging
+
+from beanpool.errors import BeanpoolError, describe
+from beanpool.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    PutMadeAmbiguous,
+    PutRerouted,
+    ReservationLost,
+    RetryScheduled,
+    ServerStateChanged,
+)
+from beanpool.policy.health import Health, ServerState
+from beanpool.telemetry.listeners import Listeners
+from beanpool.telemetry.log import log_safely, logger
+from beanpool.telemetry.stats import POOL_COUNTS, Counters
+
+_logger = logger("pool")
+
+
+class Reporter:
+    """Reports what happens in one pool. Call it outside of all locks. An event is built only if there is a listener.
+
+    :param name: the pool's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._begin()
+
+    def _begin(self) -> None:
+        self.listeners = Listeners()
+        self.counters = Counters(POOL_COUNTS)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: keep the listeners, count from 0, and have no lock that another thread may have held."""
+        listeners = self.listeners
+        self._begin()
+        for listener in listeners:
+            self.listeners.add(listener)
+
+    def server_changed(self, server: str, name: str, before: Health, after: Health, restarted: bool) -> None:
+        """The state of a server has changed, or its draining, or its process."""
+        lasted = max(0.0, after.since - before.since)
+        if after.state is ServerState.DOWN and before.state is not ServerState.DOWN:
+            self.counters.add("outages_num")
+            self._log(logging.WARNING, "server %s is down: %s", name, after.last_error)
+        elif before.state is ServerState.DOWN and after.state is ServerState.UP:
+            self._log(logging.INFO, "server %s is up again after %.1f s", name, lasted)
+        if after.draining and not before.draining:
+            self._log(logging.INFO, "server %s is draining: it gets no more puts", name)
+        if self.listeners:
+            states = before.state.value, after.state.value
+            self.listeners.publish(
+                ServerStateChanged(
+                    self.name, server, name, *states, after.draining, restarted, after.last_error, lasted
+                )
+            )
+
+    def duplicate_found(self, name: str, used: str) -> None:
+        """A server is the same process as another one, which is used instead. Both are given by name."""
+        text = "server %s is the same process as %s, which is used instead: list each server once"
+        self._log(logging.WARNING, text, name, used)
+
+    def several_processes_found(self, name: str, health: Health) -> None:
+        """The address of a server leads to several server processes in turn."""
+        processes = [*health.former, health.identity.instance] if health.identity is not None else health.former
+        text = (
+            "the address of server %s leads to several server processes (%s): a load balancer, or a name with several "
+            "addresses? List each server by an address of its own. Until then every call makes a connection of its "
+            "own, and a job waits until one of them happens to reach its process"
+        )
+        self._log(logging.WARNING, text, name, ", ".join(processes))
+
+    def connection_opened(self, server: str, instance: str) -> None:
+        """A connection is open, to the server process `instance`."""
+        if self.listeners:
+            self.listeners.publish(ConnectionOpened(self.name, server, instance))
+
+    def connection_closed(self, server: str, reason: str) -> None:
+        """A connection was closed."""
+        if self.listeners:
+            self.listeners.publish(ConnectionClosed(self.name, server, reason))
+
+    def put_rerouted(self, server: str, instead_of: str, error: BeanpoolError) -> None:
+        """A put went to another server than the one that was tried before."""
+        self.counters.add("puts_rerouted")
+        if self.listeners:
+            self.listeners.publish(PutRerouted(self.name, server, instead_of, describe(error)))
+
+    def put_ambiguous(self, server: str, error: BeanpoolError) -> None:
+        """A put may or may not be stored."""
+        self.counters.add("puts_ambiguous")
+        if self.listeners:
+            self.listeners.publish(PutMadeAmbiguous(self.name, server, describe(error)))
+
+    def retry_scheduled(self, wait: float, error: BaseException | None) -> None:
+        """No server took a put; all are asked again after `wait` seconds."""
+        self.counters.add("retries_num")
+        if self.listeners:
+            reason = describe(error) if error else "no server took the put"
+            self.listeners.publish(RetryScheduled(self.name, wait, reason))
+
+    def retry_refused(self) -> None:
+        """A put was not tried again: the budget of retries is used up."""
+        self.counters.add("retries_refused")
+
+    def job_lost(self, server: str, jid: int, reason: str) -> None:
+        """The reservation of a job is gone."""
+        self.counters.add("jobs_lost")
+        if self.listeners:
+            self.listeners.publish(ReservationLost(self.name, server, jid, reason))
+
+    def _log(self, level: int, text: str, *values: object) -> None:
+        log_safely(_logger, level, f"pool %s: {text}", self.name, *values)

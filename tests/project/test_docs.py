@@ -1,0 +1,70 @@
+"""What the documents show is what one gets: their Python is run, against real servers."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sybil.document import Document
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+from beanpool import Connection, PoolManager
+from beanpool.protocol.commands import ALL_COMMANDS
+
+if TYPE_CHECKING:
+    from conftest import StartCluster
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_PYTHON = [path for path in DOCUMENTS if "\n```python\n" in path.read_text(encoding="utf-8")]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", WITH_PYTHON, ids=name_of)
+def test_python_in_documents(path: Path, cluster: StartCluster) -> None:
+    """`port` is a server for one connection; `servers` is the URL of three others."""
+    document = Document.parse(str(path), PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS))
+    alone, *others = cluster(4)
+    document.namespace.update(port=alone.port, servers="beanstalk://" + ",".join(server.address for server in others))
+    examples = list(document.examples())
+    assert examples
+    try:
+        for example in examples:
+            example.evaluate()
+    finally:
+        for value in document.namespace.values():
+            if isinstance(value, Connection | PoolManager):
+                value.close()
+
+
+def test_the_tutorial_is_among_them() -> None:
+    assert {"README.md", "docs/tutorial.md"} <= set(map(name_of, WITH_PYTHON))
+
+
+def links(path: Path) -> Iterator[str]:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            yield target.partition("#")[0]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    missing = [target for target in links(path) if target and not (path.parent / target).exists()]
+    assert not missing
+
+
+def test_the_protocol_page_names_every_command() -> None:
+    text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    assert [command.name for command in ALL_COMMANDS if f"`{command.name}`" not in text] == []
+    public = {name for name in vars(Connection) if not name.startswith("_")}
+    calls = set(re.findall(r"`(\w+)\(", text))
+    assert calls - public == {"CommandFailed"}

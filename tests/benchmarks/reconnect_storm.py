@@ -2,8 +2,8 @@
 
 ``python tests/benchmarks/reconnect_storm.py [--processes 1000] [--servers 20] [--outage 30] [--interval 5]``, with
 beanpool installed. Nothing is connected: the decisions are those of ``policy/health.py``, on a virtual clock. Each
-process has its own monitor; it probes a server that is down after its back-off, and an idle one that is up once an interval.
-A handshake costs the server what was measured, and answers wait in one queue.
+process has its own monitor; it probes a server that is down after its back-off, and an idle one that is up once an
+interval. A handshake costs the server what was measured, and answers wait in one queue.
 """
 
 from __future__ import annotations

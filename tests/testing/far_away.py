@@ -2,7 +2,8 @@
 
 ``PYTHONPATH=tests pytest -p testing.far_away tests/functional/connection`` runs tests that know nothing of it. They
 see the servers at the addresses of delay lines; what a test asks of a server by its ``control`` or ``raw()`` takes the
-short way. Tests that start no server are deselected, for they would say nothing new, and so are those that are named below.
+short way. Tests that start no server are deselected, for they would say nothing new, and so are those
+that are named below.
 """
 
 from __future__ import annotations

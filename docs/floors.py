@@ -1,0 +1,125 @@
+"""Draw the floors of the package: ``python docs/floors.py [--check]``, in an environment with import-linter.
+
+The floors are those of the contract in ``pyproject.toml``, their sentences are the first lines of the packages, and the
+arrows are the imports that there are. ``--check`` writes nothing, and fails if ``docs/floors.svg`` is out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import re
+import sys
+import tomllib
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import grimp
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE = ROOT / "docs" / "floors.svg"
+PACKAGE = "beanpool"
+
+_LEFT = 20
+_WIDTH = 700
+_HEIGHT = 46
+_GAP = 14
+_ARCS = 330
+
+
+class Floor(NamedTuple):
+    """A row of the contract."""
+
+    rooms: tuple[str, ...]
+    sentence: str
+
+
+def floors() -> list[Floor]:
+    """The rows of the contract, the highest first."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    [contract] = (c for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    rows = [tuple(re.split(r"\s*[|:]\s*", row)) for row in contract["layers"]]
+    return [Floor(rooms, " ".join(sentence(room) for room in rooms)) for rooms in rows]
+
+
+def sentence(room: str) -> str:
+    """What a package or module says of itself in its first line, without the full stop where several are joined."""
+    path = ROOT / PACKAGE / room
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
+def imports(rows: list[Floor]) -> dict[tuple[int, int], int]:
+    """How many imports run from one floor to another."""
+    sys.path.insert(0, str(ROOT))
+    graph = grimp.build_graph(PACKAGE, cache_dir=None)
+    number = {f"{PACKAGE}.{room}": at for at, row in enumerate(rows) for room in row.rooms}
+
+    def floor_of(module: str) -> int | None:
+        return number.get(".".join(module.split(".")[:2]))
+
+    counts: collections.Counter[tuple[int, int]] = collections.Counter()
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            ends = floor_of(module), floor_of(imported)
+            if ends[0] is not None and ends[1] is not None and ends[0] != ends[1]:
+                counts[ends[0], ends[1]] += 1
+    return dict(counts)
+
+
+def svg(rows: list[Floor], arrows: dict[tuple[int, int], int]) -> str:
+    """The picture."""
+    height = len(rows) * (_HEIGHT + _GAP) + 60
+    width = _LEFT + _WIDTH + _ARCS
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
+        "<title>The floors of beanpool and the imports between them</title>",
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
+        '<path d="M0 0 8 4 0 8Z" fill="#4a6fa5"/></marker></defs>',
+        f'<rect width="{width}" height="{height}" fill="#fdfcf9"/>',
+    ]
+    for at, row in enumerate(rows):
+        top = 20 + at * (_HEIGHT + _GAP)
+        names = " · ".join(room + ("/" if (ROOT / PACKAGE / room).is_dir() else ".py") for room in row.rooms)
+        said = row.sentence if len(row.rooms) < 3 else ""
+        parts.append(
+            f'<rect x="{_LEFT}" y="{top}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="#f1ece0" stroke="#b8ab8d"/>'
+            f'<text x="{_LEFT + 14}" y="{top + (19 if said else 28)}" font-size="14" font-weight="bold" fill="#3a3326">'
+            f"{escape(names)}</text>"
+        )
+        if said:
+            parts.append(f'<text x="{_LEFT + 14}" y="{top + 36}" font-size="12" fill="#6b6250">{escape(said)}</text>')
+    edge = _LEFT + _WIDTH
+    for (start, end), count in sorted(arrows.items()):
+        from_y = 20 + start * (_HEIGHT + _GAP) + _HEIGHT * 0.65
+        to_y = 20 + end * (_HEIGHT + _GAP) + _HEIGHT * 0.35
+        reach = edge + 26 + (_ARCS - 60) * abs(end - start) / len(rows)
+        colour = "#4a6fa5" if end > start else "#c0392b"
+        parts.append(
+            f'<path d="M{edge} {from_y:.0f} C{reach:.0f} {from_y:.0f} {reach:.0f} {to_y:.0f} {edge + 2} {to_y:.0f}" '
+            f'fill="none" stroke="{colour}" stroke-opacity="0.55" stroke-width="{1 + min(count, 30) / 10:.1f}" '
+            f'marker-end="url(#tip)"><title>{count} imports</title></path>'
+        )
+    parts.append(
+        f'<text x="{_LEFT}" y="{height - 14}" font-size="12" fill="#6b6250">'
+        "An arrow is an import; a thick one stands for many. Imports run down only.</text>"
+    )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main() -> int:
+    """Write the picture, or look whether it is up to date."""
+    rows = floors()
+    picture = svg(rows, imports(rows))
+    if "--check" not in sys.argv[1:]:
+        PICTURE.write_text(picture, encoding="utf-8")
+    elif not PICTURE.exists() or PICTURE.read_text(encoding="utf-8") != picture:
+        print(f"{PICTURE.relative_to(ROOT)} is out of date: run python docs/floors.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

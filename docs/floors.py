@@ -32,7 +32,7 @@ class Floor(NamedTuple):
     """A row of the contract."""
 
     rooms: tuple[str, ...]
-    sentence: str
+    sentences: tuple[str, ...]
 
 
 def floors() -> list[Floor]:
@@ -40,15 +40,16 @@ def floors() -> list[Floor]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     [contract] = (c for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
     rows = [tuple(re.split(r"\s*[|:]\s*", row)) for row in contract["layers"]]
-    return [Floor(rooms, " ".join(sentence(room) for room in rooms)) for rooms in rows]
+    return [Floor(rooms, tuple(map(sentence, rooms))) for rooms in rows]
 
 
 def sentence(room: str) -> str:
-    """What a package or module says of itself in its first line, without the full stop where several are joined."""
+    """What a package or module says of itself, up to its first full stop or semicolon."""
     path = ROOT / PACKAGE / room
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
+    plain = re.sub(r":\w+:`[~.]*(\w+)`|``", r"\1", docstring.partition("\n")[0])
+    return re.split(r"[.;] |[.;]$", plain)[0]
 
 
 def imports(rows: list[Floor]) -> dict[tuple[int, int], int]:
@@ -82,15 +83,19 @@ def svg(rows: list[Floor], arrows: dict[tuple[int, int], int]) -> str:
     ]
     for at, row in enumerate(rows):
         top = 20 + at * (_HEIGHT + _GAP)
-        names = " · ".join(room + ("/" if (ROOT / PACKAGE / room).is_dir() else ".py") for room in row.rooms)
-        said = row.sentence if len(row.rooms) < 3 else ""
-        parts.append(
-            f'<rect x="{_LEFT}" y="{top}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="#f1ece0" stroke="#b8ab8d"/>'
-            f'<text x="{_LEFT + 14}" y="{top + (19 if said else 28)}" font-size="14" font-weight="bold" fill="#3a3326">'
-            f"{escape(names)}</text>"
-        )
-        if said:
-            parts.append(f'<text x="{_LEFT + 14}" y="{top + 36}" font-size="12" fill="#6b6250">{escape(said)}</text>')
+        room_width = (_WIDTH - _GAP * (len(row.rooms) - 1)) / len(row.rooms)
+        for place, (room, said) in enumerate(zip(row.rooms, row.sentences, strict=True)):
+            left = _LEFT + place * (room_width + _GAP)
+            name = room + ("/" if (ROOT / PACKAGE / room).is_dir() else ".py")
+            # What does not fit is cut clause by clause.
+            while len(said) * 6.4 > room_width - 28 and re.search("[:,] ", said):
+                said = re.sub("[:,] [^:,]*$", "", said)
+            parts.append(
+                f'<rect x="{left:.0f}" y="{top}" width="{room_width:.0f}" height="{_HEIGHT}" rx="6" fill="#f1ece0" '
+                f'stroke="#b8ab8d"/><text x="{left + 14:.0f}" y="{top + 19}" font-size="14" font-weight="bold" '
+                f'fill="#3a3326">{escape(name)}</text><text x="{left + 14:.0f}" y="{top + 36}" font-size="12" '
+                f'fill="#6b6250">{escape(said)}</text>'
+            )
     edge = _LEFT + _WIDTH
     for (start, end), count in sorted(arrows.items()):
         from_y = 20 + start * (_HEIGHT + _GAP) + _HEIGHT * 0.65

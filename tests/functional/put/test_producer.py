@@ -281,7 +281,7 @@ class TestWhatIsLost:
             assert [type(error) for error in told_to] == [NoServerAvailable]
             producer.flush()
             producer.close()
-        assert [record.levelname for record in caplog.records if record.name == "beanpool.put.producer"] == ["WARNING"]
+        assert [record.levelname for record in caplog.records if record.name == "beanpool.producer"] == ["WARNING"]
         assert "3 are not stored" in caplog.text
 
     def test_the_end_of_a_block_says_it_unless_something_else_went_wrong_there(self, refused: str) -> None:

@@ -21,8 +21,6 @@ from benchmarks.result import Goal, Result, Table, speed_table
 from benchmarks.tables import goals_table, markdown
 from support.servers import require_beanstalkd
 
-pytestmark = pytest.mark.once
-
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "tests" / "benchmarks" / "run.py"
 WITHOUT_PEERS = f"""

@@ -25,8 +25,6 @@ from beanpool.cli.demo.local_servers import EmbeddedProcess, LoggedServer
 from beanpool.cli.demo.scoreboard import LiveTable, PlainLines, Row, Silent, View, choose_view
 from beanpool.cli.demo.stop_signals import StopSignals
 
-pytestmark = pytest.mark.once
-
 SUMMARY = re.compile(r"[\d,]+ put · [\d,]+ done · 0 lost · [\d,]+ delivered twice \(at-least-once\) · worst put \d+ ms")
 
 

@@ -26,7 +26,6 @@ def test_nothing_fails_but_what_has_a_reason(suite: str, mode: str) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
-@pytest.mark.once
 def test_the_page_names_every_difference() -> None:
     page = (ROOT / "docs/peers.md").read_text()
     for (suite, mode), known in DIFFERENCES.items():

@@ -18,7 +18,6 @@ from beanpool.protocol.commands import ALL_COMMANDS
 if TYPE_CHECKING:
     from conftest import StartCluster
 
-pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

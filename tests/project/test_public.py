@@ -9,8 +9,6 @@ import pytest
 from beanpool import PoolManager, Tube
 from beanpool.put.producer import Producer
 
-pytestmark = pytest.mark.once
-
 CLASSES = (PoolManager, Tube, Producer)
 
 

@@ -13,8 +13,6 @@ from support.servers import BeanstalkdServer
 if TYPE_CHECKING:
     from conftest import StartCluster
 
-pytestmark = pytest.mark.once
-
 
 class TestLedger:
     def test_a_clean_run(self, ledger: Ledger, cluster: StartCluster, rng: random.Random) -> None:

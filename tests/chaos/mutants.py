@@ -163,12 +163,12 @@ MUTANTS = (
             Edit(
                 "server/connection_pool.py",
                 "_TRUSTED_IDLE_SECONDS = 0.01\n",
-                "_TRUSTED_IDLE_SECONDS = 0.01\n_DIALING = threading.Lock()\n",
+                "_TRUSTED_IDLE_SECONDS = 0.01\n_CONNECTING = __import__('threading').Lock()\n",
             ),
             Edit(
                 "server/connection_pool.py",
                 "                connection.open(deadline)\n",
-                "                with _DIALING:\n                    connection.open(deadline)\n",
+                "                with _CONNECTING:\n                    connection.open(deadline)\n",
             ),
         ),
         (_SCENARIOS + "test_a_silent_server_delays_no_connection_to_another",),

@@ -143,7 +143,7 @@ def unforeseen() -> Iterator[Records]:
     with Records("beanpool.pool", logging.ERROR) as records:
         yield records
     if records:
-        pytest.fail("\n".join(["a thread of a pool met what nobody foresaw:", *records.texts()]), pytrace=False)
+        pytest.fail("\n".join(["a thread of a pool met an unexpected error:", *records.texts()]), pytrace=False)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ A cluster of beanstalkd servers from the shell (beanstalkd, the work queue; not 
 The servers come from --url, else from BEANPOOL_URL, BEANSTALKD_URL or BEANSTALK_URL, else localhost:11300 is used.
 """
 _EPILOG = """\
-Exit codes: 0 done; 1 the answer is no (take found no job, a job was refused); 2 wrong usage; 69 no server can be
+Exit codes: 0 done; 1 nothing found or done (take found no job, a job was refused); 2 wrong usage; 69 no server can be
 reached; 130 interrupted with Ctrl-C.
 """
 

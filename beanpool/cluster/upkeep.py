@@ -149,7 +149,7 @@ class Upkeep:
 
     @contextlib.contextmanager
     def _caring_for(self, what: Channel | Member | PartialRelease) -> Iterator[None]:
-        """Let an error that nobody foresaw cost no more than what the block is for, which is begun anew."""
+        """Let an unexpected error cost no more than what the block is for, which is begun anew."""
         if isinstance(what, Channel):
             doing = "closing a connection"
         elif isinstance(what, Member):

@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw, in a pool's own threads: they cost a check or a connection, and nobody else anything."""
+"""Unexpected errors in a pool's own threads: each costs a check or a connection, and nothing else."""
 
 from __future__ import annotations
 

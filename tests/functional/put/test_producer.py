@@ -22,7 +22,7 @@ from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool import JobId, NoServerAvailable, PoolClosed, PoolManager, PoolTimeout
+from beanpool import JobId, NoServerAvailable, PoolClosed, PoolManager, PoolTimeout, PutAmbiguous
 from beanpool.put.producer import Producer
 
 if TYPE_CHECKING:
@@ -309,8 +309,10 @@ class TestWhatIsLost:
             lost, unsure = map(int, re.findall(r"(\d+) (?:are|may)", str(told.value)))
             assert lost + unsure == 12
             assert lost
-            given_up = [future for future in futures if isinstance(future.exception(10), PoolTimeout)]
-            assert len(given_up) == lost
+            errors = [future.exception(10) for future in futures]
+            # Not all of these were given up: some may have met a server that is not worth asking.
+            assert len([error for error in errors if not isinstance(error, PutAmbiguous)]) == lost
+            assert PoolTimeout in map(type, errors)
             assert beanstalkd.control.counter("current-jobs-ready", "default") == 1 + unsure
 
     def test_a_slow_server_is_given_its_time(self, scripted_server: StartScripted) -> None:

@@ -89,6 +89,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
+def pytest_collection_finish() -> None:
+    # They are for this run and its workers, not for the runs of pytest that tests start.
+    os.environ.pop("PYTEST_ADDOPTS", None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Generator[None, None, None]:
     with skipped_without_beanstalkd():

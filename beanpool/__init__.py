@@ -6,10 +6,7 @@ Importing it opens nothing, starts no thread and configures no logging.
 from typing import TYPE_CHECKING
 
 from beanpool.config import Server
-from beanpool.connection.connection import Connection
-from beanpool.connection.job import Job
-from beanpool.connection.job_id import JobId
-from beanpool.connection.pipeline import Pipeline
+from beanpool.connection import Connection, Job, JobId, Pipeline
 from beanpool.errors import (
     BeanpoolError,
     BeanstalkcException,
@@ -32,10 +29,10 @@ from beanpool.errors import (
     UnexpectedResponse,
 )
 from beanpool.manager import PoolManager
-from beanpool.net.address import DEFAULT_HOST, DEFAULT_PORT
-from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
-from beanpool.put.item import Put
-from beanpool.telemetry.stats import ServerStatus
+from beanpool.net import DEFAULT_HOST, DEFAULT_PORT
+from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
+from beanpool.put import Put
+from beanpool.telemetry import ServerStatus
 from beanpool.tube import Tube
 
 __version__: str

@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from beanpool.net.address import (
+from beanpool.net import (
     DEFAULT_HOST,
     DEFAULT_PORT,
     NO_CREDENTIALS,
@@ -19,7 +19,7 @@ from beanpool.net.address import (
     parse_address,
     split_scheme,
 )
-from beanpool.protocol.arguments import DEFAULT_TUBE_NAME, check_tube
+from beanpool.protocol import DEFAULT_TUBE_NAME, check_tube
 from beanpool.validation import check_encoding, check_on_ambiguous, check_seconds
 
 ENVIRONMENT_VARIABLES = ("BEANPOOL_URL", "BEANSTALKD_URL", "BEANSTALK_URL")

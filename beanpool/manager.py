@@ -9,55 +9,70 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from beanpool.cluster.cluster import CLOSE_GRACE, Cluster
-from beanpool.cluster.fan_out import Answers, Question, ask_all, gather, merge_stats
-from beanpool.cluster.questions import ROUND_TRIP, STATISTICS, about_tubes, for_a_job, kick_in_turn
+from beanpool.cluster import (
+    CLOSE_GRACE,
+    ROUND_TRIP,
+    STATISTICS,
+    Answers,
+    Cluster,
+    Question,
+    about_tubes,
+    ask_all,
+    for_a_job,
+    gather,
+    kick_in_turn,
+    merge_stats,
+)
 from beanpool.config import DEFAULTS, AnyServer, Settings, from_environment, parse_servers
-from beanpool.connection.job import Job
-from beanpool.connection.job_id import JobId
+from beanpool.connection import Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable
 from beanpool.events import Event
-from beanpool.jobs.by_id import JobsById
-from beanpool.jobs.delete import DeleteMany
-from beanpool.policy.retry import RetryBudget, RetryPolicy
-from beanpool.protocol.arguments import (
+from beanpool.jobs import DeleteMany, JobsById
+from beanpool.policy import RetryBudget, RetryPolicy
+from beanpool.protocol import (
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
-    MAX_UINT32,
-    Body,
-    check_id,
-    check_int,
-    check_tube,
-    encode_body,
-)
-from beanpool.protocol.commands import (
     DELETE,
     KICK_JOB,
     LIST_TUBES,
+    MAX_UINT32,
     PAUSE_TUBE,
     PEEK_BURIED,
     PEEK_DELAYED,
     PEEK_READY,
     STATS_TUBE,
+    Body,
     Command,
+    check_id,
+    check_int,
+    check_tube,
     encode_bare,
+    encode_body,
     encode_bury,
     encode_pause_tube,
     encode_put,
     encode_release,
     encode_tube,
 )
-from beanpool.put.batch import Outcome, PutMany, Settle
-from beanpool.put.failover import PutRequest, Putter, put_once
-from beanpool.put.item import EncodedPut, Put, Usual, check_key, encode, encoded
-from beanpool.put.lane import Place
-from beanpool.put.many import put_all
-from beanpool.reserve.batch import MOST_JOBS
-from beanpool.reserve.sweep import Reserver
-from beanpool.runtime.locks import Lock
-from beanpool.runtime.own_limits import no_descriptor
-from beanpool.runtime.patching import check_unpatched
-from beanpool.telemetry.stats import ServerStatus, total
+from beanpool.put import (
+    EncodedPut,
+    Outcome,
+    Place,
+    Put,
+    PutMany,
+    PutRequest,
+    Putter,
+    Settle,
+    Usual,
+    check_key,
+    encode,
+    encoded,
+    put_all,
+    put_once,
+)
+from beanpool.reserve import MOST_JOBS, Reserver
+from beanpool.runtime import Lock, check_unpatched, no_descriptor
+from beanpool.telemetry import ServerStatus, total
 from beanpool.tube import Tube
 from beanpool.validation import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from beanpool.connection.job import Job
-from beanpool.connection.job_id import JobId
+from beanpool.connection import Job, JobId
 from beanpool.errors import NotPicklable
-from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
-from beanpool.put.batch import Outcome
-from beanpool.put.item import Put
+from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
+from beanpool.put import Outcome, Put
 
 
 class TubePool(Protocol):

@@ -10,7 +10,7 @@ from beanpool.cli.exits import Exit, usage_errors
 from beanpool.cli.pool import open_pool, say_missing, split_answers
 from beanpool.cli.tables import count, format_table
 from beanpool.cli.terminal import complain, say, to_json
-from beanpool.cluster.fan_out import merge_stats
+from beanpool.cluster import merge_stats
 
 Stats = dict[str, Any]
 

@@ -1,1 +1,27 @@
 """All servers: who they are, who watches them, who is asked."""
+
+from beanpool.cluster.availability import Availability
+from beanpool.cluster.background import BackgroundExecutor
+from beanpool.cluster.cluster import CLOSE_GRACE, Cluster
+from beanpool.cluster.fan_out import Answers, Question, ask_all, ask_one, gather, merge_stats
+from beanpool.cluster.questions import ROUND_TRIP, STATISTICS, about_tubes, for_a_job, kick_in_turn
+from beanpool.cluster.topology import Topology
+
+__all__ = [
+    "CLOSE_GRACE",
+    "ROUND_TRIP",
+    "STATISTICS",
+    "Answers",
+    "Availability",
+    "BackgroundExecutor",
+    "Cluster",
+    "Question",
+    "Topology",
+    "about_tubes",
+    "ask_all",
+    "ask_one",
+    "for_a_job",
+    "gather",
+    "kick_in_turn",
+    "merge_stats",
+]

@@ -15,8 +15,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from beanpool.runtime.locks import Lock, is_mine
-from beanpool.telemetry.log import ErrorLog
+from beanpool.runtime import Lock, is_mine
+from beanpool.telemetry import ErrorLog
 
 Task = Callable[[], None]
 

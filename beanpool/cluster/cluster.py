@@ -20,11 +20,10 @@ from beanpool.cluster.questions import WHO_IS_IT
 from beanpool.cluster.topology import Topology, duplicates
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
 from beanpool.errors import CommandTimeout, PoolClosed, no_server
-from beanpool.policy.health import Health, ServerState
-from beanpool.runtime.locks import Lock, ReentrantEvent, refuse_within
-from beanpool.server.member import Member
-from beanpool.server.reservations import InHand
-from beanpool.telemetry.reporter import Reporter
+from beanpool.policy import Health, ServerState
+from beanpool.runtime import Lock, ReentrantEvent, refuse_within
+from beanpool.server import InHand, Member
+from beanpool.telemetry import Reporter
 
 # How long commands that are on their way may take when the pool closes (seconds).
 CLOSE_GRACE = 0.25

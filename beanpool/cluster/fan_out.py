@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, NotFound, no_server
-from beanpool.net.exchange import drive
-from beanpool.protocol.commands import Command
-from beanpool.protocol.replies import Reply
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
+from beanpool.net import drive
+from beanpool.protocol import Command, Reply
+from beanpool.server import Member, PooledConnection
 
 Answer = TypeVar("Answer")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import weakref
 
-from beanpool.server.member import Member
+from beanpool.server import Member
 
 _EVERY = 30.0
 # How many follow soon when another process has answered: after a restart it is the same one each time.

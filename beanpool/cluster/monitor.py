@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from beanpool.cluster.upkeep import TICK, Upkeep
-from beanpool.net.channel import Channel
-from beanpool.runtime.locks import Lock, is_mine
-from beanpool.server.member import Member
-from beanpool.telemetry.log import ErrorLog
+from beanpool.net import Channel
+from beanpool.runtime import Lock, is_mine
+from beanpool.server import Member
+from beanpool.telemetry import ErrorLog
 
 # How soon to try again to start the thread, and to do its work in a caller's (seconds).
 _START_AGAIN_AFTER = 1.0

@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from beanpool.cluster.fan_out import Answers, Question, ask_one
-from beanpool.connection import results
-from beanpool.connection.job import Job
-from beanpool.connection.job_making import found_job
+from beanpool.connection import Job, found_job, results
 from beanpool.errors import BeanpoolError
-from beanpool.protocol.commands import KICK, LIST_TUBE_USED, STATS, Command, encode_bare, encode_kick
-from beanpool.protocol.replies import Reply
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
+from beanpool.protocol import KICK, LIST_TUBE_USED, STATS, Command, Reply, encode_bare, encode_kick
+from beanpool.server import Member, PooledConnection
 
 
 def _round_trip(connection: PooledConnection, reply: Reply, seconds: float) -> float:

@@ -8,9 +8,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 
 from beanpool.config import AnyServer, label
-from beanpool.policy.rendezvous import Rendezvous
-from beanpool.policy.round_robin import weighted_round_robin
-from beanpool.server.member import Member
+from beanpool.policy import Rendezvous, weighted_round_robin
+from beanpool.server import Member
 
 
 class Topology:

@@ -17,13 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from beanpool.cluster.fresh_checks import FreshChecks
 from beanpool.errors import BeanpoolError, PoolClosed
-from beanpool.net.channel import Channel
-from beanpool.policy.schedule import Schedule
-from beanpool.server.lease import Lease
-from beanpool.server.member import Member
-from beanpool.server.partial_release import PartialRelease
-from beanpool.server.pooled_connection import PooledConnection
-from beanpool.telemetry.log import ErrorLog
+from beanpool.net import Channel
+from beanpool.policy import Schedule
+from beanpool.server import Lease, Member, PartialRelease, PooledConnection
+from beanpool.telemetry import ErrorLog
 
 TICK = 0.5
 # Until when a server may take to close its side of a connection that was half-closed (seconds).

@@ -1,1 +1,51 @@
 """One server, one thread: the API of beanstalkc."""
+
+from beanpool.connection import results
+from beanpool.connection.connection import Connection
+from beanpool.connection.handshake import IDENTIFY, identity, tube_changes, unanswered
+from beanpool.connection.job import Job, JobState
+from beanpool.connection.job_batch import (
+    broke,
+    end,
+    gone,
+    is_broken,
+    lease_of,
+    ran_out,
+    recovered,
+    recovery_of,
+    state_of,
+    supersede,
+)
+from beanpool.connection.job_id import JobId, new_job_id
+from beanpool.connection.job_making import found_job, reserved_job
+from beanpool.connection.pipeline import Pipeline
+from beanpool.connection.results import YamlParsing
+from beanpool.connection.turns import turn
+
+__all__ = [
+    "IDENTIFY",
+    "Connection",
+    "Job",
+    "JobId",
+    "JobState",
+    "Pipeline",
+    "YamlParsing",
+    "broke",
+    "end",
+    "found_job",
+    "gone",
+    "identity",
+    "is_broken",
+    "new_job_id",
+    "lease_of",
+    "ran_out",
+    "recovered",
+    "recovery_of",
+    "reserved_job",
+    "results",
+    "state_of",
+    "supersede",
+    "tube_changes",
+    "turn",
+    "unanswered",
+]

@@ -11,16 +11,10 @@ from beanpool.connection.fractional_reserve import RESERVE_SLICE, reserve_to_the
 from beanpool.connection.job import Job
 from beanpool.connection.session import Session
 from beanpool.connection.turns import in_use
-from beanpool.protocol.arguments import (
+from beanpool.protocol import (
+    BURY,
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
-    MAX_RESERVE_TIMEOUT,
-    Body,
-    check_reserve_timeout,
-    encode_body,
-)
-from beanpool.protocol.commands import (
-    BURY,
     DELETE,
     IGNORE,
     KICK,
@@ -28,6 +22,7 @@ from beanpool.protocol.commands import (
     LIST_TUBE_USED,
     LIST_TUBES,
     LIST_TUBES_WATCHED,
+    MAX_RESERVE_TIMEOUT,
     PAUSE_TUBE,
     PEEK,
     PEEK_BURIED,
@@ -43,8 +38,11 @@ from beanpool.protocol.commands import (
     TOUCH,
     USE,
     WATCH,
+    Body,
     Command,
+    check_reserve_timeout,
     encode_bare,
+    encode_body,
     encode_bury,
     encode_job,
     encode_kick,
@@ -55,7 +53,7 @@ from beanpool.protocol.commands import (
     encode_reserve_with_timeout,
     encode_tube,
 )
-from beanpool.runtime.own_limits import no_descriptor
+from beanpool.runtime import no_descriptor
 
 if TYPE_CHECKING:  # Loaded by the first pipeline.
     from beanpool.connection.pipeline import Pipeline

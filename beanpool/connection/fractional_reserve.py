@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 
 from beanpool.connection.session import Session
-from beanpool.net.channel import Channel
-from beanpool.net.readiness import wait_for
-from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT, encode_reserve_with_timeout
-from beanpool.protocol.replies import Reply
+from beanpool.net import Channel, wait_for
+from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply, encode_reserve_with_timeout
 
 RESERVE_SLICE = 30
 """The longest single wait in a reserve (seconds): a client that vanished is no ghost waiter for longer."""

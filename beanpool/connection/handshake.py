@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from beanpool.connection.results import ReplyChannel
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
-from beanpool.protocol.commands import IGNORE, STATS, WATCH, Command, encode_bare
-from beanpool.protocol.identity import Identity, parse_identity
-from beanpool.protocol.replies import Reply
+from beanpool.protocol import IGNORE, STATS, WATCH, Command, Identity, Reply, encode_bare, parse_identity
 
 IDENTIFY = encode_bare(STATS)
 """Asks a server who it is. A connect alone proves nothing: a stopped server accepts it too."""

@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from beanpool.connection import results
-from beanpool.connection.job_id import job_id
+from beanpool.connection.job_id import new_job_id
 from beanpool.connection.job_protocols import JobConnection, JobLease, JobRecovery
 from beanpool.connection.turns import queue_up, turn
 from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotPicklable, UnexpectedResponse, job_lost
-from beanpool.net.channel import OF_THE_PARENT, Channel, ChannelState
-from beanpool.protocol.commands import (
+from beanpool.net import OF_THE_PARENT, Channel, ChannelState
+from beanpool.protocol import (
     BURY,
     DELETE,
     KICK_JOB,
@@ -24,11 +24,11 @@ from beanpool.protocol.commands import (
     STATS_JOB,
     TOUCH,
     Command,
+    Reply,
     encode_bury,
     encode_job,
     encode_release,
 )
-from beanpool.protocol.replies import Reply
 
 Answer = TypeVar("Answer")
 Read = Callable[[Channel, Reply], Answer]
@@ -109,7 +109,7 @@ class Job(NotPicklable):
         """The job's id: of a pool's job a :class:`JobId`, which says where it is worth something, else an ``int``."""
         # Made when it is asked for: most jobs are finished without.
         origin = self._connection._origin
-        return self.number if origin is None else job_id(self.number, origin)
+        return self.number if origin is None else new_job_id(self.number, origin)
 
     @property
     def jid(self) -> int:

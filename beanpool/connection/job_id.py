@@ -78,7 +78,7 @@ class JobId(int):
         return (_rebuild, (int(self), self.server, self.instance, self.maybe_duplicate, self.buried))
 
 
-def job_id(value: int, origin: tuple[str, str]) -> JobId:
+def new_job_id(value: int, origin: tuple[str, str]) -> JobId:
     """Name the job `value` of `origin`: a server and its process. For many at once, which share it."""
     named = _new_int(JobId, value)
     named._origin = origin

@@ -5,9 +5,8 @@ from __future__ import annotations
 from beanpool.connection import results
 from beanpool.connection.job import Job, JobState
 from beanpool.connection.job_protocols import JobConnection, JobLease, JobRecovery
-from beanpool.net.channel import Channel
-from beanpool.protocol.commands import Command
-from beanpool.protocol.replies import Reply
+from beanpool.net import Channel
+from beanpool.protocol import Command, Reply
 
 _RESERVED = JobState.RESERVED
 _new_object = object.__new__

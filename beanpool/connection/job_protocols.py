@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from beanpool.connection.results import YamlParsing
 from beanpool.connection.turns import Guarded
-from beanpool.net.channel import Channel
+from beanpool.net import Channel
 
 AnyJob = TypeVar("AnyJob", contravariant=True)
 """Always :class:`~beanpool.Job`, which knows these."""

@@ -10,10 +10,11 @@ from typing import Any
 from beanpool.connection import results
 from beanpool.connection.session import Session
 from beanpool.errors import ConnectionFailed, Phase, UnexpectedResponse
-from beanpool.net.channel import Channel
-from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body, encode_body
-from beanpool.protocol.commands import (
+from beanpool.net import Channel
+from beanpool.protocol import (
     BURY,
+    DEFAULT_PRIORITY,
+    DEFAULT_TTR,
     DELETE,
     IGNORE,
     KICK,
@@ -31,8 +32,11 @@ from beanpool.protocol.commands import (
     TOUCH,
     USE,
     WATCH,
+    Body,
     Command,
+    Reply,
     encode_bare,
+    encode_body,
     encode_bury,
     encode_job,
     encode_kick,
@@ -42,7 +46,6 @@ from beanpool.protocol.commands import (
     encode_reserve_with_timeout,
     encode_tube,
 )
-from beanpool.protocol.replies import Reply
 
 Read = Callable[[Channel, Reply], Any]
 

@@ -10,10 +10,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from beanpool.errors import CommandFailed, UnexpectedResponse
-from beanpool.protocol.arguments import MAX_UINT32
-from beanpool.protocol.commands import KICK, LIST_TUBE_USED, PUT, STATS_JOB, USE, WATCH, Command
-from beanpool.protocol.documents import decode, parse_list, parse_mapping
-from beanpool.protocol.replies import Reply
+from beanpool.protocol import (
+    KICK,
+    LIST_TUBE_USED,
+    MAX_UINT32,
+    PUT,
+    STATS_JOB,
+    USE,
+    WATCH,
+    Command,
+    Reply,
+    decode,
+    parse_list,
+    parse_mapping,
+)
 
 YamlParsing = bool | Callable[..., Any]
 

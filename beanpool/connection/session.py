@@ -16,13 +16,18 @@ from beanpool.connection.job_making import found_job, reserved_job
 from beanpool.connection.results import YamlParsing
 from beanpool.connection.turns import in_use
 from beanpool.errors import BeanpoolError, ConnectionFailed, NotPicklable, Phase
-from beanpool.net.address import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
-from beanpool.net.channel import Channel
-from beanpool.net.connector import connect
-from beanpool.protocol.arguments import DEFAULT_TUBE_NAME
-from beanpool.protocol.commands import PEEK, RESERVE_JOB, RESERVE_WITH_TIMEOUT, USE, Command, encode_tube
-from beanpool.protocol.replies import Reply
-from beanpool.runtime.patching import check_unpatched
+from beanpool.net import DEFAULT_HOST, DEFAULT_PORT, Address, Channel, connect, parse_address
+from beanpool.protocol import (
+    DEFAULT_TUBE_NAME,
+    PEEK,
+    RESERVE_JOB,
+    RESERVE_WITH_TIMEOUT,
+    USE,
+    Command,
+    Reply,
+    encode_tube,
+)
+from beanpool.runtime import check_unpatched
 from beanpool.validation import check_encoding, check_seconds
 
 DEFAULT_CONNECT_TIMEOUT = 2.0

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from beanpool.errors import BeanpoolError, CommandTimeout, Phase
-from beanpool.runtime.locks import within
+from beanpool.runtime import within
 
 # A command that began before, and whose time ends with that of who waits for it, says how it ended (seconds).
 _GRACE = 0.1

@@ -6,20 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from beanpool.cluster.cluster import Cluster
-from beanpool.cluster.fan_out import ask_one
+from beanpool.cluster import Cluster, ask_one
 from beanpool.config import AnyServer
-from beanpool.connection import results
-from beanpool.connection.job import Job
-from beanpool.connection.job_id import JobId
-from beanpool.connection.job_making import found_job
+from beanpool.connection import Job, JobId, found_job, results
 from beanpool.errors import NotFound, job_lost
-from beanpool.protocol.arguments import check_id
-from beanpool.protocol.commands import PEEK, STATS_JOB, Command, encode_job
-from beanpool.protocol.replies import Reply
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
-from beanpool.server.recovery import why_another
+from beanpool.protocol import PEEK, STATS_JOB, Command, Reply, check_id, encode_job
+from beanpool.server import Member, PooledConnection, why_another
 
 Answer = TypeVar("Answer")
 

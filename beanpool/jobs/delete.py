@@ -11,8 +11,9 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from beanpool.connection.job import Job, JobState
-from beanpool.connection.job_batch import (
+from beanpool.connection import (
+    Job,
+    JobState,
     broke,
     end,
     gone,
@@ -22,8 +23,8 @@ from beanpool.connection.job_batch import (
     recovered,
     recovery_of,
     state_of,
+    turn,
 )
-from beanpool.connection.turns import turn
 from beanpool.errors import (
     BeanpoolError,
     CommandTimeout,
@@ -33,14 +34,9 @@ from beanpool.errors import (
     UnexpectedResponse,
     job_lost,
 )
-from beanpool.net.exchange import Exchange, Failure, drive
-from beanpool.protocol.arguments import check_id
-from beanpool.protocol.commands import DELETE
-from beanpool.protocol.replies import Reply
-from beanpool.server.lease import Lease
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
-from beanpool.server.recovery import Recovery, why_another
+from beanpool.net import Exchange, Failure, drive
+from beanpool.protocol import DELETE, Reply, check_id
+from beanpool.server import Lease, Member, PooledConnection, Recovery, why_another
 
 Locate = Callable[[int], tuple[Member, str | None]]
 """Tells of a job's id on which member it is, and the server process that gave the id, if that is known."""

@@ -1,1 +1,38 @@
 """One socket, or waiting for many."""
+
+from beanpool.net.address import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    NO_CREDENTIALS,
+    SCHEMES,
+    Address,
+    parse_address,
+    split_scheme,
+)
+from beanpool.net.channel import OF_THE_PARENT, Channel, ChannelState
+from beanpool.net.connector import Connector, connect
+from beanpool.net.exchange import Exchange, Failure, drive, give_up_late
+from beanpool.net.poller import WakeUpPipe, new_poller
+from beanpool.net.readiness import wait_for
+
+__all__ = [
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "NO_CREDENTIALS",
+    "OF_THE_PARENT",
+    "SCHEMES",
+    "Address",
+    "Channel",
+    "ChannelState",
+    "Connector",
+    "Exchange",
+    "Failure",
+    "WakeUpPipe",
+    "connect",
+    "drive",
+    "give_up_late",
+    "new_poller",
+    "parse_address",
+    "split_scheme",
+    "wait_for",
+]

@@ -17,8 +17,7 @@ from typing import TypeVar
 from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, describe, refusal
 from beanpool.net.readiness import wait_for
 from beanpool.net.stream import LARGE_READ_SIZE, OF_THE_PARENT, READ_SIZE, ChannelState, Stream, is_timeout
-from beanpool.protocol.commands import DELETE, PUT, RESERVE_WITH_TIMEOUT, Command
-from beanpool.protocol.replies import ID, Reply
+from beanpool.protocol import DELETE, ID, PUT, RESERVE_WITH_TIMEOUT, Command, Reply
 
 __all__ = ["OF_THE_PARENT", "Channel", "ChannelState"]
 

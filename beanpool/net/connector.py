@@ -19,7 +19,7 @@ from beanpool.net.address import Address
 from beanpool.net.readiness import wait_for
 from beanpool.net.resolver import Lookup, Target, lookup_timeout
 from beanpool.net.sockets import Socket, new_socket, tune
-from beanpool.runtime.own_limits import OwnLimit, is_own_limit
+from beanpool.runtime import OwnLimit, is_own_limit
 
 # EAGAIN is not among them: the queue of a Unix socket is full then, and nothing reports when it has room again.
 _UNDER_WAY = {errno.EINPROGRESS, errno.EINTR} | ({errno.EWOULDBLOCK} if sys.platform == "win32" else set())

@@ -11,8 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, Phase, UnexpectedResponse
 from beanpool.net.channel import Channel
 from beanpool.net.readiness import Waiter, wait_for_any
-from beanpool.protocol.commands import Command
-from beanpool.protocol.replies import Reply
+from beanpool.protocol import Command, Reply
 
 Token = TypeVar("Token")
 Item = TypeVar("Item")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from beanpool.runtime.locks import Lock
+from beanpool.runtime import Lock
 
 
 class Poller(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase, describe
 from beanpool.net.address import Address
-from beanpool.runtime.own_limits import OwnLimit, out_of_descriptors
+from beanpool.runtime import OwnLimit, out_of_descriptors
 
 Target = tuple[int, Any]
 """The family of an address and what ``connect`` takes for it."""

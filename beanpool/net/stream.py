@@ -16,8 +16,7 @@ import weakref
 
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, Phase, describe
 from beanpool.net.readiness import LONGEST_WAIT, wait_for
-from beanpool.protocol.commands import Command
-from beanpool.protocol.parser import Parser
+from beanpool.protocol import Command, Parser
 
 READ_SIZE = 4096
 LARGE_READ_SIZE = 256 * 1024

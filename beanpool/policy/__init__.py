@@ -1,1 +1,47 @@
 """Which server, in what state, how often again: pure decisions, without I/O, clocks or locks."""
+
+from beanpool.policy.health import (
+    Failure,
+    Health,
+    ServerState,
+    answered,
+    failed,
+    patience,
+    refused_to_store,
+    rested,
+    worked,
+)
+from beanpool.policy.pace import Pace
+from beanpool.policy.put_outcome import Attempts, is_duplicate, is_over, may_be_stored, outcome
+from beanpool.policy.quota import Lot, Quota
+from beanpool.policy.rendezvous import Rendezvous
+from beanpool.policy.retry import RetryBudget, RetryPolicy
+from beanpool.policy.round_robin import weighted_round_robin
+from beanpool.policy.schedule import Schedule
+from beanpool.policy.stall_budget import StallBudget
+
+__all__ = [
+    "Attempts",
+    "Failure",
+    "Health",
+    "Lot",
+    "Pace",
+    "Quota",
+    "Rendezvous",
+    "RetryBudget",
+    "RetryPolicy",
+    "Schedule",
+    "ServerState",
+    "StallBudget",
+    "answered",
+    "failed",
+    "is_duplicate",
+    "is_over",
+    "may_be_stored",
+    "outcome",
+    "patience",
+    "refused_to_store",
+    "rested",
+    "weighted_round_robin",
+    "worked",
+]

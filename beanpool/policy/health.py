@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from beanpool.protocol.identity import Identity
+from beanpool.protocol import Identity
 
 FIRST_BACKOFF = 0.25
 _SHORTEST_BACKOFF = 0.05

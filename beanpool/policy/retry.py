@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from beanpool.runtime.loading import load
-from beanpool.runtime.locks import Lock
+from beanpool.runtime import Lock, load
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from beanpool.errors import UnexpectedResponse
-from beanpool.runtime.loading import load
+from beanpool.runtime import load
 
 Scalar = str | int | float | bool
 

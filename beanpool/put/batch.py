@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Generic
 
-from beanpool.cluster.topology import Topology
-from beanpool.connection.job_id import JobId, job_id
+from beanpool.cluster import Topology
+from beanpool.connection import JobId, new_job_id
 from beanpool.errors import BeanpoolError, ConnectionFailed, PoolTimeout
-from beanpool.net.exchange import drive, give_up_late
-from beanpool.policy.put_outcome import is_duplicate
-from beanpool.policy.stall_budget import StallBudget
-from beanpool.protocol.commands import PUT
-from beanpool.protocol.replies import Reply
+from beanpool.net import drive, give_up_late
+from beanpool.policy import StallBudget, is_duplicate
+from beanpool.protocol import PUT, Reply
 from beanpool.put.failover import (
     AnotherRound,
     NotStored,
@@ -30,7 +28,7 @@ from beanpool.put.failover import (
 )
 from beanpool.put.item import EncodedPut
 from beanpool.put.lane import Item, Lane, Place, Retry
-from beanpool.server.member import Member
+from beanpool.server import Member
 
 Outcome = JobId | Exception
 """What became of one item: the stored job's id, or the error of this item alone."""
@@ -322,7 +320,7 @@ class PutMany(Generic[Place]):
 
     def _receive(self, lane: Lane[Place]) -> None:
         origin = lane.connection.origin
-        name, answered = job_id, lane.answered
+        name, answered = new_job_id, lane.answered
         try:
             for run, reply in lane.receive(lane.connection.channel.collect_inserted()):
                 lane.in_flight -= sum([len(request) for _, request in run])

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from beanpool.cluster.availability import Availability
-from beanpool.cluster.topology import Topology
-from beanpool.connection.job_id import JobId, job_id
+from beanpool.cluster import Availability, Topology
+from beanpool.connection import JobId, new_job_id
 from beanpool.errors import (
     BeanpoolError,
     CommandFailed,
@@ -22,12 +21,10 @@ from beanpool.errors import (
     Phase,
     UnexpectedResponse,
 )
-from beanpool.policy.put_outcome import Attempts, is_duplicate, is_over, may_be_stored, outcome
-from beanpool.policy.retry import RetryBudget, RetryPolicy
-from beanpool.protocol.commands import PUT
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
-from beanpool.telemetry.reporter import Reporter
+from beanpool.policy import Attempts, RetryBudget, RetryPolicy, is_duplicate, is_over, may_be_stored, outcome
+from beanpool.protocol import PUT
+from beanpool.server import Member, PooledConnection
+from beanpool.telemetry import Reporter
 
 # Without a look into the class for every put.
 
@@ -126,9 +123,9 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
             raise too_big()
         reply = connection.channel.exchange(PUT, request, deadline)
         if reply.status == "INSERTED":
-            jid = job_id(reply.number, connection.origin)
+            jid = new_job_id(reply.number, connection.origin)
         elif reply.status == "BURIED":
-            jid = job_id(reply.number, connection.origin)
+            jid = new_job_id(reply.number, connection.origin)
             jid.buried = True
         else:
             raise connection.refuse(PUT, reply)

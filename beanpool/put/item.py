@@ -7,8 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from beanpool.protocol.arguments import Body, check_tube, encode_body
-from beanpool.protocol.commands import encode_put
+from beanpool.protocol import Body, check_tube, encode_body, encode_put
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Generic, NamedTuple, TypeVar
 
 from beanpool.errors import BeanpoolError
-from beanpool.net.exchange import Exchange
-from beanpool.protocol.commands import PUT
+from beanpool.net import Exchange
+from beanpool.protocol import PUT
 from beanpool.put.failover import Tried
 from beanpool.put.item import EncodedPut
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server import Member, PooledConnection
 
 Place = TypeVar("Place")
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from beanpool.connection.job_id import JobId
+from beanpool.connection import JobId
 from beanpool.errors import PutAmbiguous
 from beanpool.put.batch import Outcome, PutMany, Settle
 from beanpool.put.item import EncodedPut

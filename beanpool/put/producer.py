@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 
-from beanpool.connection.job_id import JobId
+from beanpool.connection import JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed
-from beanpool.protocol.arguments import DEFAULT_PRIORITY, DEFAULT_TTR, Body
+from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, Body
 from beanpool.put.future import Promise
 from beanpool.put.item import EncodedPut
 from beanpool.put.sender import Sender

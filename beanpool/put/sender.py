@@ -17,13 +17,13 @@ import time
 import weakref
 from collections.abc import Callable
 
-from beanpool.connection.job_id import JobId
+from beanpool.connection import JobId
 from beanpool.errors import BeanpoolError, NoServerAvailable, PoolClosed, PoolTimeout, PutAmbiguous
 from beanpool.put.batch import Outcome, PutMany, Settle
 from beanpool.put.future import Promise
 from beanpool.put.item import EncodedPut
-from beanpool.runtime.locks import Lock
-from beanpool.telemetry.log import log_safely, logger
+from beanpool.runtime import Lock
+from beanpool.telemetry import log_safely, logger
 
 # How many batches may wait: enough to keep the servers busy, and no more memory than that.
 _BATCHES_AHEAD = 8

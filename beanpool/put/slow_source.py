@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from beanpool.runtime.locks import ReentrantEvent
+from beanpool.runtime import ReentrantEvent
 
 Item = TypeVar("Item")
 

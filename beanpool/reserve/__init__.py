@@ -1,1 +1,9 @@
 """A reserve: a sweep, then one wait on all servers."""
+
+from beanpool.reserve.batch import MOST_JOBS
+from beanpool.reserve.sweep import Reserver
+
+__all__ = [
+    "MOST_JOBS",
+    "Reserver",
+]

@@ -12,17 +12,13 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 
-from beanpool.connection.job import Job
-from beanpool.connection.job_making import reserved_job
+from beanpool.connection import Job, reserved_job
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, PoolClosed
-from beanpool.net.exchange import drive
-from beanpool.policy.pace import Pace
-from beanpool.policy.quota import Lot, Quota
-from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT, encode_reserve_with_timeout
-from beanpool.protocol.replies import Reply
+from beanpool.net import drive
+from beanpool.policy import Lot, Pace, Quota
+from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply, encode_reserve_with_timeout
 from beanpool.reserve.waiters import Begun, Catch
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server import Member, PooledConnection
 
 MOST_JOBS = 100_000
 """The most jobs that one call may ask for: all of them are reserved, and held in memory, at the same time."""

@@ -10,20 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from beanpool.cluster.background import BackgroundExecutor
-from beanpool.cluster.topology import Topology
-from beanpool.connection.job import Job
-from beanpool.connection.job_making import reserved_job
+from beanpool.cluster import BackgroundExecutor, Topology
+from beanpool.connection import Job, reserved_job
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, job_lost, no_server
-from beanpool.protocol.commands import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
+from beanpool.protocol import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.reserve.batch import Take
 from beanpool.reserve.wait import Janitor, Retired, SharedWait
 from beanpool.reserve.waiters import Begun, Catch
-from beanpool.runtime.locks import Lock
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
-from beanpool.server.recovery import why_another
-from beanpool.server.ticket import Ticket
+from beanpool.runtime import Lock
+from beanpool.server import Member, PooledConnection, Ticket, why_another
 
 # How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
 _PATIENCE = 0.25

@@ -22,12 +22,12 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from beanpool.cluster.background import BackgroundExecutor
+from beanpool.cluster import BackgroundExecutor
 from beanpool.errors import BeanpoolError, PoolClosed, no_server
-from beanpool.net.channel import Channel
+from beanpool.net import Channel
 from beanpool.reserve.waiters import LAST_MOMENT, Begun, Catch, Watch
-from beanpool.runtime.locks import Lock, refuse_within, within
-from beanpool.server.member import Member
+from beanpool.runtime import Lock, refuse_within, within
+from beanpool.server import Member
 
 # How long a sleeping thread takes it that the leader lives: who would lead next, and the others (seconds).
 _PATIENCE_OF_THE_NEXT = 1.0

@@ -11,13 +11,9 @@ import weakref
 from collections.abc import Callable, Iterable, Set
 
 from beanpool.errors import BeanpoolError, CommandFailed
-from beanpool.net.channel import Channel, ChannelState
-from beanpool.net.poller import WakeUpPipe, new_poller
-from beanpool.protocol.commands import RESERVE_WITH_TIMEOUT
-from beanpool.protocol.replies import Reply
-from beanpool.server.member import Member
-from beanpool.server.pooled_connection import PooledConnection
-from beanpool.server.ticket import Ticket
+from beanpool.net import Channel, ChannelState, WakeUpPipe, new_poller
+from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply
+from beanpool.server import Member, PooledConnection, Ticket
 
 # A server's TIMED_OUT may come this much after our own deadline, and spares a cancelled connection (seconds).
 LAST_MOMENT = 0.05

@@ -1,1 +1,20 @@
 """One server of a cluster: its connections, its reserved jobs, its health."""
+
+from beanpool.server.lease import Lease
+from beanpool.server.member import Member
+from beanpool.server.partial_release import PartialRelease
+from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server.recovery import Recovery, why_another
+from beanpool.server.reservations import InHand
+from beanpool.server.ticket import Ticket
+
+__all__ = [
+    "InHand",
+    "Lease",
+    "Member",
+    "PartialRelease",
+    "PooledConnection",
+    "Recovery",
+    "Ticket",
+    "why_another",
+]

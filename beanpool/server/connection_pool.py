@@ -17,16 +17,15 @@ from beanpool.errors import (
     PoolTimeout,
     UnexpectedResponse,
 )
-from beanpool.net.address import Address
-from beanpool.net.channel import Channel, ChannelState
-from beanpool.protocol.identity import Identity
-from beanpool.runtime.locks import Lock, refuse_within
+from beanpool.net import Address, Channel, ChannelState
+from beanpool.protocol import Identity
+from beanpool.runtime import Lock, refuse_within
 from beanpool.server.places import Places, Stage
 from beanpool.server.pool_closing import PoolClosing
 from beanpool.server.pool_queue import PoolQueue
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.ticket import Ticket
-from beanpool.telemetry.stats import SERVER_COUNTS, Counters
+from beanpool.telemetry import SERVER_COUNTS, Counters
 
 _TRUSTED_IDLE_SECONDS = 0.01
 _REMEMBERED_FOR = 5.0

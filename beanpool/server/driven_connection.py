@@ -9,23 +9,19 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 
-from beanpool.connection import results
-from beanpool.connection.handshake import IDENTIFY, tube_changes
+from beanpool.connection import IDENTIFY, results, tube_changes
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
-from beanpool.net.address import Address
-from beanpool.net.channel import Channel
-from beanpool.net.connector import Connector
-from beanpool.net.readiness import wait_for
-from beanpool.protocol.arguments import DEFAULT_TUBE_NAME
-from beanpool.protocol.commands import (
+from beanpool.net import Address, Channel, Connector, wait_for
+from beanpool.protocol import (
+    DEFAULT_TUBE_NAME,
     RESERVE_WITH_TIMEOUT,
     STATS,
     USE,
     Command,
+    Reply,
     encode_reserve_with_timeout,
     encode_tube,
 )
-from beanpool.protocol.replies import Reply
 
 _SWEEP_REQUEST = encode_reserve_with_timeout(0)
 _SWEEP = (RESERVE_WITH_TIMEOUT,)

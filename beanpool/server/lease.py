@@ -6,9 +6,8 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
-from beanpool.connection.job import Job
-from beanpool.connection.job_batch import supersede
-from beanpool.runtime.locks import Lock
+from beanpool.connection import Job, supersede
+from beanpool.runtime import Lock
 
 
 class JobRef(weakref.ref[Job]):

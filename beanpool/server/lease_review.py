@@ -11,9 +11,7 @@ import functools
 import weakref
 from collections.abc import Callable, Sequence
 
-from beanpool.protocol.commands import STATS_JOB, encode_job
-from beanpool.protocol.documents import parse_mapping
-from beanpool.protocol.replies import Reply
+from beanpool.protocol import STATS_JOB, Reply, encode_job, parse_mapping
 from beanpool.server.driven_connection import Step
 from beanpool.server.pooled_connection import PooledConnection
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from beanpool.config import Server, Settings
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, Draining, Phase, describe
-from beanpool.policy.health import (
+from beanpool.policy import (
     Failure,
     Health,
     ServerState,
@@ -20,15 +20,13 @@ from beanpool.policy.health import (
     rested,
     worked,
 )
-from beanpool.protocol.identity import Identity
-from beanpool.runtime.locks import Lock
-from beanpool.runtime.own_limits import is_own_limit
+from beanpool.protocol import Identity
+from beanpool.runtime import Lock, is_own_limit
 from beanpool.server.connection_pool import ConnectionPool
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.recovery import Recovery
 from beanpool.server.reservations import InHand, Reservations
-from beanpool.telemetry.reporter import Reporter
-from beanpool.telemetry.stats import ServerStatus
+from beanpool.telemetry import Reporter, ServerStatus
 
 _REST_AFTER_OUT_OF_MEMORY = 1.0
 

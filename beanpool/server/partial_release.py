@@ -12,7 +12,7 @@ import time
 
 from beanpool.connection import results
 from beanpool.errors import BeanpoolError
-from beanpool.protocol.commands import RELEASE, STATS_JOB, encode_job, encode_release
+from beanpool.protocol import RELEASE, STATS_JOB, encode_job, encode_release
 from beanpool.server.lease import Lease
 from beanpool.server.pooled_connection import PooledConnection
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from beanpool.net.channel import ChannelState
+from beanpool.net import ChannelState
 from beanpool.server.pooled_connection import PooledConnection
 
 # How long the users of connections that were shut down under them may take to see it (seconds).

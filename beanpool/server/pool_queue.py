@@ -10,7 +10,7 @@ from beanpool.errors import BeanpoolError
 from beanpool.server.places import Places, Stage
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.ticket import Ticket
-from beanpool.telemetry.stats import Counters
+from beanpool.telemetry import Counters
 
 
 class PoolQueue:

@@ -6,18 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from beanpool.connection import results
-from beanpool.connection.handshake import IDENTIFY, identity, unanswered
-from beanpool.connection.results import YamlParsing
+from beanpool.connection import IDENTIFY, YamlParsing, identity, results, unanswered
 from beanpool.errors import CommandFailed, ConnectionFailed, NotPicklable, UnexpectedResponse
-from beanpool.net.address import Address
-from beanpool.net.channel import Channel, ChannelState
-from beanpool.net.connector import connect
-from beanpool.protocol.arguments import MAX_JOB_SIZE
-from beanpool.protocol.commands import STATS, USE, Command, encode_tube
-from beanpool.protocol.identity import Identity
-from beanpool.protocol.replies import Reply
-from beanpool.runtime.locks import Lock
+from beanpool.net import Address, Channel, ChannelState, connect
+from beanpool.protocol import MAX_JOB_SIZE, STATS, USE, Command, Identity, Reply, encode_tube
+from beanpool.runtime import Lock
 from beanpool.server.driven_connection import DrivenConnection
 from beanpool.server.lease import JobRef, forget
 

@@ -10,16 +10,14 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from beanpool.connection.job import Job
+from beanpool.connection import Job
 from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, Phase, job_lost
-from beanpool.protocol.commands import DELETE, RESERVE_JOB, STATS_JOB, Command, encode_job
-from beanpool.protocol.documents import parse_mapping
-from beanpool.protocol.replies import Reply
+from beanpool.protocol import DELETE, RESERVE_JOB, STATS_JOB, Command, Reply, encode_job, parse_mapping
 from beanpool.server.connection_pool import ConnectionPool
 from beanpool.server.lease import Lease
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.reservations import Reservations
-from beanpool.telemetry.reporter import Reporter
+from beanpool.telemetry import Reporter
 
 _ANOTHER = "another job has its id"
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from beanpool.connection.job import Job
+from beanpool.connection import Job
 from beanpool.server.connection_pool import ConnectionPool
 from beanpool.server.driven_connection import Step
 from beanpool.server.lease import JobRef, Lease, Refs

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from beanpool.events import Event
-from beanpool.runtime.locks import Lock
+from beanpool.runtime import Lock
 from beanpool.telemetry.log import log_safely, logger
 
 Listener = Callable[[Event], Any]

@@ -14,7 +14,7 @@ from beanpool.events import (
     RetryScheduled,
     ServerStateChanged,
 )
-from beanpool.policy.health import Health, ServerState
+from beanpool.policy import Health, ServerState
 from beanpool.telemetry.listeners import Listeners
 from beanpool.telemetry.log import log_safely, logger
 from beanpool.telemetry.stats import POOL_COUNTS, Counters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from beanpool.runtime.locks import Lock
+from beanpool.runtime import Lock
 
 POOL_COUNTS = (
     "puts_rerouted",

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from beanpool.protocol.arguments import MAX_JOB_SIZE
+from beanpool.protocol import MAX_JOB_SIZE
 from beanpool.testing.embedded.binding import UNIX, bind
 from beanpool.testing.embedded.dialect import DEFAULT_VERSION, DIALECTS
 from beanpool.testing.embedded.loop import Loop

@@ -52,7 +52,7 @@ def test_an_import_starts_nothing_and_loads_little() -> None:
         import beanpool
 
         beanpool.PoolManager(["127.0.0.1:1", "127.0.0.1:2"])
-        unwanted = ("importlib.metadata", "yaml", "tenacity", "asyncio", "argparse", "ssl")
+        unwanted = ("importlib.metadata", "yaml", "tenacity", "concurrent.futures", "asyncio", "argparse", "ssl")
         unwanted += ("beanpool.cli", "beanpool.__main__")
         assert not opened, opened
         assert threading.active_count() == 1, threading.enumerate()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from beanpool.protocol.arguments import check_tube
+from beanpool.protocol import check_tube
 
 _NUMBER = re.compile(rb" *([0-9]+)")
 _KICK_BOUND = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)")

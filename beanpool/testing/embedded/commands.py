@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from beanpool.protocol.arguments import MAX_ID, MAX_UINT32
+from beanpool.protocol import MAX_ID, MAX_UINT32
 from beanpool.testing.embedded import documents, replies
 from beanpool.testing.embedded.arguments import (
     BadFormat,

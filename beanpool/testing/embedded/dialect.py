@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from beanpool.protocol.arguments import MAX_RESERVE_TIMEOUT
+from beanpool.protocol import MAX_RESERVE_TIMEOUT
 
 _LOOSE_NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)")
 _PLAIN_NUMBER = re.compile(rb" *([0-9]+)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from beanpool.protocol.arguments import DEFAULT_TUBE_NAME
+from beanpool.protocol import DEFAULT_TUBE_NAME
 from beanpool.testing.embedded.bag import Bag
 from beanpool.testing.embedded.clock import SECOND
 from beanpool.testing.embedded.state import JobState, NoJob, Session, StoredJob, Tube

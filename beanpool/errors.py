@@ -39,6 +39,23 @@ class BeanpoolError(Exception):
     """The root of all errors of beanpool."""
 
 
+class PutFailed(BeanpoolError):
+    """A put into a pool that was not certainly stored: what :meth:`PoolManager.put` raises, and its kin report.
+
+    One ``except PutFailed`` catches whatever a cluster, a pool or a producer can do to a put, and no failure of a
+    reserve or of any other command. Each is raised as the kind that says why: :class:`PutAmbiguous`,
+    :class:`NoServerForPut`, :class:`PoolTimeoutForPut`, :class:`PoolClosedForPut` or :class:`JobTooBig`. The last
+    two are the ones that putting the job again does not mend.
+
+    What a caller does wrong is none: a bad argument is a ``ValueError`` or ``TypeError``, and a put in a signal handler
+    that has interrupted the pool's own work is a :class:`ReentrantCall`.
+    """
+
+    may_be_stored: bool = False
+    """Whether the job may be stored all the same, so that putting it again may store it twice. For many puts (a
+    producer's :meth:`~Producer.flush`): whether any of them may be."""
+
+
 class _Refusal(type):
     """The type of the refusals: they print as :class:`CommandFailed`, and are pickled by their own name."""
 
@@ -85,8 +102,11 @@ class NotFound(CommandFailed):
     """``NOT_FOUND``: no such job or tube here, or the job is reserved by another connection."""
 
 
-class JobTooBig(CommandFailed):
-    """``JOB_TOO_BIG``: the body exceeds the server's ``max-job-size`` (65,535 bytes by default)."""
+class JobTooBig(PutFailed, CommandFailed):
+    """``JOB_TOO_BIG``: the body exceeds the server's ``max-job-size`` (65,535 bytes by default).
+
+    A :class:`PutFailed` that no other attempt mends: catch it before that where puts are repeated.
+    """
 
 
 class Draining(CommandFailed):
@@ -203,12 +223,16 @@ class CommandTimeout(ConnectionFailed, TimeoutError):
     """How long it was silent (seconds), where that is known. Of a short silence a pool concludes nothing."""
 
 
-class PutAmbiguous(BeanpoolError):
+class PutAmbiguous(PutFailed):
     """The put may or may not be stored: all of it was sent and no complete reply came.
+
+    It comes with ``on_ambiguous="resend"`` too: when no other server took the put in time.
 
     :ivar server: the address of the server that may hold the job.
     :ivar attempts: the errors of all attempts of this put, oldest first.
     """
+
+    may_be_stored = True
 
     def __init__(self, *args: Any, server: str = "", attempts: Sequence[BaseException] = ()) -> None:
         super().__init__(*args)
@@ -233,7 +257,7 @@ def job_lost(jid: int, server: str, reason: str) -> JobLost:
 
 
 class NoServerAvailable(BeanpoolError):
-    """No server could take the command.
+    """No server could take the command; of a put: :class:`NoServerForPut`.
 
     :ivar errors: the last error of each server, by address.
     """
@@ -243,10 +267,23 @@ class NoServerAvailable(BeanpoolError):
         self.errors: dict[str, BaseException] = dict(errors or {})
 
 
+class NoServerForPut(PutFailed, NoServerAvailable):
+    """No server took the put before its deadline; the job is in none of them."""
+
+
 def no_server(errors: Mapping[str, BaseException], what: str) -> NoServerAvailable:
     """Build the error that lists every server with its reason."""
+    return NoServerAvailable(_listed(errors, what), errors=errors)
+
+
+def no_server_for_put(errors: Mapping[str, BaseException]) -> NoServerForPut:
+    """The same for a put."""
+    return NoServerForPut(_listed(errors, "took the put"), errors=errors)
+
+
+def _listed(errors: Mapping[str, BaseException], what: str) -> str:
     reasons = "".join(f"\n  {_named(address, error)}" for address, error in errors.items())
-    return NoServerAvailable(f"no server {what}:{reasons or ' there is none'}", errors=errors)
+    return f"no server {what}:{reasons or ' there is none'}"
 
 
 def _named(address: str, error: BaseException) -> str:
@@ -257,12 +294,25 @@ def _named(address: str, error: BaseException) -> str:
 class PoolTimeout(BeanpoolError):
     """No connection became free in time: all are in use by calls or by unfinished jobs.
 
-    The message says how many there are, how many of them unfinished jobs hold, and what ``max_connections`` is.
+    The message says how many there are, how many of them unfinished jobs hold, and what ``max_connections`` is. Of a
+    put: :class:`PoolTimeoutForPut`.
+    """
+
+
+class PoolTimeoutForPut(PutFailed, PoolTimeout):
+    """No connection became free for a put in time, or no room in a producer's buffer; the job was not put.
+
+    A producer's :meth:`~Producer.flush` and :meth:`~Producer.close` raise it for puts that they had no time for;
+    :attr:`may_be_stored` says whether some of them were on their way.
     """
 
 
 class PoolClosed(BeanpoolError):
-    """The pool was closed."""
+    """The pool was closed; of a put: :class:`PoolClosedForPut`."""
+
+
+class PoolClosedForPut(PutFailed, PoolClosed):
+    """The pool, or the producer, was closed before a server had taken the put; the job is in none of them."""
 
 
 class ReentrantCall(BeanpoolError):

@@ -25,7 +25,7 @@ from beanpool.cluster import (
 )
 from beanpool.config import DEFAULTS, AnyServer, Settings, from_environment, parse_servers
 from beanpool.connection import Job, JobId
-from beanpool.errors import BeanpoolError, NotPicklable
+from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
 from beanpool.events import Event
 from beanpool.jobs import DeleteMany, JobsById
 from beanpool.policy import RetryBudget, RetryPolicy
@@ -253,10 +253,12 @@ class PoolManager(NotPicklable):
         :param timeout: the longest the call may take (seconds); None for the pool's.
         :param on_ambiguous: ``"resend"`` or ``"raise"``; None for what the pool does.
         :returns: the job's id, with its server, and whether an attempt before may have stored the job too.
-        :raises NoServerAvailable: if no server took the job in time; it is in none of them.
+        :raises PutFailed: if it is not certainly stored, as one of its kinds, which are all that follow.
         :raises PutAmbiguous: if it may or may not be stored.
+        :raises NoServerForPut: if no server took the job in time; it is in none of them.
+        :raises PoolTimeoutForPut: if all connections stayed in use.
+        :raises PoolClosedForPut: if the pool is closed, or was before a server had taken the job.
         :raises JobTooBig: if the body exceeds the ``max-job-size`` of all servers; with a key, that of the key's own.
-        :raises PoolTimeout: if all connections stayed in use.
         """
         data = encode_body(body, self._encoding)
         request = encode_put(data, priority, delay, ttr)
@@ -268,7 +270,7 @@ class PoolManager(NotPicklable):
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"
         cluster = self._cluster
         if not cluster.started:
-            cluster.start()
+            self._start_to_put()
         topology = cluster.topology
         member = topology.next_taker() if key is None else topology.owner(key)
         now = _monotonic()
@@ -306,7 +308,9 @@ class PoolManager(NotPicklable):
             is sent when it makes the batch wait. Its time does not count.
         :param timeout: the longest that the call may wait without a put being stored (seconds); None for the pool's.
         :returns: one outcome per item, in order: a :class:`JobId`, or the exception that :meth:`put` would have
-            raised for it. A failed item does not stop its neighbours. The other parameters are those of :meth:`put`.
+            raised for it: a :class:`PutFailed`, or the ``ValueError`` or ``TypeError`` of a bad item. A failed item
+            does not stop its neighbours. The other parameters are those of :meth:`put`.
+        :raises PoolClosedForPut: if the pool is closed already; `items` is not read then.
         :raises Exception: whatever `items` raises, once what it gave before has its outcomes; they are in the
             attribute ``outcomes`` of the exception. So they are in that of an interrupt, where what was on its way
             is :class:`PutAmbiguous`.
@@ -329,8 +333,14 @@ class PoolManager(NotPicklable):
     ) -> PutMany[Place]:
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"
-        self._cluster.start()
+        self._start_to_put()
         return PutMany(self._cluster.current, self._putter, seconds, resend, settle)
+
+    def _start_to_put(self) -> None:
+        try:
+            self._cluster.start()
+        except PoolClosed as error:
+            raise PoolClosedForPut(str(error)) from None
 
     def producer(self, linger: float = 0.005, max_batch: int = 500) -> Producer:
         """A buffer for threads that put one job at a time and want the speed of batches; see :class:`Producer`.

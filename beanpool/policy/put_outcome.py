@@ -14,11 +14,13 @@ from beanpool.errors import (
     ConnectionFailed,
     JobTooBig,
     PoolClosed,
+    PoolClosedForPut,
     PoolTimeout,
+    PoolTimeoutForPut,
     PutAmbiguous,
     ReentrantCall,
     UnexpectedResponse,
-    no_server,
+    no_server_for_put,
 )
 
 Attempts = Sequence[tuple[str, BeanpoolError]]
@@ -78,11 +80,11 @@ def outcome(attempts: Attempts, *, unasked: Mapping[str, BaseException], closing
             if isinstance(error, JobTooBig):
                 return error
     if closing:
-        return PoolClosed("the pool was closed before a server had taken the put: it is in none of them")
+        return PoolClosedForPut("the pool was closed before a server had taken the put: it is in none of them")
     errors = {**unasked, **dict(attempts)}
     if errors and all(isinstance(error, PoolTimeout) for error in errors.values()):
-        return PoolTimeout("; ".join(str(error) for error in errors.values()))
-    return no_server(errors, "took the put")
+        return PoolTimeoutForPut("; ".join(str(error) for error in errors.values()))
+    return no_server_for_put(errors)
 
 
 def _ambiguous(server: str, error: BeanpoolError, attempts: Attempts, closing: bool) -> PutAmbiguous:

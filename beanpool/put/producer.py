@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from beanpool.connection import JobId
-from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed
+from beanpool.errors import BeanpoolError, NotPicklable, PoolClosedForPut
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, Body
 from beanpool.put.future import Promise
 from beanpool.put.item import EncodedPut
@@ -64,13 +64,13 @@ class Producer(NotPicklable):
         key: str | bytes | None = None,
         timeout: float | None = None,
     ) -> Future[JobId]:
-        """Put a job with the next batch; the future has its :class:`JobId`, or the error of its put.
+        """Put a job with the next batch; the future has its :class:`JobId`, or the :class:`PutFailed` of its put.
 
         Bad arguments are raised at once. When the buffer is full, it waits for room.
 
         :param timeout: how long to wait for room (seconds); None for the pool's.
-        :raises PoolTimeout: if there was none in time; the job was not put.
-        :raises PoolClosed: if the producer is closed.
+        :raises PoolTimeoutForPut: if there was none in time; the job was not put.
+        :raises PoolClosedForPut: if the producer is closed.
         """
         encoded = self._encode(body, priority, delay, ttr, tube, key)
         promise: Promise[JobId] = Promise()
@@ -87,7 +87,7 @@ class Producer(NotPicklable):
                 sender.withdraw(entry)
                 raise
         if sender.closed and sender.withdraw(entry):
-            raise PoolClosed("the producer is closed")
+            raise PoolClosedForPut("the producer is closed")
         return promise
 
     def flush(self, timeout: float | None = None) -> None:
@@ -95,8 +95,8 @@ class Producer(NotPicklable):
 
         :param timeout: how long to wait (seconds); None for as long as puts are being stored: until none was for the
             pool's timeout, and for at most ten times that.
-        :raises PoolTimeout: if it was not done in time; it is still on its way.
-        :raises BeanpoolError: if puts have failed and nobody has asked their futures: one error for all of them, of the
+        :raises PoolTimeoutForPut: if it was not done in time; it is still on its way.
+        :raises PutFailed: if puts have failed and nobody has asked their futures: one error for all of them, of the
             first one's kind, which says how many. It is raised once, and is in the log (``beanpool.put.producer``).
         """
         self._sender.flush(check_wait("timeout", timeout))
@@ -105,8 +105,9 @@ class Producer(NotPicklable):
         """Take no more, and flush. Idempotent. What could not be sent in time is given up: its futures say so.
 
         :param timeout: as for :meth:`flush`.
-        :raises PoolTimeout: if it was not done in time; it says how many puts are not stored, or may or may not be.
-        :raises BeanpoolError: as :meth:`flush`.
+        :raises PoolTimeoutForPut: if it was not done in time; it says how many puts are not stored, or may or may not
+            be.
+        :raises PutFailed: as :meth:`flush`.
         """
         self._sender.close(check_wait("timeout", timeout))
 

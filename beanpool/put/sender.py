@@ -18,7 +18,14 @@ import weakref
 from collections.abc import Callable
 
 from beanpool.connection import JobId
-from beanpool.errors import BeanpoolError, NoServerAvailable, PoolClosed, PoolTimeout, PutAmbiguous
+from beanpool.errors import (
+    BeanpoolError,
+    NoServerForPut,
+    PoolClosedForPut,
+    PoolTimeoutForPut,
+    PutAmbiguous,
+    PutFailed,
+)
 from beanpool.put.batch import Outcome, PutMany, Settle
 from beanpool.put.future import Promise
 from beanpool.put.item import EncodedPut
@@ -114,7 +121,7 @@ class Sender:
     def start(self) -> None:
         """Start the thread, unless it runs.
 
-        :raises BeanpoolError: if there can be none.
+        :raises PutFailed: if there can be none.
         """
         with self._lock:
             if self._thread is not None:
@@ -125,7 +132,7 @@ class Sender:
                 thread.start()
             except RuntimeError as error:
                 self._thread = None
-                raise BeanpoolError(
+                raise PutFailed(
                     f"the producer's thread could not be started ({error}): there are too many, or the program is at "
                     "its end; use put or put_many"
                 ) from error
@@ -154,7 +161,7 @@ class Sender:
         self.wake()
         with self._lock:
             if not self._has_room.wait_for(lambda: self.closed or len(self.entries) < self.room, timeout):
-                raise PoolTimeout(f"the producer's buffer stayed full: {self.room} puts wait for the servers")
+                raise PoolTimeoutForPut(f"the producer's buffer stayed full: {self.room} puts wait for the servers")
 
     def withdraw(self, entry: Entry) -> bool:
         """Take back a put; false if it is on its way."""
@@ -199,7 +206,7 @@ class Sender:
             late = list(self.entries)
             self.entries.clear()
             unsure = sum(not promise.done() for _, promise in self._in_flight)
-        given_up = PoolTimeout("the producer was closed before a server had taken this put; it was not put")
+        given_up = PoolTimeoutForPut("the producer was closed before a server had taken this put; it was not put")
         self._finish([(promise, given_up) for promise, _ in _started(late)])
         self._tell("the producer was closed before the servers had taken everything", given_up, unsure)
 
@@ -270,8 +277,8 @@ class Sender:
         if not errors and late is None:
             return
         text = late or "puts of the producer have failed"
+        ambiguous = sum(isinstance(error, PutAmbiguous) for error in errors)
         if errors or unsure:
-            ambiguous = sum(isinstance(error, PutAmbiguous) for error in errors)
             text += f": {len(errors) - ambiguous} are not stored, {ambiguous + unsure} may or may not be"
         first = next((error for error in errors if error is not given_up), None)
         if more:
@@ -280,7 +287,10 @@ class Sender:
             text += f". The first error: {first}"
         if errors or unsure:
             log_safely(_log, logging.WARNING, "pool %s: %s", self._name, text)
-        raise _summary(text, late, first) from first
+        summary = _summary(text, late, first)
+        # What goes on being tried may be stored yet.
+        summary.may_be_stored = ambiguous + unsure > 0 or (late is not None and given_up is None)
+        raise summary from first
 
     def _note_failed(self, promises: list[Promise[JobId]]) -> None:
         with self._lock:
@@ -408,17 +418,15 @@ def _started(batch: list[Entry]) -> list[Entry]:
     return [entry for entry in batch if entry[0].set_running_or_notify_cancel()]
 
 
-def _summary(text: str, late: str | None, first: BaseException | None) -> BeanpoolError:
+def _summary(text: str, late: str | None, first: BaseException | None) -> PutFailed:
     """One error for many puts, of the kind of the first."""
-    if late is not None:
-        return PoolTimeout(text)
+    if late is not None or isinstance(first, PoolTimeoutForPut):
+        return PoolTimeoutForPut(text)
     if isinstance(first, PutAmbiguous):
         return PutAmbiguous(text, server=first.server, attempts=first.attempts)
-    if isinstance(first, NoServerAvailable):
-        return NoServerAvailable(text, errors=first.errors)
-    if isinstance(first, PoolTimeout | PoolClosed):
-        return type(first)(text)
-    return BeanpoolError(text)
+    if isinstance(first, NoServerForPut):
+        return NoServerForPut(text, errors=first.errors)
+    return PoolClosedForPut(text) if isinstance(first, PoolClosedForPut) else PutFailed(text)
 
 
 def _living() -> list[Sender]:

@@ -20,7 +20,7 @@ from support.servers import BeanstalkdServer, ServerFactory
 from support.threads import background
 from support.waiting import within
 
-from beanpool import JobId, JobTooBig, NoServerAvailable, PoolManager, Put, PutAmbiguous
+from beanpool import JobId, JobTooBig, NoServerForPut, PoolManager, Put, PutAmbiguous
 from beanpool.net.readiness import wait_for_any
 from beanpool.put.item import encode
 
@@ -179,7 +179,7 @@ class TestFaults:
         with pool_of(*servers) as pool, within(1.0, "the batch", slack=1.0):
             outcomes = pool.put_many(["x"] * 2000, timeout=0.5)
         assert len(outcomes) == 2000
-        assert {type(outcome) for outcome in outcomes} == {NoServerAvailable}
+        assert {type(outcome) for outcome in outcomes} == {NoServerForPut}
 
     @pytest.mark.parametrize("policy", ["resend", "raise"])
     def test_only_what_was_sent_is_ambiguous(

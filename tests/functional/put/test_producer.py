@@ -22,7 +22,7 @@ from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool import JobId, NoServerAvailable, PoolClosed, PoolManager, PoolTimeout, PutAmbiguous
+from beanpool import JobId, NoServerForPut, PoolClosed, PoolManager, PoolTimeout, PoolTimeoutForPut, PutAmbiguous
 from beanpool.put.producer import Producer
 
 if TYPE_CHECKING:
@@ -274,11 +274,11 @@ class TestWhatIsLost:
             producer.put("x").add_done_callback(lambda future: told_to.append(future.exception()))
             waiting = background(lambda: asked.result(5))
             wait_until(lambda: asked._asked, "somebody to wait for it")  # type: ignore[attr-defined]  # It is a Promise.
-            with pytest.raises(NoServerAvailable, match=r"3 are not stored, 0 may or may not be.*first error") as told:
+            with pytest.raises(NoServerForPut, match=r"3 are not stored, 0 may or may not be.*first error") as told:
                 producer.flush()
             assert set(told.value.errors) == {refused}
-            assert isinstance(waiting.error(), NoServerAvailable), "who asks its future is told there"
-            assert [type(error) for error in told_to] == [NoServerAvailable]
+            assert isinstance(waiting.error(), NoServerForPut), "who asks its future is told there"
+            assert [type(error) for error in told_to] == [NoServerForPut]
             producer.flush()
             producer.close()
         assert [record.levelname for record in caplog.records if record.name == "beanpool.producer"] == ["WARNING"]
@@ -286,7 +286,7 @@ class TestWhatIsLost:
 
     def test_the_end_of_a_block_says_it_unless_something_else_went_wrong_there(self, refused: str) -> None:
         with PoolManager(refused, timeout=0.2) as pool:
-            with pytest.raises(NoServerAvailable, match="1 are not stored"), pool.producer() as producer:
+            with pytest.raises(NoServerForPut, match="1 are not stored"), pool.producer() as producer:
                 producer.put("x")
             with pytest.raises(ZeroDivisionError), pool.producer() as producer:
                 producer.put("x")
@@ -315,7 +315,7 @@ class TestWhatIsLost:
                 body: error for body, error in errors.items() if error and not isinstance(error, PutAmbiguous)
             }
             assert len(not_stored) == lost
-            assert PoolTimeout in map(type, not_stored.values())
+            assert PoolTimeoutForPut in map(type, not_stored.values())
             stored = {job.body for job in pool.reserve_many(20, timeout=0)}
             assert "first" in stored
             assert stored.isdisjoint(not_stored)

@@ -20,7 +20,7 @@ from support.threads import background
 from support.waiting import wait_until, within
 
 from beanpool import BeanpoolError, JobId, JobTooBig, PoolManager, Put, PutAmbiguous
-from beanpool.errors import CommandTimeout, NoServerAvailable, Phase
+from beanpool.errors import CommandTimeout, NoServerForPut, Phase
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine, StartScripted
@@ -219,7 +219,7 @@ class TestComebacks:
                 server.drain()
             with within(1, "the batch"):
                 outcomes = pool.put_many(f"{number}" for number in range(1000))
-            assert {type(outcome) for outcome in outcomes} == {NoServerAvailable}
+            assert {type(outcome) for outcome in outcomes} == {NoServerForPut}
             servers[1].restart()
             assert {jid.server for jid in stored_in(pool.put_many(["x"] * 20))} == {servers[1].address}
 
@@ -230,7 +230,7 @@ class TestComebacks:
         with pool_of(*servers, timeout=0.3) as pool:
             outcomes = pool.put_many([Put("x", key=key_for(number)) for number in range(4)])
         for outcome in outcomes:
-            assert isinstance(outcome, NoServerAvailable)
+            assert isinstance(outcome, NoServerForPut)
             reasons = {address: str(error).lower() for address, error in outcome.errors.items()}
             assert "refused" in reasons[servers[0].address]
             assert "draining" in reasons[servers[1].address]

@@ -17,7 +17,7 @@ from support.servers import BeanstalkdServer
 from support.threads import run_together
 from support.waiting import wait_until, within
 
-from beanpool import JobId, NoServerAvailable, PoolManager, PoolTimeout, Put, PutAmbiguous
+from beanpool import JobId, NoServerForPut, PoolManager, PoolTimeoutForPut, Put, PutAmbiguous
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine, StartScripted
@@ -38,7 +38,7 @@ def test_servers_that_are_silent_cost_two_timeouts_at_most(cluster: StartCluster
                 server.thaw()
     kinds = {type(outcome) for outcome in outcomes}
     assert len(outcomes) == 4_000
-    assert kinds == {PutAmbiguous, NoServerAvailable}, "what was sent, and what was not"
+    assert kinds == {PutAmbiguous, NoServerForPut}, "what was sent, and what was not"
 
 
 def test_a_server_that_is_far_gets_all_of_it_however_long_it_takes(
@@ -82,7 +82,7 @@ class TestConnections:
         with pool_with_jobs_in_hand(beanstalkd, max_connections=1, timeout=0.4) as pool:
             with in_use(pool, 0), within(0.4, "the batch"):
                 outcomes = pool.put_many(["x"] * 600)
-            assert {type(outcome) for outcome in outcomes} == {PoolTimeout}
+            assert {type(outcome) for outcome in outcomes} == {PoolTimeoutForPut}
             stored_in(pool.put_many(["x"] * 10))
 
     def test_a_full_pool_beside_one_that_is_not(self, cluster: StartCluster) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +25,7 @@ from beanpool.cluster import (
     merge_stats,
 )
 from beanpool.config import DEFAULTS, AnyServer, Settings, from_environment, parse_servers
-from beanpool.connection import Job, JobId
+from beanpool.connection import Connection, Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
 from beanpool.events import Event
 from beanpool.jobs import DeleteMany, JobsById
@@ -72,6 +73,7 @@ from beanpool.put import (
 )
 from beanpool.reserve import MOST_JOBS, Reserver
 from beanpool.runtime import Lock, check_unpatched, no_descriptor
+from beanpool.server import borrow
 from beanpool.telemetry import ServerStatus, total
 from beanpool.tube import Tube
 from beanpool.validation import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
@@ -417,6 +419,34 @@ class PoolManager(NotPicklable):
         if not self._cluster.started:
             self._cluster.start()
         return self._reserver.reserve_many(wanted, limit, wait)
+
+    # One server.
+
+    def connection(
+        self, server: AnyServer, *, tube: str | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[Connection]:
+        """Lend a connection to one server for a ``with`` block: a :class:`Connection` with all its verbs.
+
+        It takes one of the pool's connections to that server (``max_connections``) until the end of the block, and has
+        the pool's encoding. Like every :class:`Connection` it belongs to one thread at a time. What it uses and watches
+        concerns nobody else. A job that was reserved on it, and is not finished at the end of the block, goes back to
+        its tube: its server sees the connection close. Jobs from it cannot be used after the block.
+
+        :param server: the server's name or address.
+        :param tube: the tube that it uses, and the only one that it watches, at first; None for those of the pool.
+        :param timeout: the longest wait for the connection, and then for each reply (seconds); None for the pool's.
+        :raises ValueError: if the server is not one of the pool's.
+        :raises ConnectionFailed: where the block begins, if the server cannot be reached.
+        :raises PoolTimeout: if all connections to it stayed in use.
+        :raises PoolClosed: if the pool is closed.
+        """
+        seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
+        used, watched = self._used, self._watched
+        if tube is not None:
+            check_tube(tube)
+            used, watched = tube, (tube,)
+        self._cluster.start()
+        return borrow(self._cluster.topology.get(server).pool, used, watched, seconds)
 
     # The pool-wide tubes.
 

@@ -20,11 +20,13 @@ from beanpool.connection.job_id import JobId, new_job_id
 from beanpool.connection.job_making import found_job, reserved_job
 from beanpool.connection.pipeline import Pipeline
 from beanpool.connection.results import YamlParsing
+from beanpool.connection.session import Held
 from beanpool.connection.turns import turn
 
 __all__ = [
     "IDENTIFY",
     "Connection",
+    "Held",
     "Job",
     "JobId",
     "JobState",

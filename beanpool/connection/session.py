@@ -149,13 +149,14 @@ class Session(NotPicklable):
         """
         if self.closed:
             self._dial()
-            self.used, self.watched = DEFAULT_TUBE_NAME, _AT_FIRST
 
     def _dial(self) -> Channel:
+        """Get a channel, and note which tubes it uses and watches."""
         sock = connect(self.address, time.monotonic() + self.connect_timeout)
         self._era += 1
         self._held = Held()
         channel = self._channel = Channel(sock, self.server)
+        self.used, self.watched = DEFAULT_TUBE_NAME, _AT_FIRST
         self._wanted = True
         return channel
 
@@ -199,8 +200,10 @@ class Session(NotPicklable):
         return channel
 
     def _take_on(self, channel: Channel, used: str, watched: tuple[str, ...]) -> None:
-        changes = [(USE, used, 0)] if used != DEFAULT_TUBE_NAME else []
-        changes += tube_changes(_AT_FIRST, watched)
+        changes = [(USE, used, 0)] if used != self.used else []
+        changes += tube_changes(self.watched, watched)
+        if not changes:
+            return
         requests = ((command, encode_tube(command, tube)) for command, tube, _ in changes)
         replies = channel.exchange_many(requests, self.timeout)
         for reply, (command, tube, count) in zip(replies, changes, strict=False):

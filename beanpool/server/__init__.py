@@ -1,5 +1,6 @@
 """One server of a cluster: its connections, its reserved jobs, its health."""
 
+from beanpool.server.borrowed_connection import borrow
 from beanpool.server.lease import Lease
 from beanpool.server.member import Member
 from beanpool.server.partial_release import PartialRelease
@@ -16,5 +17,6 @@ __all__ = [
     "PooledConnection",
     "Recovery",
     "Ticket",
+    "borrow",
     "why_another",
 ]

@@ -79,9 +79,9 @@ class ConnectionPool:
         """Gives back what was dropped while it held connections: called before a caller is let wait for one."""
         self.returns = 0
         """How often a connection came back in good order."""
-        self._connect_timeout = connect_timeout
+        self.connect_timeout = connect_timeout
+        self.encoding = encoding
         self._timeout = timeout
-        self._encoding = encoding
         self._owner = owner
         self._counters = Counters(SERVER_COUNTS)
         # With every call: without a call.
@@ -244,9 +244,9 @@ class ConnectionPool:
         """A connection that does not count and is not kept: for probes while all others are in use."""
         return PooledConnection(
             self.address,
-            connect_timeout=self._connect_timeout,
+            connect_timeout=self.connect_timeout,
             timeout=self._timeout,
-            encoding=self._encoding,
+            encoding=self.encoding,
             generation=self.places.generation,
             learn=self._owner.learn,
             opened=self.opened,

@@ -74,7 +74,7 @@ from beanpool.put import (
 from beanpool.reserve import MOST_JOBS, Reserver
 from beanpool.runtime import Lock, check_unpatched, no_descriptor
 from beanpool.server import borrow
-from beanpool.telemetry import ServerStatus, total
+from beanpool.telemetry import ServerStatus
 from beanpool.tube import Tube
 from beanpool.validation import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
 
@@ -733,11 +733,24 @@ class PoolManager(NotPicklable):
         - ``connections_num``, ``connections_ms``, ``connections_errors``, ``connections_lost``: connections that were
           made, the time that took, attempts that failed, and connections that broke.
         - ``returns_bad``: connections that came back broken.
+        - ``puts``, ``reserved``, ``deleted``, ``released``, ``buried``, ``touched``: jobs for which a server has
+          acknowledged that, on any connection of the pool, singly or in batches. What the pool does by itself is
+          among them: a job that it reserved and gave back, one that it reserves again to finish a lost delete.
+        - ``in_hand``: unfinished jobs, now.
+        - ``put_errors``, ``put_attempts_failed``: puts that ended with an error, and attempts that failed; of most
+          of these another server has taken the put.
         - ``puts_rerouted``, ``puts_ambiguous``, ``retries_num``, ``retries_refused``, ``jobs_lost``, ``outages_num``:
           what callers felt of the servers' failures.
         """
-        members = self._cluster.topology.members
-        return {**total(member.pool.stats() for member in members), **self._cluster.reporter.counters.snapshot()}
+        return self._cluster.stats()
+
+    def get_stats_by_server(self) -> dict[str, dict[str, int]]:
+        """Those of the counters of :meth:`get_stats` that are a server's, of each server by its address.
+
+        They begin anew with a server that was removed and is added again; in the sums of :meth:`get_stats` what was
+        counted before stays.
+        """
+        return {member.address: member.stats() for member in self._cluster.topology.members}
 
 
 def _start_afresh_in_child() -> None:

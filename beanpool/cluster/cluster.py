@@ -23,7 +23,7 @@ from beanpool.errors import CommandTimeout, PoolClosed, no_server
 from beanpool.policy import Health, ServerState
 from beanpool.runtime import Lock, ReentrantEvent, refuse_within
 from beanpool.server import InHand, Member
-from beanpool.telemetry import Reporter
+from beanpool.telemetry import Reporter, total
 
 # How long commands that are on their way may take when the pool closes (seconds).
 CLOSE_GRACE = 0.25
@@ -71,6 +71,8 @@ class Cluster:
             return (*cluster.topology.members, *cluster._leaving) if cluster is not None else None
 
         self._leaving: tuple[Member, ...] = ()
+        # What was counted of those that have left.
+        self._former_counts: dict[str, int] = {}
         self.monitor: Monitor = Monitor(members, self._settings.health_interval, self.name)
         self.background: BackgroundExecutor = BackgroundExecutor(self.name)
         self.availability: Availability = Availability(self.monitor.hurry)
@@ -224,11 +226,30 @@ class Cluster:
                 raise ValueError(f"server {member.name} is the last one of the pool: close the pool instead")
             self._note_duplicates(rest)
             self.topology = Topology(rest)
-            self._leaving = (*(m for m in self._leaving if m.pool.counts()[0]), member)
+            self._part_with(member)
         self.on_change()
         member.pool.remove()
         # Another name of its process may take its place.
         self.availability.changed(came_back=True)
+
+    def _part_with(self, member: Member) -> None:
+        """Let go of a server that was removed, as soon as no job of it is in hand; what was counted of it is kept."""
+        gone = [other for other in self._leaving if not other.pool.counts()[0]]
+        counts = [self._former_counts, *(other.pool.counted() for other in gone)]
+        staying = tuple(other for other in self._leaving if other not in gone)
+        self._former_counts, self._leaving = total(counts), (*staying, member)
+
+    def stats(self) -> dict[str, int]:
+        """The counters of the pool: of all servers that it has and had, and its own."""
+        with self._lock:
+            parts = [member.stats() for member in self.topology.members]
+            parts += [self._former_counts, *(member.pool.counted() for member in self._leaving)]
+        return {
+            **total(parts),
+            # Also jobs whose server was removed; one that was added again has those of before, too.
+            "in_hand": sum(jobs.count for jobs in list(self.jobs_in_hand.values())),
+            **self.reporter.counters.snapshot(),
+        }
 
     def set_weight(self, server: AnyServer, weight: float) -> None:
         """Change a server's share of the puts; see :meth:`beanpool.PoolManager.set_weight`."""

@@ -86,6 +86,7 @@ class Channel(Stream):
             raise
         if self.state is _IN_COMMAND:
             self.state = _IN_STEP
+        self.tally[reply.status] += 1
         return reply
 
     def exchange_until(self, command: Command, request: bytes, until: float, grace: float) -> Reply | None:
@@ -162,6 +163,7 @@ class Channel(Stream):
                         reply = self._parser.next(due[0])
                     due.popleft()
                     in_flight -= sizes.popleft()
+                    self.tally[reply.status] += 1
                     yield reply
                     if self.state is ChannelState.CLOSED:
                         # Whoever took the reply found that the server is out of step.
@@ -248,12 +250,14 @@ class Channel(Stream):
                 if run:
                     for _ in run:
                         due.popleft()
+                    self.tally[command.success] += len(run)
                     yield run
                     continue
                 reply = self._parser.next(command)
                 if reply is None:
                     break
                 due.popleft()
+                self.tally[reply.status] += 1
                 yield reply
                 if self.state is ChannelState.CLOSED and due:
                     # Whoever took the reply found that the server is out of step.
@@ -354,6 +358,7 @@ class Channel(Stream):
             raise
         if not due and self.state is _IN_COMMAND:
             self.state = _IN_STEP
+        self.tally[reply.status] += 1
         return reply
 
     def _send_more(self, command: Command) -> None:

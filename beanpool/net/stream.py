@@ -16,7 +16,7 @@ import weakref
 
 from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, Phase, describe
 from beanpool.net.readiness import LONGEST_WAIT, wait_for
-from beanpool.protocol import Command, Parser
+from beanpool.protocol import NO_REPLIES, Command, Parser, Tally
 
 READ_SIZE = 4096
 LARGE_READ_SIZE = 256 * 1024
@@ -75,11 +75,14 @@ class Stream:
         "interrupted",
         "server",
         "state",
+        "tally",
         "used_at",
     )
 
-    def __init__(self, sock: socket.socket, server: str) -> None:
+    def __init__(self, sock: socket.socket, server: str, tally: Tally | None = None) -> None:
         self.server = server
+        self.tally: Tally = NO_REPLIES.copy() if tally is None else tally
+        """The replies that have come, for whoever wants to know. Who uses the stream counts, so it takes no lock."""
         self.state = ChannelState.IN_STEP
         self._socket = sock
         sock.setblocking(False)

@@ -58,7 +58,7 @@ from beanpool.protocol.commands import (
 from beanpool.protocol.documents import decode, parse_list, parse_mapping
 from beanpool.protocol.identity import Identity, parse_identity
 from beanpool.protocol.parser import Parser
-from beanpool.protocol.replies import ID, Reply
+from beanpool.protocol.replies import ID, NO_REPLIES, PUT_BURIED, Reply, Tally
 
 __all__ = [
     "BURY",
@@ -77,12 +77,14 @@ __all__ = [
     "MAX_JOB_SIZE",
     "MAX_RESERVE_TIMEOUT",
     "MAX_UINT32",
+    "NO_REPLIES",
     "PAUSE_TUBE",
     "PEEK",
     "PEEK_BURIED",
     "PEEK_DELAYED",
     "PEEK_READY",
     "PUT",
+    "PUT_BURIED",
     "RELEASE",
     "RESERVE_JOB",
     "RESERVE_WITH_TIMEOUT",
@@ -97,6 +99,7 @@ __all__ = [
     "Identity",
     "Parser",
     "Reply",
+    "Tally",
     "check_id",
     "check_int",
     "check_reserve_timeout",

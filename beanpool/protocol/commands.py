@@ -37,6 +37,8 @@ class Command:
     """The name and a blank, as the line begins."""
     line: re.Pattern[bytes] = dataclasses.field(init=False)
     """Matches the whole lines that they may have."""
+    success: str = dataclasses.field(init=False)
+    """The word that most often answers it: the first of `replies`."""
     whole: Whole = dataclasses.field(init=False)
     """Reads the usual reply when it comes in one piece, and nothing with it; None for all that is not so."""
     out_of_step: frozenset[str] = frozenset()
@@ -44,6 +46,7 @@ class Command:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "verb", self.name.encode() + b" ")
+        object.__setattr__(self, "success", next(iter(self.replies), ""))
         object.__setattr__(self, "line", line_pattern(self.replies))
         object.__setattr__(self, "whole", whole_reply(self.replies))
 

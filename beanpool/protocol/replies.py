@@ -47,6 +47,15 @@ _ALL_WORDS = (
 WORDS: Final = {word.encode(): word for word in _ALL_WORDS}
 """Every first word that a reply may have, by its bytes."""
 
+Tally = dict[str, int]
+"""How many replies had which first word."""
+
+PUT_BURIED: Final = "BURIED to a put"
+"""How many of those that are counted as ``BURIED`` answered a put: the job is stored."""
+
+NO_REPLIES: Final[Tally] = dict.fromkeys((*_ALL_WORDS, PUT_BURIED), 0)
+"""The tally of a connection that has had no reply; to be copied. Every word is there: a plain dict is the quickest."""
+
 _ID = rb"([1-9][0-9]{0,19})"
 _SIZE = rb"(0|[1-9][0-9]{0,9})"
 

@@ -14,7 +14,7 @@ from beanpool.connection import JobId, new_job_id
 from beanpool.errors import BeanpoolError, ConnectionFailed, PoolTimeout
 from beanpool.net import drive, give_up_late
 from beanpool.policy import StallBudget, is_duplicate
-from beanpool.protocol import PUT, Reply
+from beanpool.protocol import PUT, PUT_BURIED, Reply
 from beanpool.put.failover import (
     AnotherRound,
     NotStored,
@@ -333,6 +333,7 @@ class PutMany(Generic[Place]):
                     continue
                 item = run[0][0]
                 if reply.status == "BURIED":
+                    lane.connection.tally[PUT_BURIED] += 1
                     buried = [(item[0], JobId(reply.number, *origin, buried=True))]
                     self._declare(lane.member, run, buried)
                     self._settle(buried)
@@ -394,6 +395,7 @@ class PutMany(Generic[Place]):
             self._give_up(retry)
 
     def _give_up(self, retry: Retry[Place]) -> None:
+        self._putter.reporter.put_failed()
         self._settle([(retry.place, self._putter.failure(retry.attempts, retry.put.key, retry.put.size))])
 
     def _give_second_chances(self) -> None:

@@ -22,7 +22,7 @@ from beanpool.errors import (
     UnexpectedResponse,
 )
 from beanpool.policy import Attempts, RetryBudget, RetryPolicy, is_duplicate, is_over, may_be_stored, outcome
-from beanpool.protocol import PUT
+from beanpool.protocol import PUT, PUT_BURIED
 from beanpool.server import Member, PooledConnection
 from beanpool.telemetry import Reporter
 
@@ -125,6 +125,7 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
         if reply.status == "INSERTED":
             jid = new_job_id(reply.number, connection.origin)
         elif reply.status == "BURIED":
+            connection.tally[PUT_BURIED] += 1
             jid = new_job_id(reply.number, connection.origin)
             jid.buried = True
         else:
@@ -185,6 +186,7 @@ class Putter:
             return self.rounds(lambda: self._round(put, []), put.deadline)
         except NotStored:
             failure = self.failure(put.attempts, put.key, put.size)
+        self.reporter.put_failed()
         # Raised out here: the rounds' own errors are in the attempts, not in the context.
         raise failure
 
@@ -293,6 +295,7 @@ class Putter:
             member.refused(error)
         # Without its traceback, which holds the frames of the attempt, and the body in them.
         attempts.append((member, error.with_traceback(None)))
+        member.pool.counters.rare.add("put_attempts_failed")
         if may_be_stored(error):
             self.reporter.put_ambiguous(member.address, error)
         at_home = key is not None and member is self._topology().owner(key)

@@ -22,10 +22,10 @@ from beanpool.protocol import Identity
 from beanpool.runtime import Lock, refuse_within
 from beanpool.server.places import Places, Stage
 from beanpool.server.pool_closing import PoolClosing
+from beanpool.server.pool_counters import PoolCounters
 from beanpool.server.pool_queue import PoolQueue
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.ticket import Ticket
-from beanpool.telemetry import SERVER_COUNTS, Counters
 
 _TRUSTED_IDLE_SECONDS = 0.01
 _REMEMBERED_FOR = 5.0
@@ -83,7 +83,7 @@ class ConnectionPool:
         self.encoding = encoding
         self._timeout = timeout
         self._owner = owner
-        self._counters = Counters(SERVER_COUNTS)
+        self.counters: PoolCounters = PoolCounters()
         # With every call: without a call.
         self._requests = 0
         # When a reserve that could not wait was last told that jobs have all connections.
@@ -94,7 +94,7 @@ class ConnectionPool:
         self._queue = PoolQueue(
             self._lock,
             self.places,
-            self._counters,
+            self.counters.rare,
             starved=owner.starved,
             give_back=self.checkin,
             ended=self._ended,
@@ -137,13 +137,16 @@ class ConnectionPool:
             "pool_size": opened,
             "pool_available": idle,
             "requests_waiting": len(self.places.queue),
-            "requests_num": self._requests,
-            **self._counters.snapshot(),
+            **self.counted(),
         }
+
+    def counted(self) -> dict[str, int]:
+        """The pool's counters."""
+        return {"requests_num": self._requests, **self.counters.snapshot()}
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
-        self._counters.add("connections_num")
+        self.counters.rare.add("connections_num")
         self._owner.opened(connection)
 
     # Check-out.
@@ -242,7 +245,7 @@ class ConnectionPool:
 
     def probe_connection(self) -> PooledConnection:
         """A connection that does not count and is not kept: for probes while all others are in use."""
-        return PooledConnection(
+        connection = PooledConnection(
             self.address,
             connect_timeout=self.connect_timeout,
             timeout=self._timeout,
@@ -251,6 +254,8 @@ class ConnectionPool:
             learn=self._owner.learn,
             opened=self.opened,
         )
+        self.counters.watch(connection)
+        return connection
 
     # For reserves, which wait for more than one server.
 
@@ -299,7 +304,7 @@ class ConnectionPool:
                 error.waited = time.monotonic() - started
                 raise
             finally:
-                self._counters.add("connections_ms", round((time.monotonic() - started) * 1000))
+                self.counters.rare.add("connections_ms", round((time.monotonic() - started) * 1000))
             return True
         self.discard(connection)
         return False
@@ -374,8 +379,8 @@ class ConnectionPool:
             self.discard(connection)
             return
         stood = bool(connection.instance)
-        self._counters.add("returns_bad", stood)
-        self._counters.add("connections_lost" if stood else "connections_errors")
+        self.counters.rare.add("returns_bad", stood)
+        self.counters.rare.add("connections_lost" if stood else "connections_errors")
         self.discard(connection, str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
         if isinstance(error, CommandTimeout) and error.waited is None and connection.opened_channel is not None:
             error.waited = time.monotonic() - connection.opened_channel.used_at

@@ -14,11 +14,13 @@ from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Pha
 from beanpool.net import Address, Channel, Connector, wait_for
 from beanpool.protocol import (
     DEFAULT_TUBE_NAME,
+    NO_REPLIES,
     RESERVE_WITH_TIMEOUT,
     STATS,
     USE,
     Command,
     Reply,
+    Tally,
     encode_reserve_with_timeout,
     encode_tube,
 )
@@ -52,6 +54,7 @@ class DrivenConnection:
         "give_up_at",
         "opened_channel",
         "server",
+        "tally",
         "timeout",
         "used",
         "watched",
@@ -65,6 +68,8 @@ class DrivenConnection:
         self.server = str(address)
         self.connect_timeout = connect_timeout
         self.timeout = timeout
+        self.tally: Tally = NO_REPLIES.copy()
+        """The replies that have come."""
         self.used = DEFAULT_TUBE_NAME
         """The tube that puts go to."""
         self.watched: tuple[str, ...] = (DEFAULT_TUBE_NAME,)
@@ -327,7 +332,7 @@ class DrivenConnection:
             self.give_up_at = dialing.late_at
             return False
         self._dialing = None
-        self._install(Channel(sock, self.server))
+        self._install(Channel(sock, self.server, self.tally))
         started = time.monotonic()
         self.give_up_at = started + self.connect_timeout
         plan, self._plan = self._plan, None

@@ -244,6 +244,10 @@ class Member:
             phase=Phase.CLOSED,
         )
 
+    def stats(self) -> dict[str, int]:
+        """What was counted of it, how its pool is filled, and how many jobs of it are in hand."""
+        return {**self.pool.stats(), "in_hand": self.reservations.in_hand.count}
+
     def status(self) -> ServerStatus:
         """A snapshot for users."""
         health = self.health

@@ -143,7 +143,7 @@ class PooledConnection(DrivenConnection, NotPicklable):
         A connect alone proves nothing: a stopped server accepts it too.
         """
         deadline = min(deadline, time.monotonic() + self.connect_timeout)
-        self._install(Channel(connect(self.address, deadline), self.server))
+        self._install(Channel(connect(self.address, deadline), self.server, self.tally))
         started = time.monotonic()
         try:
             reply = self.channel.exchange(STATS, IDENTIFY, deadline)

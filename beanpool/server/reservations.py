@@ -34,6 +34,11 @@ class InHand:
                 self._by_instance.pop(other, None)
         return self._by_instance.setdefault(instance, {})
 
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return sum(map(len, self._by_instance.copy().values()))
+
     def find(self, jid: int, instance: str | None) -> Job | None:
         """The job that is reserved under this id, in the process `instance` (None: whichever)."""
         for name, refs in self._by_instance.copy().items():
@@ -52,7 +57,7 @@ class Reservations:
 
     def __init__(self, pool: ConnectionPool, in_hand: InHand | None = None) -> None:
         self._pool = pool
-        self._in_hand = in_hand if in_hand is not None else InHand()
+        self.in_hand: InHand = in_hand if in_hand is not None else InHand()
         self._review = LeaseReview(pool.places.connections)
         self.abandoned: deque[JobRef] = deque()
         """Jobs that were dropped unfinished; appended to by finalizers, without a lock."""
@@ -66,11 +71,11 @@ class Reservations:
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands: from now on its jobs are found by id."""
-        connection.in_hand = self._in_hand.of(connection.instance)
+        connection.in_hand = self.in_hand.of(connection.instance)
 
     def find(self, jid: int, instance: str | None) -> Job | None:
         """The job that is reserved under this id, in the process `instance` (None: whichever)."""
-        return self._in_hand.find(jid, instance)
+        return self.in_hand.find(jid, instance)
 
     def reclaim(self) -> None:
         """Give back the jobs that were dropped unfinished: close their connection, if it has no others in hand.

@@ -105,6 +105,10 @@ class Reporter:
             reason = describe(error) if error else "no server took the put"
             self.listeners.publish(RetryScheduled(self.name, wait, reason))
 
+    def put_failed(self, count: int = 1) -> None:
+        """So many puts have ended with an error."""
+        self.counters.add("put_errors", count)
+
     def retry_refused(self) -> None:
         """A put was not tried again: the budget of retries is used up."""
         self.counters.add("retries_refused")

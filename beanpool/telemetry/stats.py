@@ -12,6 +12,7 @@ POOL_COUNTS = (
     "puts_ambiguous",
     "retries_num",
     "retries_refused",
+    "put_errors",
     "jobs_lost",
     "outages_num",
 )
@@ -25,6 +26,7 @@ SERVER_COUNTS = (
     "connections_ms",
     "connections_errors",
     "connections_lost",
+    "put_attempts_failed",
 )
 
 

@@ -28,7 +28,7 @@ def reserve(pool: PoolManager) -> Job:
 
 def refs_left(pool: PoolManager) -> int:
     return sum(
-        len(refs) for member in inside(pool).members for refs in member.reservations._in_hand._by_instance.values()
+        len(refs) for member in inside(pool).members for refs in member.reservations.in_hand._by_instance.values()
     )
 
 

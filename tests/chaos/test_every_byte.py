@@ -112,8 +112,17 @@ def reserve_many(stage: Stage, stream: Stream, k: int) -> str:
 
 def reserve_waiting(stage: Stage, stream: Stream, k: int) -> str:
     call = background(lambda: stage.timed("reserve", lambda: stage.pool.reserve(0.2), 0.2))
-    for server in (stage.sick, stage.healthy):
-        wait_until(lambda server=server: server.control.counter("current-waiting", stage.tube), "a waiter")  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+
+    def waits_everywhere() -> bool:
+        nonlocal call
+        if call.done:
+            # On a slow machine it was over before anybody looked.
+            assert call.result() is None
+            call = background(lambda: stage.timed("reserve", lambda: stage.pool.reserve(0.2), 0.2))
+        servers = (stage.sick, stage.healthy)
+        return all(server.control.counter("current-waiting", stage.tube) for server in servers) and not call.done
+
+    wait_until(waits_everywhere, "a waiter on both servers")
     with stage.sick.link.toxic("limit_data", stream, bytes=k):
         body, jid = stage.store(stage.sick)
         job = call.result()

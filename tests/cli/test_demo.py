@@ -104,7 +104,8 @@ def test_plain_on_a_terminal_draws_nothing_in_place() -> None:
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_demo_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    arguments = ("demo", "--seconds", "4", "--plain")
+    # Longer than the test takes on the slowest machine: the signal must find it at work.
+    arguments = ("demo", "--seconds", "60", "--plain")
     with started_beanpool(*arguments, env={"TMPDIR": str(tmp_path)}) as process:
         assert process.stdout is not None
         assert any(b"killed" in line for line in process.stdout)

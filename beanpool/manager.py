@@ -33,8 +33,6 @@ from beanpool.policy import RetryBudget, RetryPolicy
 from beanpool.protocol import (
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
-    DELETE,
-    KICK_JOB,
     LIST_TUBES,
     MAX_UINT32,
     PAUSE_TUBE,
@@ -484,28 +482,27 @@ class PoolManager(NotPicklable):
         return Tube(self, name)
 
     # One job. It is named by the JobId of its put, or by an int together with `server`: the name or address of its
-    # server. A bare int will do where there is one server only.
+    # server. A bare int will do where there is one server only. A Job stands for itself.
 
-    def reserve_job(self, jid: int, *, server: AnyServer | None = None) -> Job:
+    def reserve_job(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job:
         """Reserve the job with this id, be it ready, delayed or buried (``reserve-job``, beanstalkd 1.12 and newer).
 
+        :param timeout: the longest it may take (seconds); None for the pool's.
         :raises NotFound: if there is none, or it is reserved.
         """
         member, instance = self._jobs.locate(jid, server)
-        return self._reserver.reserve_job(member, check_id(jid), instance, _monotonic() + self._timeout)
+        return self._reserver.reserve_job(member, check_id(jid), instance, self._jobs.deadline(timeout))
 
-    def delete(self, jid: int, *, server: AnyServer | None = None) -> None:
-        """Delete a job, by the id that :meth:`put` returned (``delete``).
+    def delete(self, jid: Job | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
+        """Delete a job (``delete``): a :class:`Job` as :meth:`Job.delete` does, any other by its id.
 
-        :param jid: a :class:`JobId`, or an ``int`` together with `server` (its name or address).
+        :param jid: a :class:`Job`, the :class:`JobId` that :meth:`put` returned, or an ``int`` together with `server`
+            (its name or address).
+        :param timeout: the longest it may take (seconds); None for the pool's.
         :raises NotFound: if there is none, or it is reserved by another pool or connection.
-        :raises JobLost: if its server was restarted since.
+        :raises JobLost: if its reservation is gone, or its server was restarted since.
         """
-        job = self._jobs.find(jid, server)
-        if job is not None:
-            job.delete()
-        else:
-            self._jobs.confirm(DELETE, "DELETED", jid, server)
+        self._jobs.delete(jid, server, timeout)
 
     def delete_many(self, jobs: Iterable[Job | int]) -> list[Exception | None]:
         """Delete many jobs, in few round trips and to all servers at once.
@@ -522,52 +519,82 @@ class PoolManager(NotPicklable):
         return DeleteMany(self._jobs.locate, self._jobs.held, self._timeout).run(jobs)
 
     def release(
-        self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0, *, server: AnyServer | None = None
+        self,
+        jid: Job | int,
+        priority: int | None = None,
+        delay: float = 0,
+        *,
+        server: AnyServer | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Give a job that this pool has reserved back to its tube (``release``); see :meth:`Job.release`.
 
-        :raises NotFound: if it is not reserved by this pool.
+        :param jid: as for :meth:`delete`.
+        :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
+        :param timeout: the longest it may take (seconds); None for the pool's.
+        :raises NotFound: if it is named by its id, and not reserved by this pool.
         """
-        encode_release(check_id(jid), priority, delay)
-        self._jobs.get(jid, server, "release").release(priority, delay)
+        encode_release(1, 0 if priority is None else priority, delay)
+        self._jobs.get(jid, server, "release").release(priority, delay, timeout=timeout)
 
-    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY, *, server: AnyServer | None = None) -> None:
+    def bury(
+        self,
+        jid: Job | int,
+        priority: int | None = None,
+        *,
+        server: AnyServer | None = None,
+        timeout: float | None = None,
+    ) -> None:
         """Put a job that this pool has reserved aside (``bury``); see :meth:`Job.bury`.
 
-        :raises NotFound: if it is not reserved by this pool.
+        :param jid: as for :meth:`delete`.
+        :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
+        :param timeout: the longest it may take (seconds); None for the pool's.
+        :raises NotFound: if it is named by its id, and not reserved by this pool.
         """
-        encode_bury(check_id(jid), priority)
-        self._jobs.get(jid, server, "bury").bury(priority)
+        encode_bury(1, 0 if priority is None else priority)
+        self._jobs.get(jid, server, "bury").bury(priority, timeout=timeout)
 
-    def touch(self, jid: int, *, server: AnyServer | None = None) -> None:
+    def touch(self, jid: Job | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
         """Start the TTR of a job that this pool has reserved anew (``touch``); see :meth:`Job.touch`.
 
-        :raises NotFound: if it is not reserved by this pool.
+        :param jid: as for :meth:`delete`.
+        :param timeout: the longest it may take (seconds); None for the pool's.
+        :raises NotFound: if it is named by its id, and not reserved by this pool.
         """
-        self._jobs.get(jid, server, "touch").touch()
+        self._jobs.get(jid, server, "touch").touch(timeout=timeout)
 
-    def kick_job(self, jid: int, *, server: AnyServer | None = None) -> None:
+    def kick_job(self, jid: Job | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
         """Make a buried or delayed job ready (``kick-job``).
 
+        :param jid: as for :meth:`delete`.
+        :param timeout: the longest it may take (seconds); None for the pool's.
         :raises NotFound: if it is neither.
         """
-        self._jobs.confirm(KICK_JOB, "KICKED", jid, server)
+        self._jobs.kick(jid, server, timeout)
 
-    def stats_job(self, jid: int, *, server: AnyServer | None = None) -> dict[str, Any]:
+    def stats_job(
+        self, jid: Job | int, *, server: AnyServer | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
         """The statistics of a job (``stats-job``).
 
+        :param jid: as for :meth:`delete`.
+        :param timeout: the longest it may take (seconds); None for the pool's.
         :raises NotFound: if there is none.
         """
-        document: dict[str, Any] = self._jobs.stats(jid, server)
+        document: dict[str, Any] = self._jobs.stats(jid, server, timeout)
         return document
 
-    def peek(self, jid: int, *, server: AnyServer | None = None) -> Job | None:
-        """Look at the job with this id without reserving it (``peek``); None if there is none."""
+    def peek(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job | None:
+        """Look at the job with this id without reserving it (``peek``); None if there is none.
+
+        :param timeout: the longest it may take (seconds); None for the pool's.
+        """
         if isinstance(jid, int) and not isinstance(jid, bool) and not jid:
             # No server has ever given it.
             return None
         member, _ = self._jobs.locate(jid, server)
-        return self._reserver.at_home(member, self._jobs.peek(jid, server))
+        return self._reserver.at_home(member, self._jobs.peek(jid, server, timeout))
 
     # All servers. What is asked of them has a form ``..._by_server``, which hides no missing server.
 

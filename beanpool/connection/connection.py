@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from beanpool.connection import results
@@ -181,24 +182,27 @@ class Connection(Session):
 
         :raises NotFound: if there is none, or it is reserved by another connection.
         """
-        self._finish(DELETE, encode_job(DELETE, jid), "DELETED", jid)
+        self._ask(DELETE, encode_job(DELETE, jid), functools.partial(self._finished, DELETE, "DELETED", jid))
 
-    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> None:
+    def release(self, jid: int, priority: int | None = None, delay: float = 0) -> None:
         """Give a job that is reserved here back to its tube (``release``).
 
-        :param priority: its new priority; see :meth:`Job.release` for keeping the old.
+        :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
         :param delay: how long before it becomes ready again (seconds).
         :raises NotFound: if it is not reserved here.
         :raises Buried: if the server had no memory to queue it, and has buried it.
         """
-        self._finish(RELEASE, encode_release(jid, priority, delay), "RELEASED", jid)
+        encode_release(jid, 0 if priority is None else priority, delay)
+        self._give_up(RELEASE, lambda known: encode_release(jid, known, delay), "RELEASED", jid, priority)
 
-    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> None:
+    def bury(self, jid: int, priority: int | None = None) -> None:
         """Put a job that is reserved here aside (``bury``).
 
+        :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
         :raises NotFound: if it is not reserved here.
         """
-        self._finish(BURY, encode_bury(jid, priority), "BURIED", jid)
+        encode_bury(jid, 0 if priority is None else priority)
+        self._give_up(BURY, lambda known: encode_bury(jid, known), "BURIED", jid, priority)
 
     def touch(self, jid: int) -> None:
         """Start the TTR of a job that is reserved here anew (``touch``).
@@ -286,8 +290,14 @@ class Connection(Session):
     def _plain(self, command: Command, request: bytes, success: str) -> None:
         self._ask(command, request, functools.partial(results.confirm, command, success))
 
-    def _finish(self, command: Command, request: bytes, success: str, jid: int) -> None:
-        self._ask(command, request, functools.partial(self._finished, command, success, jid))
+    def _give_up(
+        self, command: Command, encode: Callable[[int], bytes], success: str, jid: int, priority: int | None
+    ) -> None:
+        deadline = time.monotonic() + self.timeout
+        if priority is None:
+            read = functools.partial(self._priority, command, jid)
+            priority = self._ask(STATS_JOB, encode_job(STATS_JOB, jid), read, deadline)
+        self._ask(command, encode(priority), functools.partial(self._finished, command, success, jid), deadline)
 
     def _peek(self, command: Command) -> Job | None:
         return self._ask(command, encode_bare(command), functools.partial(self._found, command, None))

@@ -29,6 +29,7 @@ from beanpool.protocol import (
     encode_job,
     encode_release,
 )
+from beanpool.validation import check_seconds
 
 Answer = TypeVar("Answer")
 Read = Callable[[Channel, Reply], Answer]
@@ -169,16 +170,18 @@ class Job(NotPicklable):
         """
         return self._state is _RESERVED and self._connection is connection
 
-    def delete(self) -> None:
+    def delete(self, *, timeout: float | None = None) -> None:
         """Delete the job: its work is done (``delete``). A job that is not reserved can be deleted too.
 
         If the connection was lost meanwhile, one attempt is made to finish a pooled job's delete safely: only in
         the same server process, and only if nobody else has the job.
 
+        :param timeout: the longest it may take (seconds); None for the connection's.
         :raises JobLost: if the reservation is gone and the job could not be deleted safely.
         :raises NotFound: if the job is not reserved here and is gone, or reserved by somebody else.
         """
-        self._delete_by(_monotonic() + self._connection.timeout)
+        seconds = self._connection.timeout if timeout is None else check_seconds("timeout", timeout)
+        self._delete_by(_monotonic() + seconds)
 
     def _delete_by(self, deadline: float) -> None:
         """As :meth:`delete`, until a time of the caller's (monotonic seconds)."""
@@ -209,48 +212,54 @@ class Job(NotPicklable):
             raise
         self._state = _NOT_RESERVED
 
-    def release(self, priority: int | None = None, delay: float = 0) -> None:
+    def release(self, priority: int | None = None, delay: float = 0, *, timeout: float | None = None) -> None:
         """Give the job back to its tube (``release``); does nothing if it is not reserved here.
 
         :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
         :param delay: how long before it becomes ready again (seconds).
+        :param timeout: the longest it may take (seconds); None for the connection's.
         :raises JobLost: if the reservation is gone.
         :raises Buried: if the server had no memory to queue the job, and has buried it.
         """
         encode_release(self.number, 0 if priority is None else priority, delay)
-        self._give_up(RELEASE, lambda known: encode_release(self.number, known, delay), "RELEASED", priority)
+        deadline = self._deadline(timeout)
+        self._give_up(RELEASE, lambda known: encode_release(self.number, known, delay), "RELEASED", priority, deadline)
 
-    def bury(self, priority: int | None = None) -> None:
+    def bury(self, priority: int | None = None, *, timeout: float | None = None) -> None:
         """Put the job aside until it is kicked (``bury``); does nothing if it is not reserved here.
 
         :param priority: its new priority; None keeps the one it has (asked by ``stats-job``).
+        :param timeout: the longest it may take (seconds); None for the connection's.
         :raises JobLost: if the reservation is gone.
         """
         encode_bury(self.number, 0 if priority is None else priority)
-        self._give_up(BURY, lambda known: encode_bury(self.number, known), "BURIED", priority)
+        deadline = self._deadline(timeout)
+        self._give_up(BURY, lambda known: encode_bury(self.number, known), "BURIED", priority, deadline)
 
-    def touch(self) -> None:
+    def touch(self, *, timeout: float | None = None) -> None:
         """Start the job's TTR anew (``touch``); does nothing if it is not reserved here.
 
+        :param timeout: the longest it may take (seconds); None for the connection's.
         :raises JobLost: if the reservation is gone.
         """
         connection = self._connection
         if is_inherited(connection):
             raise self._of_the_parent()
-        deadline = _monotonic() + connection.timeout
+        deadline = _monotonic() + (connection.timeout if timeout is None else check_seconds("timeout", timeout))
         if self._state is not _RESERVED or not self._command(
             TOUCH, encode_job(TOUCH, self.number), "TOUCHED", deadline
         ):
             self._refuse_lost()
 
-    def reacquire(self) -> None:
+    def reacquire(self, *, timeout: float | None = None) -> None:
         """Reserve a job whose connection was lost again, to go on working on it; does nothing if it is reserved.
 
         It takes the same server process, a server that knows ``reserve-job`` (1.12), and nobody who has the job.
 
+        :param timeout: the longest it may take (seconds); None for the connection's.
         :raises JobLost: if it cannot be had again.
         """
-        deadline = self._deadline()
+        deadline = self._deadline(timeout)
         if self.reserved:
             return
         if self._recovery is None or not self.lost:
@@ -260,20 +269,22 @@ class Job(NotPicklable):
         self._state = _RESERVED
         lease.hold(self)
 
-    def kick(self) -> None:
+    def kick(self, *, timeout: float | None = None) -> None:
         """Make a buried or delayed job ready (``kick-job``).
 
+        :param timeout: the longest it may take (seconds); None for the connection's.
         :raises NotFound: if it is neither.
         """
-        self._ask(KICK_JOB, encode_job(KICK_JOB, self.number), self._deadline(), _confirm_kicked)
+        self._ask(KICK_JOB, encode_job(KICK_JOB, self.number), self._deadline(timeout), _confirm_kicked)
 
-    def stats(self) -> Any:
+    def stats(self, *, timeout: float | None = None) -> Any:
         """The server's statistics of the job (``stats-job``), parsed as the connection's `parse_yaml` says.
 
+        :param timeout: the longest it may take (seconds); None for the connection's.
         :raises NotFound: if the job is gone.
         """
         read = functools.partial(results.document, self._connection.parse_yaml, STATS_JOB)
-        return self._ask(STATS_JOB, encode_job(STATS_JOB, self.number), self._deadline(), read)
+        return self._ask(STATS_JOB, encode_job(STATS_JOB, self.number), self._deadline(timeout), read)
 
     def __enter__(self) -> Job:
         return self
@@ -290,13 +301,13 @@ class Job(NotPicklable):
         with contextlib.suppress(BeanpoolError):
             self.release()
 
-    def _deadline(self) -> float:
+    def _deadline(self, timeout: float | None) -> float:
         """When a command that begins now must end."""
         connection = self._connection
         # Before anything is waited for: in a forked child a thread of the parent may have the guard for ever.
         if is_inherited(connection):
             raise self._of_the_parent()
-        return _monotonic() + connection.timeout
+        return _monotonic() + (connection.timeout if timeout is None else check_seconds("timeout", timeout))
 
     def _of_the_parent(self) -> JobLost:
         return self._lost("it was reserved by the parent process, which still has it")
@@ -320,8 +331,9 @@ class Job(NotPicklable):
         with self._recovery.borrow(self, deadline) as borrowed:
             return _exchange(borrowed, command, request, deadline, read)
 
-    def _give_up(self, command: Command, encode: Callable[[int], bytes], success: str, priority: int | None) -> None:
-        deadline = self._deadline()
+    def _give_up(
+        self, command: Command, encode: Callable[[int], bytes], success: str, priority: int | None, deadline: float
+    ) -> None:
         if self._state is _RESERVED:
             known = priority if priority is not None else self._priority(deadline)
             if known is not None and self._command(command, encode(known), success, deadline):

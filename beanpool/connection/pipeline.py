@@ -57,12 +57,19 @@ class Pipeline:
     exception object in its own place, and does not disturb its neighbours. If the connection breaks, each command
     without a reply has a :class:`ConnectionFailed` whose ``may_have_taken_effect`` tells whether it was sent.
     Bad arguments are raised at once, by the call itself.
+
+    Those that :meth:`release` or :meth:`bury` a job and keep its priority ask for it first: all in one round trip more.
     """
 
     def __init__(self, connection: Session) -> None:
         self._connection = connection
         self._commands: list[tuple[Command, bytes]] = []
         self._reads: list[Read] = []
+        # By position: the commands that keep a job's priority, and what makes them once that is known.
+        self._unpriced: dict[int, tuple[int, Callable[[int], bytes]]] = {}
+        # The jobs that are given a priority, and where what was asked before would not be true any more.
+        self._priced: set[int] = set()
+        self._parts: list[int] = []
         self._longest_wait = 0.0
         self.results: list[Any] = []
 
@@ -90,20 +97,36 @@ class Pipeline:
         with self._connection._exclusive_channel() as channel:
             commands, self._commands = self._commands, []
             reads, self._reads = self._reads, []
+            unpriced, self._unpriced = self._unpriced, {}
+            parts, self._parts = [*self._parts, len(commands)], []
+            self._priced.clear()
             timeout = self._connection.timeout + self._longest_wait
             self._longest_wait = 0.0
+            refused: dict[int, Exception] = {}
             try:
-                replies = channel.exchange_many(commands, timeout)
-                for read, reply in zip(reads, replies, strict=False):
-                    results.append(_outcome(read, channel, reply))
-                # Let the generator see its own end: it checks that nothing is left over.
-                next(replies, None)
+                for end in parts:
+                    part = range(len(results), end)
+                    asked = [(at, *unpriced[at]) for at in part if at in unpriced]
+                    if asked:
+                        refused |= _ask_priorities(channel, timeout, commands, asked)
+                    replies = channel.exchange_many([commands[at] for at in part if at not in refused], timeout)
+                    # One by one: those that came before the connection breaks are kept.
+                    results.extend(
+                        refused[at] if at in refused else _outcome(reads[at], channel, next(replies)) for at in part
+                    )
+                    # Let the generator see its own end: it checks that nothing is left over.
+                    next(replies, None)
             except (ConnectionFailed, UnexpectedResponse) as error:
-                for number in range(len(commands) - len(results)):
+                number = 0
+                for at in range(len(results), len(commands)):
+                    if at in refused:
+                        results.append(refused[at])
+                        continue
                     sent = number < channel.in_flight
                     results.append(
                         error if number == 0 and error.may_have_taken_effect == sent else _unanswered(error, sent)
                     )
+                    number += 1
         return results
 
     def _add(self, command: Command, request: bytes, read: Read) -> Pipeline:
@@ -144,13 +167,27 @@ class Pipeline:
         """As :meth:`Connection.delete`."""
         return self._add_finish(DELETE, encode_job(DELETE, jid), "DELETED", jid)
 
-    def release(self, jid: int, priority: int = DEFAULT_PRIORITY, delay: float = 0) -> Pipeline:
+    def release(self, jid: int, priority: int | None = None, delay: float = 0) -> Pipeline:
         """As :meth:`Connection.release`."""
-        return self._add_finish(RELEASE, encode_release(jid, priority, delay), "RELEASED", jid)
+        request = encode_release(jid, DEFAULT_PRIORITY if priority is None else priority, delay)
+        self._note_priority(jid, priority, lambda known: encode_release(jid, known, delay))
+        return self._add_finish(RELEASE, request, "RELEASED", jid)
 
-    def bury(self, jid: int, priority: int = DEFAULT_PRIORITY) -> Pipeline:
+    def bury(self, jid: int, priority: int | None = None) -> Pipeline:
         """As :meth:`Connection.bury`."""
-        return self._add_finish(BURY, encode_bury(jid, priority), "BURIED", jid)
+        request = encode_bury(jid, DEFAULT_PRIORITY if priority is None else priority)
+        self._note_priority(jid, priority, lambda known: encode_bury(jid, known))
+        return self._add_finish(BURY, request, "BURIED", jid)
+
+    def _note_priority(self, jid: int, priority: int | None, encode: Callable[[int], bytes]) -> None:
+        """A command is about to be added that gives a job a priority, or keeps the one that it has."""
+        if priority is not None:
+            self._priced.add(jid)
+            return
+        if jid in self._priced:
+            self._parts.append(len(self))
+            self._priced.clear()
+        self._unpriced[len(self)] = jid, encode
 
     def touch(self, jid: int) -> Pipeline:
         """As :meth:`Connection.touch`."""
@@ -211,6 +248,33 @@ def _outcome(read: Read, channel: Channel, reply: Reply) -> Any:
     except Exception as error:
         # A refusal, a reply that is wrong, or whatever the caller's own `parse_yaml` raises.
         return error
+
+
+def _ask_priorities(
+    channel: Channel,
+    timeout: float,
+    commands: list[tuple[Command, bytes]],
+    asked: list[tuple[int, int, Callable[[int], bytes]]],
+) -> dict[int, Exception]:
+    """Fill the priorities that jobs have into their `commands`; returns those refusals that are not the command's own.
+
+    :param asked: where each command is, its job, and what makes it of the priority.
+    """
+    refused: dict[int, Exception] = {}
+    try:
+        replies = channel.exchange_many([(STATS_JOB, encode_job(STATS_JOB, jid)) for _, jid, _ in asked], timeout)
+        for (at, _, encode), reply in zip(asked, replies, strict=False):
+            found = _outcome(results.priority, channel, reply)
+            if isinstance(found, Exception):
+                refused[at] = found
+            elif found is not None:
+                commands[at] = commands[at][0], encode(found)
+        next(replies, None)
+    except (ConnectionFailed, UnexpectedResponse):
+        # Nothing was sent of the commands themselves.
+        channel.in_flight = 0
+        raise
+    return refused
 
 
 def _unanswered(error: ConnectionFailed | UnexpectedResponse, sent: bool) -> ConnectionFailed:

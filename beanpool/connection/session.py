@@ -245,9 +245,19 @@ class Session(NotPicklable):
             f"{self.server}: the connection is closed: {self.closed_because}", server=self.server, phase=Phase.CLOSED
         )
 
-    def _ask(self, command: Command, request: bytes, read: Callable[[Channel, Reply], Answer]) -> Answer:
-        """Carry out a command; returns what `read` makes of its reply."""
-        deadline = time.monotonic() + self.timeout
+    def _ask(
+        self,
+        command: Command,
+        request: bytes,
+        read: Callable[[Channel, Reply], Answer],
+        deadline: float | None = None,
+    ) -> Answer:
+        """Carry out a command; returns what `read` makes of its reply.
+
+        :param deadline: when it must end (monotonic seconds); None for the connection's `timeout` from now on.
+        """
+        if deadline is None:
+            deadline = time.monotonic() + self.timeout
         guard = self._guard
         if guard.locked():
             raise in_use(self)
@@ -288,6 +298,14 @@ class Session(NotPicklable):
     def _found(self, command: Command, jid: int | None, channel: Channel, reply: Reply) -> Job | None:
         """The job in the reply to a peek."""
         return found_job(self, command, None if command is PEEK else self.used, jid, channel, reply)
+
+    def _priority(self, command: Command, jid: int, channel: Channel, reply: Reply) -> int:
+        """The priority in the reply to a ``stats-job`` that was asked for `command`."""
+        found = results.priority(channel, reply)
+        if found is None:
+            self._held.discard(jid)
+            raise channel.refuse(command, reply)
+        return found
 
     def _finished(self, command: Command, success: str, jid: int, channel: Channel, reply: Reply) -> None:
         """Check the reply to a command after which the job is not reserved here any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,8 +11,9 @@ from beanpool.cluster import Cluster, ask_one
 from beanpool.config import AnyServer
 from beanpool.connection import Job, JobId, found_job, results
 from beanpool.errors import NotFound, job_lost
-from beanpool.protocol import PEEK, STATS_JOB, Command, Reply, check_id, encode_job
+from beanpool.protocol import DELETE, KICK_JOB, PEEK, STATS_JOB, Command, Reply, check_id, encode_job
 from beanpool.server import Member, PooledConnection, why_another
+from beanpool.validation import check_seconds
 
 Answer = TypeVar("Answer")
 
@@ -43,40 +45,60 @@ class JobsById:
             return topology.single, None
         return topology.get(server), instance
 
-    def confirm(self, command: Command, success: str, jid: int, server: AnyServer | None) -> None:
-        """Carry out a command on a job that is not in hand.
+    def deadline(self, timeout: float | None) -> float:
+        """When a call that begins now must end (monotonic seconds).
 
-        :param success: the status of the reply to it.
+        :param timeout: how long it may take (seconds); None for the cluster's.
         """
+        seconds = self._cluster.timeout if timeout is None else check_seconds("timeout", timeout)
+        return time.monotonic() + seconds
 
-        def read(connection: PooledConnection, reply: Reply) -> None:
-            results.confirm(command, success, connection.channel, reply)
+    def delete(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> None:
+        """Delete a job."""
+        found = self.find(jid, server)
+        if found is not None:
+            found.delete(timeout=timeout)
+        elif not isinstance(jid, Job):
+            self._ask(DELETE, jid, server, timeout, functools.partial(_confirm, DELETE, "DELETED"))
 
-        self._ask(command, jid, server, read)
+    def kick(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> None:
+        """Make a buried or delayed job ready."""
+        if isinstance(jid, Job):
+            self._itself(jid, server).kick(timeout=timeout)
+        else:
+            self._ask(KICK_JOB, jid, server, timeout, functools.partial(_confirm, KICK_JOB, "KICKED"))
 
-    def stats(self, jid: int, server: AnyServer | None) -> Any:
+    def stats(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> Any:
         """The statistics of a job."""
+        if isinstance(jid, Job):
+            return self._itself(jid, server).stats(timeout=timeout)
 
         def read(connection: PooledConnection, reply: Reply) -> Any:
             return results.document(True, STATS_JOB, connection.channel, reply)
 
-        return self._ask(STATS_JOB, jid, server, read)
+        return self._ask(STATS_JOB, jid, server, timeout, read)
 
-    def peek(self, jid: int, server: AnyServer | None) -> Job | None:
+    def peek(self, jid: int, server: AnyServer | None, timeout: float | None) -> Job | None:
         """A copy of a job; None if there is none."""
 
         def read(connection: PooledConnection, reply: Reply) -> Job | None:
             return found_job(connection, PEEK, None, jid, connection.channel, reply)
 
-        return self._ask(PEEK, jid, server, read)
+        return self._ask(PEEK, jid, server, timeout, read)
 
     def _ask(
-        self, command: Command, jid: int, server: AnyServer | None, read: Callable[[PooledConnection, Reply], Answer]
+        self,
+        command: Command,
+        jid: int,
+        server: AnyServer | None,
+        timeout: float | None,
+        read: Callable[[PooledConnection, Reply], Answer],
     ) -> Answer:
         """Ask a job's server about it.
 
         :raises JobLost: if it is another process than the one that gave the id.
         """
+        until = self.deadline(timeout)
         member, instance = self.locate(jid, server)
         cluster = self._cluster
         if not cluster.started:
@@ -88,27 +110,44 @@ class JobsById:
                 raise job_lost(jid, member.address, reason)
             return read(connection, connection.channel.exchange(command, encode_job(command, jid), deadline))
 
-        return ask_one(member, time.monotonic() + cluster.timeout, ask_the_same, None)
+        return ask_one(member, until, ask_the_same, None)
 
     def held(self, jid: int) -> Job | None:
         """The job in hand that a :class:`JobId` names, also where its server has been removed since."""
         jobs = self._cluster.jobs_in_hand.get(jid.server) if isinstance(jid, JobId) else None
         return jobs.find(jid, jid.instance) if jobs is not None and isinstance(jid, JobId) else None
 
-    def find(self, jid: int, server: AnyServer | None) -> Job | None:
-        """The job in hand with this id."""
-        job = self.held(jid) if server is None else None
-        if job is not None:
-            return job
-        member, instance = self.locate(jid, server)
-        return member.reservations.find(check_id(jid), instance)
+    def _itself(self, job: Job, server: AnyServer | None) -> Job:
+        """The job, which knows its server.
 
-    def get(self, jid: int, server: AnyServer | None, command: str) -> Job:
-        """The job in hand with this id.
+        :raises ValueError: if `server` is another one.
+        """
+        if server is not None:
+            member = self._cluster.topology.find(server)
+            if member is None or member.address != job.server:
+                raise ValueError(f"server must be left out or be that of the job ({job.server}), not {server!r}")
+        return job
+
+    def find(self, job: Job | int, server: AnyServer | None) -> Job | None:
+        """The job, if it is one; else the job in hand with this id."""
+        if isinstance(job, Job):
+            return self._itself(job, server)
+        held = self.held(job) if server is None else None
+        if held is not None:
+            return held
+        member, instance = self.locate(job, server)
+        return member.reservations.find(check_id(job), instance)
+
+    def get(self, job: Job | int, server: AnyServer | None, command: str) -> Job:
+        """The job, or the one in hand with this id.
 
         :raises NotFound: if there is none: what the server would say to the command.
         """
-        job = self.find(jid, server)
-        if job is None:
+        found = self.find(job, server)
+        if found is None:
             raise NotFound(command, "NOT_FOUND", [])
-        return job
+        return found
+
+
+def _confirm(command: Command, success: str, connection: PooledConnection, reply: Reply) -> None:
+    results.confirm(command, success, connection.channel, reply)

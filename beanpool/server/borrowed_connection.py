@@ -93,9 +93,15 @@ class BorrowedConnection(Connection):
         with self._watching():
             return super().reserve(timeout)
 
-    def _ask(self, command: Command, request: bytes, read: Callable[[Channel, Reply], Answer]) -> Answer:
+    def _ask(
+        self,
+        command: Command,
+        request: bytes,
+        read: Callable[[Channel, Reply], Answer],
+        deadline: float | None = None,
+    ) -> Answer:
         with self._watching():
-            return super()._ask(command, request, read)
+            return super()._ask(command, request, read, deadline)
 
     @contextlib.contextmanager
     def _exclusive_channel(self) -> Iterator[Channel]:

@@ -34,9 +34,9 @@ class WatchedPool(PoolManager):
         self._given_out += jobs
         return jobs
 
-    def reserve_job(self, jid: int, *, server: AnyServer | None = None) -> Job:
+    def reserve_job(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job:
         """See :meth:`PoolManager.reserve_job`."""
-        job = super().reserve_job(jid, server=server)
+        job = super().reserve_job(jid, server=server, timeout=timeout)
         self._given_out.append(job)
         return job
 

@@ -65,6 +65,15 @@ class TestCommands:
         with pytest.raises(NotFound):
             connection.delete(jid)
 
+    def test_release_and_bury_keep_the_priority(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
+        connection = connect(beanstalkd)
+        jid = connection.put("x", 42)
+        for give_up in (connection.release, connection.bury):
+            for given, expected in (((), 42), ((None,), 42), ((7,), 7), ((0,), 0), ((42,), 42)):
+                connection.reserve_job(jid)
+                give_up(jid, *given)
+                assert connection.stats_job(jid)["pri"] == expected
+
     def test_release_bury_touch_and_kick_job(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
         connection, control = connect(beanstalkd), beanstalkd.control
         jid = connection.put("x")
@@ -78,7 +87,7 @@ class TestCommands:
         connection.kick_job(jid)
         reserved(connection)
         connection.bury(jid)
-        assert (control.state(jid), connection.stats_job(jid)["pri"]) == ("buried", 2**31)
+        assert (control.state(jid), connection.stats_job(jid)["pri"]) == ("buried", 3)
         connection.kick_job(jid)
         reserved(connection)
         connection.bury(jid, priority=9)

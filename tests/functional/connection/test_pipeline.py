@@ -82,6 +82,27 @@ class TestResults:
         assert server.accepts == 0 or server.received() == b""
         assert p.execute() == p.results == [1, 2, 3]
 
+    def test_a_priority_is_kept_also_when_it_was_given_before(
+        self, beanstalkd: BeanstalkdServer, connect: Connect
+    ) -> None:
+        connection = connect(beanstalkd)
+        for priority in (3, 4, 5):
+            connection.put("x", priority)
+        with connection.pipeline() as p:
+            p.reserve().release(1).reserve_job(2).release(2, 9).reserve_job(3).bury(3)
+            p.reserve_job(2).bury(2).stats_job(1).stats_job(2).stats_job(3)
+        assert [stats["pri"] for stats in p.results[-3:]] == [3, 9, 5]
+        # Two questions at first, and the other one when it has an answer.
+        assert beanstalkd.control.counter("cmd-stats-job") == 6
+
+    def test_a_connection_that_breaks_before_the_priorities_are_known(
+        self, scripted_server: StartScripted, connect: Connect
+    ) -> None:
+        server = scripted_server([expect(b"stats-job 7\r\n"), close()])
+        results = connect(server).pipeline().touch(7).release(7).execute()
+        # Nothing of it was sent.
+        assert_sent(results, 0)
+
     def test_a_failure_does_not_disturb_its_neighbours(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
         connection = connect(beanstalkd)
         with connection.pipeline() as p:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,6 +64,7 @@ class TestPartsOfASecond:
     def test_a_job_in_hand_is_kept(self, beanstalkd: BeanstalkdServer, connect: Connect, way: str) -> None:
         connection = connect(beanstalkd)
         connection.put("x")
+        finish: Callable[[], object]
         if way == "job":
             job = connection.reserve(0.5)
             assert job is not None

@@ -9,7 +9,7 @@ import pytest
 from support.scripted import answering, expect, expect_line, send, stats_reply, with_data
 from support.waiting import wait_until
 
-from beanpool import Buried, CommandFailed, Connection, ConnectionFailed, Job, UnexpectedResponse
+from beanpool import Buried, CommandFailed, Connection, ConnectionFailed, Job, NotFound, UnexpectedResponse
 
 if TYPE_CHECKING:
     from conftest import StartScripted
@@ -37,9 +37,7 @@ class TestNothingUnasked:
             (lambda c: c.reserve_job(7), b"reserve-job 7\r\n", with_data(b"RESERVED 7", b"x")),
             (lambda c: c.touch(7), b"touch 7\r\n", b"TOUCHED\r\n"),
             (lambda c: c.release(7, 1, 2), b"release 7 1 2\r\n", b"RELEASED\r\n"),
-            (lambda c: c.release(7), b"release 7 2147483648 0\r\n", b"RELEASED\r\n"),
             (lambda c: c.bury(7, 1), b"bury 7 1\r\n", b"BURIED\r\n"),
-            (lambda c: c.bury(7), b"bury 7 2147483648\r\n", b"BURIED\r\n"),
             (lambda c: c.kick(), b"kick 1\r\n", b"KICKED 0\r\n"),
             (lambda c: c.kick_job(7), b"kick-job 7\r\n", b"KICKED\r\n"),
             (lambda c: c.peek(7), b"peek 7\r\n", job),
@@ -70,6 +68,33 @@ class TestNothingUnasked:
         connection.close()
         wait_until(lambda: server.accepts == 2 and all(c.closed.is_set() for c in server.connections), "both ends")
         assert server.received(0) == server.received(1) == b""
+
+    def test_a_priority_that_is_kept_is_asked_for(self, scripted_server: StartScripted, connect: Connect) -> None:
+        known = with_data(b"OK", b"---\npri: 42\n")
+        server = scripted_server(
+            [
+                *(expect(b"stats-job 7\r\n"), send(known), expect(b"release 7 42 5\r\n"), send(b"RELEASED\r\n")),
+                *(expect(b"stats-job 7\r\n"), send(known), expect(b"bury 7 42\r\n"), send(b"BURIED\r\n")),
+                *(expect(b"stats-job 7\r\n"), send(NO_JOB), expect(b"stats-job 7\r\n"), send(NO_JOB)),
+                # In a pipeline for all at once.
+                *(
+                    expect(b"stats-job 7\r\nstats-job 8\r\nstats-job 9\r\n"),
+                    send(known + NO_JOB + b"OUT_OF_MEMORY\r\n"),
+                ),
+                expect(b"release 7 42 0\r\ntouch 7\r\nbury 8 2147483648\r\n"),
+                send(b"RELEASED\r\nTOUCHED\r\n" + NO_JOB),
+            ]
+        )
+        connection = connect(server)
+        connection.release(7, delay=5)
+        connection.bury(7)
+        for name, refused in (("release", connection.release), ("bury", connection.bury)):
+            with pytest.raises(NotFound) as caught:
+                refused(7)
+            assert caught.value.args == (name, "NOT_FOUND", [])
+        results = connection.pipeline().release(7).touch(7).bury(8).bury(9).execute()
+        assert results[:2] == [None, None]
+        assert [error.args[:2] for error in results[2:]] == [("bury", "NOT_FOUND"), ("stats-job", "OUT_OF_MEMORY")]
 
     def test_bad_arguments_say_nothing(self, scripted_server: StartScripted, connect: Connect) -> None:
         server = scripted_server([])
@@ -113,6 +138,12 @@ class TestNothingUnasked:
             (lambda: job.release(-1), "priority must be from 0"),
             (lambda: job.release(delay=-1), "delay must be from 0"),
             (lambda: job.bury(2**32), "priority must be from 0"),
+            (lambda: job.delete(timeout=0), "timeout must be a positive number of seconds"),
+            (lambda: job.release(timeout=-1), "timeout must be a positive number of seconds"),
+            (lambda: job.bury(timeout=float("nan")), "timeout must be a positive number of seconds"),
+            (lambda: job.touch(timeout=True), "timeout must be a number of seconds"),
+            (lambda: job.kick(timeout=0), "timeout must be a positive"),
+            (lambda: job.stats(timeout="1"), "timeout must be a number"),  # type: ignore[arg-type]  # Meant.
         ]
         for call, message in calls:
             with pytest.raises((TypeError, ValueError), match=message):
@@ -199,5 +230,5 @@ class TestViolations:
             connection.put("x")
         assert (put.value.args, put.value.id) == (("put", "BURIED", ["7"]), 7)
         with pytest.raises(Buried) as release:
-            connection.release(7)
+            connection.release(7, 1)
         assert (release.value.args, release.value.id) == (("release", "BURIED", []), None)

@@ -75,7 +75,7 @@ class Cluster:
         self._former_counts: dict[str, int] = {}
         self.monitor: Monitor = Monitor(members, self._settings.health_interval, self.name)
         self.background: BackgroundExecutor = BackgroundExecutor(self.name)
-        self.availability: Availability = Availability(self.monitor.hurry)
+        self.availability: Availability = Availability(self.monitor.check_down_servers)
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
@@ -169,7 +169,7 @@ class Cluster:
         for duplicate, used in found:
             self.reporter.duplicate_found(duplicate.name, used.name)
         self.on_change()
-        self.monitor.look_at(member)
+        self.monitor.state_changed(member)
         was_away = before.state is ServerState.DOWN or before.draining or before.rests_until > 0
         self.availability.changed(came_back=freed or (member.accepting and was_away))
         if before.state is not after.state or before.draining != after.draining or restarted:

@@ -1,8 +1,8 @@
 """The one background thread of a pool: it probes servers, and tidies up what callers should not wait for.
 
-All its I/O is driven by readiness, so the silence of one server delays nobody else's check. An error that nobody
-foresaw is logged and costs what it happened to: a check, which is made anew with another connection, a connection whose
-jobs were being given back, one that was being closed anyway. The care for all others goes on.
+All its I/O is driven by readiness, so the silence of one server delays nobody else's check. An unexpected error is
+logged and costs what it came up in: a check, which is made anew with another connection, a connection whose jobs were
+being given back, or one that was being closed anyway. The care for all others goes on.
 
 Where no thread can be started (a container's limit of processes, the end of the interpreter) the pool's calls do this
 work, a turn each, and try again to start the thread.
@@ -32,7 +32,7 @@ _LONGEST_TURN = 0.05
 
 
 class Monitor:
-    """Probes members and lingers on half-closed connections, in a daemon thread that starts with the first need.
+    """Probes members and closes what others have left, in a daemon thread that starts with the first need.
 
     :param members: returns the members to watch, or None once the pool is gone and the thread should end.
     :param interval: how often an idle server is probed (seconds); every interval is jittered by a fifth.
@@ -46,17 +46,17 @@ class Monitor:
         self._thread: threading.Thread | None = None
         self._start_at = 0.0
         self._stopping = False
-        self._hurried = False
+        self._down_wanted = False
         self._error_log = ErrorLog(name)
         self._wake_reader = self._wake_writer = -1
-        self._lingering: collections.deque[Channel] = collections.deque()
+        self._half_closed: collections.deque[Channel] = collections.deque()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._changed: collections.deque[Member] = collections.deque()
         self._doubted: collections.deque[Member] = collections.deque()
-        # While there is no thread: what the callers have in hand in its place.
-        self._in_place: _Desk | None = None
-        self._in_place_lock = Lock()
-        self._in_place_at = 0.0
+        # What the callers work with while there is no thread; that takes it over.
+        self._loop: _Loop | None = None
+        self._loop_lock = Lock()
+        self._next_turn_at = 0.0
 
     # From any thread.
 
@@ -69,7 +69,7 @@ class Monitor:
             return True
         if self._try_to_start():
             return True
-        self._work_in_place(0.0)
+        self._work_without_thread(0.0)
         return False
 
     def _try_to_start(self) -> bool:
@@ -109,7 +109,7 @@ class Monitor:
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._wake_writer, b"w")
 
-    def look_at(self, member: Member) -> None:
+    def state_changed(self, member: Member) -> None:
         """What is believed about a member has changed: plan its next check anew."""
         self._changed.append(member)
         self.wake()
@@ -119,16 +119,16 @@ class Monitor:
         self._doubted.append(member)
         self.wake()
 
-    def hurry(self) -> None:
+    def check_down_servers(self) -> None:
         """Check the servers that are down now: a caller waits for one."""
-        self._hurried = True
+        self._down_wanted = True
         self.wake()
         if self._thread is None and not self.start():
-            self._work_in_place(_LONGEST_TURN)
+            self._work_without_thread(_LONGEST_TURN)
 
     def linger(self, channels: Iterable[Channel]) -> None:
         """Read half-closed channels to their end, then close them."""
-        self._lingering.extend(channels)
+        self._half_closed.extend(channels)
         self.wake()
 
     def later(self, call: Callable[[], None]) -> None:
@@ -148,11 +148,11 @@ class Monitor:
             thread.join(timeout)
         if thread is None:
             self._close_pipe()
-        self._leave_place()
+        self._end_loop()
         while self._calls:
             self._calls.popleft()()
-        while self._lingering:
-            self._lingering.popleft().close("the pool was closed")
+        while self._half_closed:
+            self._half_closed.popleft().close("the pool was closed")
 
     def abandon(self) -> None:
         """End the thread at its next tick. For finalizers: takes no lock, does no I/O."""
@@ -166,28 +166,31 @@ class Monitor:
 
     # In a caller's thread, where there is no other.
 
-    def _work_in_place(self, seconds: float) -> None:
+    def _work_without_thread(self, seconds: float) -> None:
         """Do what is due, and wait up to `seconds` for what is under way."""
         now = time.monotonic()
-        if self._stopping or now < self._in_place_at or is_mine(self._in_place_lock):
+        if self._stopping or now < self._next_turn_at or is_mine(self._loop_lock):
             return
-        with self._in_place_lock, self._error_log.catching("a turn of the monitor"):
-            self._in_place_at = now + _TURN_AGAIN_AFTER
-            if self._in_place is None:
-                self._in_place = _Desk(self._interval, self._error_log)
-            desk = self._in_place
+        with self._loop_lock, self._error_log.catching("a turn of the monitor"):
+            if self._thread is not None:
+                # It was started meanwhile.
+                return
+            self._next_turn_at = now + _TURN_AGAIN_AFTER
+            if self._loop is None:
+                self._loop = _Loop(self._interval, self._error_log)
+            loop = self._loop
             until = now + seconds
-            while self._prepare(desk):
+            while self._prepare(loop):
                 remaining = until - time.monotonic()
-                desk.pump(min(remaining, TICK) if desk.upkeep.checking else 0.0, -1)
-                if remaining <= 0 or not desk.upkeep.checking:
+                loop.pump(min(remaining, TICK) if loop.upkeep.checks.under_way else 0.0, -1)
+                if remaining <= 0 or not loop.upkeep.checks.under_way:
                     return
 
-    def _leave_place(self) -> None:
-        with self._in_place_lock:
-            desk, self._in_place = self._in_place, None
-        if desk is not None:
-            desk.end()
+    def _end_loop(self) -> None:
+        with self._loop_lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.end()
 
     # In the thread.
 
@@ -197,39 +200,40 @@ class Monitor:
                 # The start of this one was interrupted, and another one was started since.
                 return
             self._thread = threading.current_thread()
-        self._leave_place()
-        desk = None
+        loop = None
         try:
             goes_on = True
             while goes_on and not self._stopping:
                 done = False
                 with self._error_log.catching("a turn of the monitor"):
-                    if desk is None:
+                    if loop is None:
                         # Here: there may be no descriptor for it at first.
-                        desk = self._sit_down()
-                    goes_on = self._turn(desk)
+                        loop = self._take_over_loop()
+                    goes_on = self._turn(loop)
                     done = True
                 if not done:
                     # Whatever it was, it may be there again at once.
                     time.sleep(TICK)
         finally:
-            if desk is not None:
-                desk.end()
+            if loop is not None:
+                loop.end()
             self._close_pipe()
 
-    def _sit_down(self) -> _Desk:
-        desk = _Desk(self._interval, self._error_log)
-        desk.selector.register(self._wake_reader, selectors.EVENT_READ)
-        return desk
+    def _take_over_loop(self) -> _Loop:
+        with self._loop_lock:
+            loop = self._loop or _Loop(self._interval, self._error_log)
+            loop.selector.register(self._wake_reader, selectors.EVENT_READ)
+            self._loop = None
+        return loop
 
-    def _turn(self, desk: _Desk) -> bool:
-        until = self._prepare(desk)
+    def _turn(self, loop: _Loop) -> bool:
+        until = self._prepare(loop)
         if until is None:
             return False
-        desk.pump(max(0.0, until - time.monotonic()), self._wake_reader)
+        loop.pump(max(0.0, until - time.monotonic()), self._wake_reader)
         return True
 
-    def _prepare(self, desk: _Desk) -> float | None:
+    def _prepare(self, loop: _Loop) -> float | None:
         """Start what is due; returns until when to wait at most, or None if there is nothing any more to care for."""
         members = self._members()
         if members is None:
@@ -239,17 +243,17 @@ class Monitor:
             with self._error_log.catching("what was left to the monitor"):
                 call()
             del call
-        upkeep = desk.upkeep
-        while self._lingering:
-            upkeep.linger(self._lingering.popleft())
+        upkeep = loop.upkeep
+        while self._half_closed:
+            upkeep.close_half_closed(self._half_closed.popleft())
         while self._changed:
-            upkeep.look_at(self._changed.popleft())
+            upkeep.checks.changed(self._changed.popleft())
         while self._doubted:
-            upkeep.doubt(self._doubted.popleft())
-        if self._hurried:
+            upkeep.checks.doubt(self._doubted.popleft())
+        if self._down_wanted:
             # Not otherwise: it may have been set just now.
-            self._hurried = False
-            upkeep.want(member for member in members if member.down)
+            self._down_wanted = False
+            upkeep.checks.want(member for member in members if member.down)
         # Nothing that keeps the pool alive is held on return: the thread waits then.
         return upkeep.tend(members)
 
@@ -261,7 +265,7 @@ class Monitor:
             self._wake_reader = self._wake_writer = -1
 
 
-class _Desk:
+class _Loop:
     """Where the monitor's work is done: a selector, and what is in hand."""
 
     def __init__(self, interval: float, error_log: ErrorLog) -> None:

@@ -11,7 +11,6 @@ import collections
 import time
 
 from beanpool.connection import results
-from beanpool.errors import BeanpoolError
 from beanpool.protocol import RELEASE, STATS_JOB, encode_job, encode_release
 from beanpool.server.lease import Lease
 from beanpool.server.pooled_connection import PooledConnection
@@ -48,8 +47,8 @@ class PartialRelease:
             return False
         return True
 
-    def begin(self) -> None:
-        """Send the first commands.
+    def begin(self) -> bool:
+        """Send the first commands; true if there are none to send.
 
         :raises BeanpoolError: if the connection broke; call :meth:`end` then, too.
         """
@@ -59,6 +58,7 @@ class PartialRelease:
         if dropped:
             request = b"".join(encode_job(STATS_JOB, jid) for jid in dropped)
             self.connection.channel.begin(request, [STATS_JOB] * len(dropped))
+        return not dropped
 
     def step(self) -> bool:
         """Go as far as is possible without waiting; true once it is done.
@@ -85,12 +85,12 @@ class PartialRelease:
             self._done.append(self._released.popleft())
         return not self._asked and not self._released
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Let others use the connection again; an `error` ends it for all."""
+    def end(self, because: str | None = None) -> None:
+        """Let others use the connection again; a reason, `because`, ends it for all."""
         self.connection.guard.release()
         try:
-            if error is not None:
-                self.lease.discard(str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
+            if because is not None:
+                self.lease.discard(because)
         finally:
             self.lease.unpin()
             for jid in self._done:

@@ -178,16 +178,12 @@ MUTANTS = (
         "a server that accepts and never answers gets jobs again and again",
         (
             Edit(
-                "cluster/upkeep.py",
-                "        reply = probe.connection.step()\n        if reply is None:\n",
-                "        reply = probe.connection.step()\n"
-                "        if reply is None and not probe.connection.dialing:\n"
-                "            self._unregister(probe)\n"
-                "            self._forget_probe(probe)\n"
-                "            probe.member.works()\n"
-                "            probe.member.pool.discard(probe.connection)\n"
-                "            return\n"
-                "        if reply is None:\n",
+                "cluster/checks.py",
+                "        if reply is None:\n            return False\n",
+                "        if reply is None and not self._connection.dialing:\n"
+                "            self.member.works()\n"
+                "            return True\n"
+                "        if reply is None:\n            return False\n",
             ),
         ),
         (_SCENARIOS + "test_a_black_hole_is_found_and_stays_found",),

@@ -147,7 +147,7 @@ def test_a_reason_is_given_for_the_connection_that_a_failed_check_took_along(
     pool.add_listener(lambda event: closed.append(event) if isinstance(event, ConnectionClosed) else None)
     Trouble(monkeypatch, PooledConnection, "greet", Unforeseen(), server=bad.address)
     wait_until(lambda: bool(closed), "a connection to be closed")
-    assert closed[0] == ConnectionClosed("p", bad.address, "its check failed: Unforeseen")
+    assert closed[0] == ConnectionClosed("p", bad.address, f"the check of {bad.address} failed: Unforeseen")
     wait_until(lambda: bool(unforeseen), "it to be logged")
     unforeseen.take()
 

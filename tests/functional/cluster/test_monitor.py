@@ -19,6 +19,7 @@ from support.waiting import wait_until
 
 from beanpool import BeanpoolError, PoolManager
 from beanpool.cluster.upkeep import Upkeep
+from beanpool.server.partial_release import PartialRelease
 from beanpool.telemetry.log import ErrorLog
 
 
@@ -62,6 +63,7 @@ class Limit:
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
+    monkeypatch.setattr("beanpool.cluster.monitor._START_AGAIN_AFTER", 0.05)
     return Limit(monkeypatch)
 
 
@@ -113,6 +115,30 @@ def test_without_any_thread_the_calls_look_after_the_servers(beanstalkd_factory:
         # Given back by whoever calls next.
         wait_until(lambda: bool(pool.put("y")) and server.control.state(jid) == "ready", "it to be given back")
         assert not thread_names("beanpool-")
+
+
+def test_the_thread_goes_on_with_what_the_calls_have_begun(
+    beanstalkd: BeanstalkdServer, limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, begun, goes_on = PartialRelease.step, threading.Event(), threading.Event()
+
+    def begin_only(release: PartialRelease) -> bool:
+        begun.set()
+        return goes_on.is_set() and step(release)
+
+    monkeypatch.setattr(PartialRelease, "step", begin_only)
+    limit.of_threads()
+    with PoolManager(beanstalkd.url, name="late", timeout=5) as pool:
+        pool.put_many(["a", "b"])
+        dropped, kept = pool.reserve_many(2, 5)
+        jid = dropped.id
+        del dropped
+        wait_until(lambda: bool(pool.put("x", delay=60)) and begun.is_set(), "its release to begin")
+        limit.there = False
+        wait_until(lambda: bool(pool.put("x", delay=60)) and bool(thread_names("beanpool-monitor-late")), "the thread")
+        goes_on.set()
+        wait_until(lambda: beanstalkd.control.state(jid) == "ready", "it to be given back")
+        kept.delete()
 
 
 def test_where_no_thread_can_be_started_everything_works_or_says_so(beanstalkd: BeanstalkdServer) -> None:

@@ -6,10 +6,9 @@ holds a job's body.
 
 from __future__ import annotations
 
-import copyreg
 import enum
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypedDict, Unpack
 
 
 class Phase(enum.Enum):
@@ -56,41 +55,57 @@ class PutFailed(BeanpoolError):
     producer's :meth:`~Producer.flush`): whether any of them may be."""
 
 
-class _Refusal(type):
-    """The type of the refusals: they print as :class:`CommandFailed`, and are pickled by their own name."""
+class About(TypedDict, total=False):
+    """What a refused command was about, for the text of its error."""
 
-    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> None:
-        super().__init__(name, bases, namespace)
-        if cls.__module__ == __name__:
-            cls.__qualname__ = "CommandFailed"
-
-
-def _pickled_as(cls: _Refusal) -> str:
-    return cls.__name__ if cls.__module__ == __name__ else cls.__qualname__
-
-
-# What a class prints as is not where it is found.
-copyreg.pickle(_Refusal, _pickled_as)
+    job: int
+    """The job's id."""
+    tube: str
+    size: int
+    """Of the body (bytes)."""
+    limit: int
+    """The server's ``max-job-size`` (bytes)."""
+    held: Iterable[int]
+    """The ids of the jobs that are reserved on the connection."""
 
 
-class CommandFailed(BeanpoolError, metaclass=_Refusal):
+class CommandFailed(BeanpoolError):
     """The server understood the command and refused it; the connection stays usable.
 
     ``args`` are exactly ``(command, status, results)``, as in beanstalkc: the protocol's name of the
-    command, the reply's first word, and the list of its other words.
+    command, the reply's first word, and the list of its other words. The text says more: which job or tube of which
+    server, and why. It is raised as the subclass of its status (:class:`NotFound`, :class:`Draining`, ...), for
+    ``except`` clauses.
 
-    A refusal is raised as the subclass of its status (:class:`NotFound`, :class:`Draining`, ...), for
-    ``except`` clauses. All of them print as ``CommandFailed``: the status is in the arguments, and a
-    traceback looks as users of beanstalkc know it.
+    :ivar command: the protocol's name of the command; ``args[0]``.
+    :ivar status: the reply's first word; ``args[1]``.
+    :ivar results: its other words; ``args[2]``.
+    :ivar server: the address of the server, or of all that have refused, with commas; empty if nobody has said.
+    :ivar job: the id of the job that the command was about; None if it was about none.
+    :ivar tube: the tube that it was about; None if it was about none.
     """
 
     command: str
     status: str
     results: list[str]
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, server: str = "", **about: Unpack[About]) -> None:
         super().__init__(*args)
         self.command, self.status, self.results = _reply(args)
+        self.server: str = server
+        job = about.get("job")
+        self.job: int | None = int(job) if job is not None else None
+        self.tube: str | None = about.get("tube")
+
+    def __str__(self) -> str:
+        if not self.server:
+            # Made by somebody else, as beanstalkc's are.
+            return super().__str__()
+        what = f"job {self.job} of " if self.job is not None else f"tube {self.tube} of " if self.tube else ""
+        return f"{what}{self.server}: {self._why()} ({self.status} in answer to {self.command})"
+
+    def _why(self) -> str:
+        return "the server refused it"
 
 
 def _reply(args: tuple[Any, ...]) -> tuple[str, str, list[str]]:
@@ -101,20 +116,55 @@ def _reply(args: tuple[Any, ...]) -> tuple[str, str, list[str]]:
 class NotFound(CommandFailed):
     """``NOT_FOUND``: no such job or tube here, or the job is reserved by another connection."""
 
+    def _why(self) -> str:
+        if self.tube:
+            return "there is no such tube: it has no jobs, and nobody uses or watches it"
+        return _NOT_FOUND.get(self.command, "there is none")
+
+
+_NOT_FOUND = {
+    "delete": "there is no such job, or another connection has reserved it",
+    "reserve-job": "there is no such job, or it is reserved already",
+    "release": "it is not reserved here",
+    "bury": "it is not reserved here",
+    "touch": "it is not reserved here",
+    "kick-job": "there is no such job, or it is neither buried nor delayed",
+    "stats-job": "there is no such job",
+}
+
 
 class JobTooBig(PutFailed, CommandFailed):
     """``JOB_TOO_BIG``: the body exceeds the server's ``max-job-size`` (65,535 bytes by default).
 
     A :class:`PutFailed` that no other attempt mends: catch it before that where puts are repeated.
+
+    :ivar size: of the body (bytes); None if nobody has said.
+    :ivar limit: the server's ``max-job-size`` (bytes); None where the server was not asked, as by a ``Connection``.
     """
+
+    def __init__(self, *args: Any, server: str = "", **about: Unpack[About]) -> None:
+        super().__init__(*args, server=server, **about)
+        self.size: int | None = about.get("size")
+        self.limit: int | None = about.get("limit")
+
+    def _why(self) -> str:
+        size = "the body" if self.size is None else f"a body of {self.size:,} bytes"
+        limit = "" if self.limit is None else f" of {self.limit:,} bytes"
+        return f"{size} is larger than the server's max-job-size{limit}; beanstalkd -z sets that"
 
 
 class Draining(CommandFailed):
     """``DRAINING``: the server takes no new jobs until it is restarted."""
 
+    def _why(self) -> str:
+        return "the server is draining, and takes no new jobs until it is restarted"
+
 
 class OutOfMemory(CommandFailed):
     """``OUT_OF_MEMORY``: the server could not store the job; another server may."""
+
+    def _why(self) -> str:
+        return "the server has no memory for it"
 
 
 class Buried(CommandFailed):
@@ -122,17 +172,34 @@ class Buried(CommandFailed):
 
     @property
     def id(self) -> int | None:
-        """The id of the buried job when the reply names it (it does for ``put``)."""
-        return int(self.results[0]) if self.results else None
+        """The id of the buried job; None if nobody has said."""
+        return int(self.results[0]) if self.results else self.job
+
+    def _why(self) -> str:
+        job = "the job" if self.job is not None else f"job {self.id}"
+        return f"the server had no memory to queue {job}, and has buried it: it is stored, and kick makes it ready"
 
 
 class DeadlineSoon(CommandFailed):
     """``DEADLINE_SOON``: a job reserved on this connection is in its last second of TTR.
 
     It comes from a :class:`Connection` only: a pool's connections that hold jobs never wait for others.
+
+    :ivar held: the ids of the jobs that are reserved on the connection, as far as it knows: it is one of them.
     """
 
+    def __init__(self, *args: Any, server: str = "", **about: Unpack[About]) -> None:
+        super().__init__(*args, server=server, **about)
+        self.held: tuple[int, ...] = tuple(sorted(about.get("held", ())))
 
+    def _why(self) -> str:
+        known = ", ".join(map(str, self.held[:_MOST_NAMED])) + (", ..." if len(self.held) > _MOST_NAMED else "")
+        jobs = f" ({'jobs' if len(self.held) > 1 else 'job'} {known})" if known else ""
+        return f"a job that is reserved on this connection{jobs} is in its last second: finish it, or touch it"
+
+
+# How many jobs a text names.
+_MOST_NAMED = 5
 _REFUSALS: dict[str, type[CommandFailed]] = {
     "NOT_FOUND": NotFound,
     "JOB_TOO_BIG": JobTooBig,
@@ -143,9 +210,14 @@ _REFUSALS: dict[str, type[CommandFailed]] = {
 }
 
 
-def refusal(command: str, status: str, results: list[str]) -> CommandFailed:
-    """Build the :class:`CommandFailed` that fits `status`."""
-    return _REFUSALS.get(status, CommandFailed)(command, status, results)
+def refusal(
+    command: str, status: str, results: Sequence[str] = (), *, server: str = "", **about: Unpack[About]
+) -> CommandFailed:
+    """Build the :class:`CommandFailed` that fits `status`: every refusal is made here.
+
+    :param server: the address of who refuses.
+    """
+    return _REFUSALS.get(status, CommandFailed)(command, status, list(results), server=server, **about)
 
 
 class UnexpectedResponse(BeanpoolError):
@@ -328,3 +400,7 @@ def describe(error: BaseException) -> str:
 
 SocketError = ConnectionFailed
 BeanstalkcException = BeanpoolError
+
+# A traceback shows the name that one imports, and catches.
+for _kind in [kind for kind in vars().values() if isinstance(kind, type) and issubclass(kind, BeanpoolError)]:
+    _kind.__module__ = "beanpool"

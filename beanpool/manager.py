@@ -688,7 +688,7 @@ class PoolManager(NotPicklable):
         # What this pool uses and watches exists, as for a Connection, also if nothing was put into it yet.
         ours = tube is None or tube == self._used or tube in self._watched
         used, watched = (self._used, self._watched) if ours else (None, None)
-        return self._ask_all(about_tubes(command, request, used, watched))
+        return self._ask_all(about_tubes(command, request, tube, used, watched))
 
     # Which servers there are.
 

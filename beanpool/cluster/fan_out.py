@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, NotFound, no_server
+from beanpool.errors import About, BeanpoolError, CommandFailed, CommandTimeout, NotFound, no_server, refusal
 from beanpool.net import drive
 from beanpool.protocol import Command, Reply
 from beanpool.server import Member, PooledConnection
@@ -184,8 +184,16 @@ def gather(answers: Answers, what: str) -> list[Any]:
         return good
     missing = [answer for answer in answers.values() if isinstance(answer, NotFound)]
     if missing and len(missing) == len(answers):
-        raise missing[0]
+        raise _of_all(missing)
     raise no_server(answers, what)
+
+
+def _of_all(missing: Sequence[NotFound]) -> CommandFailed:
+    """One refusal for what no server has."""
+    first = missing[0]
+    about: About = {"tube": first.tube} if first.tube is not None else {}
+    servers = ", ".join(error.server for error in missing)
+    return refusal(first.command, first.status, first.results, server=servers, **about)
 
 
 def merge_stats(documents: list[Mapping[str, Any]]) -> dict[str, Any]:

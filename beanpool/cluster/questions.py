@@ -9,7 +9,7 @@ from typing import Any
 
 from beanpool.cluster.fan_out import Answers, Question, ask_one
 from beanpool.connection import Job, found_job, results
-from beanpool.errors import BeanpoolError
+from beanpool.errors import About, BeanpoolError
 from beanpool.protocol import KICK, LIST_TUBE_USED, STATS, Command, Reply, encode_bare, encode_kick
 from beanpool.server import Member, PooledConnection
 
@@ -43,17 +43,22 @@ def for_a_job(command: Command, tube: str) -> Question:
     return Question(command, encode_bare(command), read, uses=tube)
 
 
-def about_tubes(command: Command, request: bytes, used: str | None, watched: tuple[str, ...] | None) -> Question:
+def about_tubes(
+    command: Command, request: bytes, tube: str | None, used: str | None, watched: tuple[str, ...] | None
+) -> Question:
     """A document about one tube or all of them; None if the command only changes one.
 
     A tube exists while somebody uses or watches it.
 
+    :param tube: which one; None for all of them.
     :param used: the tube that the connection uses meanwhile; None if that is all the same.
     :param watched: those that it watches; None if that is all the same.
     """
 
+    about: About = {"tube": tube} if tube is not None else {}
+
     def read(connection: PooledConnection, reply: Reply, _: float) -> Any:
-        return None if reply.status == "PAUSED" else results.document(True, command, connection.channel, reply)
+        return None if reply.status == "PAUSED" else results.document(True, command, connection.channel, reply, **about)
 
     return Question(command, request, read, uses=used, watches=watched)
 

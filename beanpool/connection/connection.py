@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from beanpool.connection import results
 from beanpool.connection.fractional_reserve import RESERVE_SLICE, reserve_to_the_point
 from beanpool.connection.job import Job
 from beanpool.connection.session import Session
 from beanpool.connection.turns import in_use
+from beanpool.errors import About
 from beanpool.protocol import (
     BURY,
     DEFAULT_PRIORITY,
@@ -95,7 +96,8 @@ class Connection(Session):
         :raises OutOfMemory: if it has no room.
         :raises Buried: if the job was stored, but in the buried state; its ``id`` tells the job's.
         """
-        request = encode_put(encode_body(body, self.encoding), priority, delay, ttr)
+        data = encode_body(body, self.encoding)
+        request = encode_put(data, priority, delay, ttr)
         deadline = time.monotonic() + self.timeout
         guard = self._guard
         # As _ask() does it, which every put would have to call.
@@ -104,7 +106,7 @@ class Connection(Session):
         with guard:
             channel = self._channel or self._open_channel()
             reply = channel.exchange(PUT, request, deadline)
-        return reply.number if reply.status == "INSERTED" else results.stored(channel, reply)
+        return reply.number if reply.status == "INSERTED" else results.stored(len(data), channel, reply)
 
     def use(self, tube: str) -> str:
         """Put jobs into `tube` from now on (``use``); returns its name."""
@@ -209,14 +211,14 @@ class Connection(Session):
 
         :raises NotFound: if it is not reserved here.
         """
-        self._plain(TOUCH, encode_job(TOUCH, jid), "TOUCHED")
+        self._plain(TOUCH, encode_job(TOUCH, jid), "TOUCHED", job=jid)
 
     def kick_job(self, jid: int) -> None:
         """Make a buried or delayed job ready (``kick-job``).
 
         :raises NotFound: if it is neither.
         """
-        self._plain(KICK_JOB, encode_job(KICK_JOB, jid), "KICKED")
+        self._plain(KICK_JOB, encode_job(KICK_JOB, jid), "KICKED", job=jid)
 
     def kick(self, bound: int = 1) -> int:
         """Make up to `bound` buried jobs of the used tube ready, or delayed ones if none is buried (``kick``).
@@ -258,21 +260,21 @@ class Connection(Session):
 
         :raises NotFound: if there is none.
         """
-        return self._ask_document(STATS_JOB, encode_job(STATS_JOB, jid))
+        return self._ask_document(STATS_JOB, encode_job(STATS_JOB, jid), job=jid)
 
     def stats_tube(self, tube: str) -> Any:
         """The statistics of a tube (``stats-tube``).
 
         :raises NotFound: if there is none.
         """
-        return self._ask_document(STATS_TUBE, encode_tube(STATS_TUBE, tube))
+        return self._ask_document(STATS_TUBE, encode_tube(STATS_TUBE, tube), tube=tube)
 
     def pause_tube(self, tube: str, seconds: float) -> None:
         """Let nobody reserve from `tube` for this long (``pause-tube``); 0 seconds ends a pause.
 
         :raises NotFound: if there is no such tube.
         """
-        self._plain(PAUSE_TUBE, encode_pause_tube(tube, seconds), "PAUSED")
+        self._plain(PAUSE_TUBE, encode_pause_tube(tube, seconds), "PAUSED", tube=tube)
 
     # Many commands in one round trip.
 
@@ -287,8 +289,8 @@ class Connection(Session):
 
     # What the verbs have in common.
 
-    def _plain(self, command: Command, request: bytes, success: str) -> None:
-        self._ask(command, request, functools.partial(results.confirm, command, success))
+    def _plain(self, command: Command, request: bytes, success: str, **about: Unpack[About]) -> None:
+        self._ask(command, request, functools.partial(results.confirm, command, success, **about))
 
     def _give_up(
         self, command: Command, encode: Callable[[int], bytes], success: str, jid: int, priority: int | None
@@ -302,5 +304,5 @@ class Connection(Session):
     def _peek(self, command: Command) -> Job | None:
         return self._ask(command, encode_bare(command), functools.partial(self._found, command, None))
 
-    def _ask_document(self, command: Command, request: bytes) -> Any:
-        return self._ask(command, request, functools.partial(results.document, self.parse_yaml, command))
+    def _ask_document(self, command: Command, request: bytes, **about: Unpack[About]) -> Any:
+        return self._ask(command, request, functools.partial(results.document, self.parse_yaml, command, **about))

@@ -59,8 +59,6 @@ _NOT_RESERVED = JobState.NOT_RESERVED
 _LOST = JobState.LOST
 _CLOSED = ChannelState.CLOSED
 _monotonic = time.monotonic
-_confirm_deleted = functools.partial(results.confirm, DELETE, "DELETED")
-_confirm_kicked = functools.partial(results.confirm, KICK_JOB, "KICKED")
 
 
 class Job(NotPicklable):
@@ -196,7 +194,7 @@ class Job(NotPicklable):
                 self._delete_again(error, deadline)
                 return
         self._refuse_lost()
-        self._ask(DELETE, encode_job(DELETE, self.number), deadline, _confirm_deleted)
+        self._ask(DELETE, encode_job(DELETE, self.number), deadline, self._confirm(DELETE, "DELETED"))
 
     def _delete_again(self, error: JobLost, deadline: float) -> None:
         cause = error.__cause__
@@ -275,7 +273,9 @@ class Job(NotPicklable):
         :param timeout: the longest it may take (seconds); None for the connection's.
         :raises NotFound: if it is neither.
         """
-        self._ask(KICK_JOB, encode_job(KICK_JOB, self.number), self._deadline(timeout), _confirm_kicked)
+        self._ask(
+            KICK_JOB, encode_job(KICK_JOB, self.number), self._deadline(timeout), self._confirm(KICK_JOB, "KICKED")
+        )
 
     def stats(self, *, timeout: float | None = None) -> Any:
         """The server's statistics of the job (``stats-job``), parsed as the connection's `parse_yaml` says.
@@ -283,7 +283,7 @@ class Job(NotPicklable):
         :param timeout: the longest it may take (seconds); None for the connection's.
         :raises NotFound: if the job is gone.
         """
-        read = functools.partial(results.document, self._connection.parse_yaml, STATS_JOB)
+        read = functools.partial(results.document, self._connection.parse_yaml, STATS_JOB, job=self.number)
         return self._ask(STATS_JOB, encode_job(STATS_JOB, self.number), self._deadline(timeout), read)
 
     def __enter__(self) -> Job:
@@ -330,6 +330,9 @@ class Job(NotPicklable):
                     return _exchange(connection, command, request, deadline, read)
         with self._recovery.borrow(self, deadline) as borrowed:
             return _exchange(borrowed, command, request, deadline, read)
+
+    def _confirm(self, command: Command, success: str) -> Read[None]:
+        return functools.partial(results.confirm, command, success, job=self.number)
 
     def _give_up(
         self, command: Command, encode: Callable[[int], bytes], success: str, priority: int | None, deadline: float
@@ -390,7 +393,7 @@ class Job(NotPicklable):
                     elif status == "NOT_FOUND":
                         self._state = _LOST
                     else:
-                        refused = channel.refuse(command, reply)
+                        refused = channel.refuse(command, reply, job=self.number)
                         if status != "BURIED":
                             raise refused
                         self._state = _NOT_RESERVED

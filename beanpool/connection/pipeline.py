@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from beanpool.connection import results
 from beanpool.connection.session import Session
-from beanpool.errors import ConnectionFailed, Phase, UnexpectedResponse
+from beanpool.errors import About, ConnectionFailed, Phase, UnexpectedResponse
 from beanpool.net import Channel
 from beanpool.protocol import (
     BURY,
@@ -137,7 +137,7 @@ class Pipeline:
     def put(self, body: Body, priority: int = DEFAULT_PRIORITY, delay: float = 0, ttr: float = DEFAULT_TTR) -> Pipeline:
         """As :meth:`Connection.put`."""
         data = encode_body(body, self._connection.encoding)
-        return self._add(PUT, encode_put(data, priority, delay, ttr), results.stored)
+        return self._add(PUT, encode_put(data, priority, delay, ttr), functools.partial(results.stored, len(data)))
 
     def use(self, tube: str) -> Pipeline:
         """As :meth:`Connection.use`."""
@@ -191,11 +191,11 @@ class Pipeline:
 
     def touch(self, jid: int) -> Pipeline:
         """As :meth:`Connection.touch`."""
-        return self._add_plain(TOUCH, encode_job(TOUCH, jid), "TOUCHED")
+        return self._add_plain(TOUCH, encode_job(TOUCH, jid), "TOUCHED", job=jid)
 
     def kick_job(self, jid: int) -> Pipeline:
         """As :meth:`Connection.kick_job`."""
-        return self._add_plain(KICK_JOB, encode_job(KICK_JOB, jid), "KICKED")
+        return self._add_plain(KICK_JOB, encode_job(KICK_JOB, jid), "KICKED", job=jid)
 
     def kick(self, bound: int = 1) -> Pipeline:
         """As :meth:`Connection.kick`."""
@@ -219,11 +219,11 @@ class Pipeline:
 
     def stats_job(self, jid: int) -> Pipeline:
         """As :meth:`Connection.stats_job`."""
-        return self._add_document(STATS_JOB, encode_job(STATS_JOB, jid))
+        return self._add_document(STATS_JOB, encode_job(STATS_JOB, jid), job=jid)
 
     def stats_tube(self, tube: str) -> Pipeline:
         """As :meth:`Connection.stats_tube`."""
-        return self._add_document(STATS_TUBE, encode_tube(STATS_TUBE, tube))
+        return self._add_document(STATS_TUBE, encode_tube(STATS_TUBE, tube), tube=tube)
 
     def _add_watch(self, command: Command, tube: str) -> Pipeline:
         read = functools.partial(results.watch, self._connection, command, tube)
@@ -232,11 +232,12 @@ class Pipeline:
     def _add_peek(self, command: Command) -> Pipeline:
         return self._add(command, encode_bare(command), functools.partial(self._connection._found, command, None))
 
-    def _add_document(self, command: Command, request: bytes) -> Pipeline:
-        return self._add(command, request, functools.partial(results.document, self._connection.parse_yaml, command))
+    def _add_document(self, command: Command, request: bytes, **about: Unpack[About]) -> Pipeline:
+        read = functools.partial(results.document, self._connection.parse_yaml, command, **about)
+        return self._add(command, request, read)
 
-    def _add_plain(self, command: Command, request: bytes, success: str) -> Pipeline:
-        return self._add(command, request, functools.partial(results.confirm, command, success))
+    def _add_plain(self, command: Command, request: bytes, success: str, **about: Unpack[About]) -> Pipeline:
+        return self._add(command, request, functools.partial(results.confirm, command, success, **about))
 
     def _add_finish(self, command: Command, request: bytes, success: str, jid: int) -> Pipeline:
         return self._add(command, request, functools.partial(self._connection._finished, command, success, jid))

@@ -7,9 +7,9 @@ reply leaves it out of step, and of the connection its :class:`Tubes` alone. The
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
-from beanpool.errors import CommandFailed, UnexpectedResponse
+from beanpool.errors import About, CommandFailed, UnexpectedResponse
 from beanpool.protocol import (
     KICK,
     LIST_TUBE_USED,
@@ -33,7 +33,7 @@ class ReplyChannel(Protocol):
 
     server: str
 
-    def refuse(self, command: Command, reply: Reply) -> CommandFailed:
+    def refuse(self, command: Command, reply: Reply, **about: Unpack[About]) -> CommandFailed:
         """Build the error of a refusal, and close the channel if the refusal leaves it out of step."""
 
     def close(self, because: str) -> None:
@@ -58,23 +58,23 @@ def violated(channel: ReplyChannel, command: Command, what: str, status: str = "
     return error
 
 
-def confirm(command: Command, success: str, channel: ReplyChannel, reply: Reply) -> None:
-    """Check the reply to a command that returns nothing."""
+def confirm(command: Command, success: str, channel: ReplyChannel, reply: Reply, /, **about: Unpack[About]) -> None:
+    """Check the reply to a command that returns nothing; a refusal says what it was about."""
     if reply.status != success:
-        raise channel.refuse(command, reply)
+        raise channel.refuse(command, reply, **about)
 
 
-def stored(channel: ReplyChannel, reply: Reply) -> int:
-    """The id in the reply to a ``put``."""
+def stored(size: int, channel: ReplyChannel, reply: Reply) -> int:
+    """The id in the reply to a ``put`` of a body of so many bytes."""
     if reply.status != "INSERTED":
-        raise channel.refuse(PUT, reply)
+        raise channel.refuse(PUT, reply, size=size)
     return reply.number
 
 
 def use(tubes: Tubes, tube: str, channel: ReplyChannel, reply: Reply) -> str:
     """Note the tube that the reply to a ``use`` confirms."""
     if reply.status != "USING":
-        raise channel.refuse(USE, reply)
+        raise channel.refuse(USE, reply, tube=tube)
     if reply.tube != tube:
         raise violated(channel, USE, f"another tube ({reply.tube})", reply.status)
     tubes.used = tube
@@ -125,10 +125,12 @@ def priority(channel: ReplyChannel, reply: Reply) -> int | None:
     return found
 
 
-def document(parse_yaml: YamlParsing, command: Command, channel: ReplyChannel, reply: Reply) -> Any:
-    """The document in a reply, parsed as `parse_yaml` says."""
+def document(
+    parse_yaml: YamlParsing, command: Command, channel: ReplyChannel, reply: Reply, /, **about: Unpack[About]
+) -> Any:
+    """The document in a reply, parsed as `parse_yaml` says; a refusal says what it was about."""
     if reply.status != "OK":
-        raise channel.refuse(command, reply)
+        raise channel.refuse(command, reply, **about)
     if parse_yaml is not True:
         text = decode(reply.body)
         return _apply(parse_yaml, text, command) if callable(parse_yaml) else text

@@ -284,12 +284,12 @@ class Session(NotPicklable):
             return reserved_job(self, reply.number, reply.body, tube, None, self._held)
         if reply.status == "TIMED_OUT":
             return None
-        raise channel.refuse(RESERVE_WITH_TIMEOUT, reply)
+        raise channel.refuse(RESERVE_WITH_TIMEOUT, reply, held=self._held)
 
     def _reserved_by_id(self, jid: int, channel: Channel, reply: Reply) -> Job:
         """The job in the reply to a ``reserve-job``."""
         if reply.status != "RESERVED":
-            raise channel.refuse(RESERVE_JOB, reply)
+            raise channel.refuse(RESERVE_JOB, reply, job=jid)
         if reply.number != jid:
             raise results.violated(channel, RESERVE_JOB, "another job", reply.status)
         self._held.add(reply.number)
@@ -304,11 +304,12 @@ class Session(NotPicklable):
         found = results.priority(channel, reply)
         if found is None:
             self._held.discard(jid)
-            raise channel.refuse(command, reply)
+            raise channel.refuse(command, reply, job=jid)
         return found
 
     def _finished(self, command: Command, success: str, jid: int, channel: Channel, reply: Reply) -> None:
         """Check the reply to a command after which the job is not reserved here any more."""
         if reply.status in (success, "NOT_FOUND", "BURIED"):
             self._held.discard(jid)
-        results.confirm(command, success, channel, reply)
+        if reply.status != success:
+            raise channel.refuse(command, reply, job=jid)

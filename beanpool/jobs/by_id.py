@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from beanpool.cluster import Cluster, ask_one
 from beanpool.config import AnyServer
 from beanpool.connection import Job, JobId, found_job, results
-from beanpool.errors import NotFound, job_lost
+from beanpool.errors import job_lost, refusal
 from beanpool.protocol import DELETE, KICK_JOB, PEEK, STATS_JOB, Command, Reply, check_id, encode_job
 from beanpool.server import Member, PooledConnection, why_another
 from beanpool.validation import check_seconds
@@ -59,14 +59,14 @@ class JobsById:
         if found is not None:
             found.delete(timeout=timeout)
         elif not isinstance(jid, Job):
-            self._ask(DELETE, jid, server, timeout, functools.partial(_confirm, DELETE, "DELETED"))
+            self._ask(DELETE, jid, server, timeout, functools.partial(_confirm, DELETE, "DELETED", jid))
 
     def kick(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> None:
         """Make a buried or delayed job ready."""
         if isinstance(jid, Job):
             self._itself(jid, server).kick(timeout=timeout)
         else:
-            self._ask(KICK_JOB, jid, server, timeout, functools.partial(_confirm, KICK_JOB, "KICKED"))
+            self._ask(KICK_JOB, jid, server, timeout, functools.partial(_confirm, KICK_JOB, "KICKED", jid))
 
     def stats(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> Any:
         """The statistics of a job."""
@@ -74,7 +74,7 @@ class JobsById:
             return self._itself(jid, server).stats(timeout=timeout)
 
         def read(connection: PooledConnection, reply: Reply) -> Any:
-            return results.document(True, STATS_JOB, connection.channel, reply)
+            return results.document(True, STATS_JOB, connection.channel, reply, job=jid)
 
         return self._ask(STATS_JOB, jid, server, timeout, read)
 
@@ -143,11 +143,14 @@ class JobsById:
 
         :raises NotFound: if there is none: what the server would say to the command.
         """
+        if isinstance(job, Job):
+            return self._itself(job, server)
         found = self.find(job, server)
         if found is None:
-            raise NotFound(command, "NOT_FOUND", [])
+            member, _ = self.locate(job, server)
+            raise refusal(command, "NOT_FOUND", server=member.address, job=job)
         return found
 
 
-def _confirm(command: Command, success: str, connection: PooledConnection, reply: Reply) -> None:
-    results.confirm(command, success, connection.channel, reply)
+def _confirm(command: Command, success: str, jid: int, connection: PooledConnection, reply: Reply) -> None:
+    results.confirm(command, success, connection.channel, reply, job=jid)

@@ -77,7 +77,8 @@ class _Lane(Exchange[int]):
         try:
             for requests, reply in self.receive(self.connection.channel.collect_deleted()):
                 if isinstance(reply, Reply) and reply.status != "DELETED":
-                    self.refusals[requests[0][0]] = self.connection.refuse(DELETE, reply)
+                    position = requests[0][0]
+                    self.refusals[position] = self.connection.refuse(DELETE, reply, job=self.ids[position])
         except (ConnectionFailed, UnexpectedResponse) as error:
             self.end(error)
 

@@ -12,9 +12,9 @@ import itertools
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
-from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, Phase, describe, refusal
+from beanpool.errors import About, BeanpoolError, CommandFailed, ConnectionFailed, Phase, describe, refusal
 from beanpool.net.readiness import wait_for
 from beanpool.net.stream import LARGE_READ_SIZE, OF_THE_PARENT, READ_SIZE, ChannelState, Stream, is_timeout
 from beanpool.protocol import DELETE, ID, PUT, RESERVE_WITH_TIMEOUT, Command, Reply
@@ -110,12 +110,13 @@ class Channel(Stream):
             self.close("the server sent bytes that answer no command")
         return reply
 
-    def refuse(self, command: Command, reply: Reply) -> CommandFailed:
+    def refuse(self, command: Command, reply: Reply, **about: Unpack[About]) -> CommandFailed:
         """Build the error of a refusal, and close the channel if the refusal leaves it out of step."""
         if reply.status in command.out_of_step or reply.status == "INTERNAL_ERROR":
             self.close(f"the server answered {reply.status} to {command.name}")
         named = command.replies.get(reply.status) == ID
-        return refusal(command.name, reply.status, [str(reply.number)] if named else [])
+        results = [str(reply.number)] if named else []
+        return refusal(command.name, reply.status, results, server=self.server, **about)
 
     # Pipelined use: many commands, replies in order.
 

@@ -165,7 +165,7 @@ class PutMany(Generic[Place]):
         if lane is None:
             return
         if size > lane.connection.largest_body:
-            self._fail(item, member, too_big())
+            self._fail(item, member, too_big(lane.connection, size))
             return
         if retried:
             lane.has_retries = True
@@ -339,7 +339,8 @@ class PutMany(Generic[Place]):
                     self._settle(buried)
                     self._proved(lane)
                 else:
-                    self._fail(item, lane.member, lane.connection.refuse(PUT, reply))
+                    refused = lane.connection.refuse(PUT, reply, size=item[1].size, limit=lane.connection.largest_body)
+                    self._fail(item, lane.member, refused)
         except BeanpoolError as error:
             self._lose(lane, error)
             return

@@ -20,6 +20,7 @@ from beanpool.errors import (
     OutOfMemory,
     Phase,
     UnexpectedResponse,
+    refusal,
 )
 from beanpool.policy import Attempts, RetryBudget, RetryPolicy, is_duplicate, is_over, may_be_stored, outcome
 from beanpool.protocol import PUT, PUT_BURIED
@@ -103,9 +104,9 @@ def _use(member: Member, connection: PooledConnection, tube: str, deadline: floa
         raise
 
 
-def too_big() -> JobTooBig:
-    """The refusal of a body that the server would refuse: nothing is sent."""
-    return JobTooBig("put", "JOB_TOO_BIG", [])
+def too_big(connection: PooledConnection, size: int) -> CommandFailed:
+    """The refusal of a body (of `size` bytes) that the server would refuse: nothing is sent."""
+    return refusal("put", "JOB_TOO_BIG", server=connection.server, size=size, limit=connection.largest_body)
 
 
 def put_once(member: Member, request: bytes, size: int, tube: str, deadline: float) -> JobId:
@@ -120,7 +121,7 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
         _use(member, connection, tube, deadline)
     try:
         if size > connection.largest_body:
-            raise too_big()
+            raise too_big(connection, size)
         reply = connection.channel.exchange(PUT, request, deadline)
         if reply.status == "INSERTED":
             jid = new_job_id(reply.number, connection.origin)
@@ -129,7 +130,7 @@ def put_once(member: Member, request: bytes, size: int, tube: str, deadline: flo
             jid = new_job_id(reply.number, connection.origin)
             jid.buried = True
         else:
-            raise connection.refuse(PUT, reply)
+            raise connection.refuse(PUT, reply, size=size, limit=connection.largest_body)
     except CommandFailed:
         pool.checkin(connection)
         raise

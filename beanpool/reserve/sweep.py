@@ -350,7 +350,7 @@ class Reserver:
                 raise job_lost(jid, member.address, reason)
             reply = connection.channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, jid), deadline)
             if reply.status != "RESERVED":
-                raise connection.refuse(RESERVE_JOB, reply)
+                raise connection.refuse(RESERVE_JOB, reply, job=jid)
             if reply.number != jid:
                 raise connection.violated(RESERVE_JOB, "another job")
         except (CommandFailed, JobLost):

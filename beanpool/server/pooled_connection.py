@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Unpack
 
 from beanpool.connection import IDENTIFY, YamlParsing, identity, results, unanswered
-from beanpool.errors import CommandFailed, ConnectionFailed, NotPicklable, UnexpectedResponse
+from beanpool.errors import About, CommandFailed, ConnectionFailed, NotPicklable, UnexpectedResponse
 from beanpool.net import Address, Channel, ChannelState, connect
 from beanpool.protocol import MAX_JOB_SIZE, STATS, USE, Command, Identity, Reply, encode_tube
 from beanpool.runtime import Lock
@@ -129,9 +130,9 @@ class PooledConnection(DrivenConnection, NotPicklable):
         else:
             channel.close(because)
 
-    def refuse(self, command: Command, reply: Reply) -> CommandFailed:
+    def refuse(self, command: Command, reply: Reply, **about: Unpack[About]) -> CommandFailed:
         """Build the error of a refused command; closes the connection where the refusal leaves it out of step."""
-        return self.channel.refuse(command, reply)
+        return self.channel.refuse(command, reply, **about)
 
     def violated(self, command: Command, what: str, status: str = "") -> UnexpectedResponse:
         """Close the connection over a reply that is well-formed and wrong, and build the error."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from beanpool.errors import CommandFailed, refusal
+from typing import Unpack
+
+from beanpool.errors import About, CommandFailed, refusal
 from beanpool.protocol.commands import Command
 from beanpool.protocol.replies import Reply
 
@@ -15,8 +17,8 @@ class Heard:
     def __init__(self) -> None:
         self.closed_because = ""
 
-    def refuse(self, command: Command, reply: Reply) -> CommandFailed:
-        return refusal(command.name, reply.status, [])
+    def refuse(self, command: Command, reply: Reply, **about: Unpack[About]) -> CommandFailed:
+        return refusal(command.name, reply.status, [], server=self.server, **about)
 
     def close(self, because: str) -> None:
         self.closed_because = because

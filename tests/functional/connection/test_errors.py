@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import errno
 import pickle
+import re
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -23,7 +24,9 @@ from beanpool import (
     CommandTimeout,
     Connection,
     ConnectionFailed,
+    DeadlineSoon,
     JobLost,
+    JobTooBig,
     NoServerAvailable,
     NotFound,
     PoolClosed,
@@ -35,7 +38,7 @@ from beanpool import (
 from beanpool.errors import Phase, refusal
 
 if TYPE_CHECKING:
-    from conftest import StartScripted
+    from conftest import StartCluster, StartScripted
 from support.connections import Connect, reserved
 
 ERROR_CLASSES = [
@@ -169,7 +172,74 @@ class TestTheirKinds:
         assert (caught.value.command, caught.value.status, caught.value.results) == (command, status, results)
         assert type(caught.value) is NotFound
         line = traceback.format_exception_only(caught.value)[-1]
-        assert line == "beanpool.errors.CommandFailed: ('delete', 'NOT_FOUND', [])\n"
+        assert line.startswith(f"beanpool.NotFound: job 5 of {beanstalkd.address}: there is no such job, or another ")
+
+
+class TestRefusals:
+    """Each verb names what it was about, whatever carries it."""
+
+    BY_JOB: Mapping[str, Callable[[Any], object]] = {
+        "delete": lambda verbs: verbs.delete(5),
+        "release": lambda verbs: verbs.release(5),
+        "bury": lambda verbs: verbs.bury(5),
+        "touch": lambda verbs: verbs.touch(5),
+        "kick-job": lambda verbs: verbs.kick_job(5),
+        "stats-job": lambda verbs: verbs.stats_job(5),
+        "reserve-job": lambda verbs: verbs.reserve_job(5),
+    }
+
+    @pytest.mark.parametrize("command", BY_JOB)
+    def test_a_job(self, beanstalkd: BeanstalkdServer, connect: Connect, command: str) -> None:
+        connection, ask = connect(beanstalkd), self.BY_JOB[command]
+        told = rf"^job 5 of {beanstalkd.address}: .*\(NOT_FOUND in answer to {command}\)$"
+        with PoolManager([beanstalkd.address]) as pool:
+            for verbs in (connection, pool):
+                with pytest.raises(NotFound, match=told) as caught:
+                    ask(verbs)
+                assert (caught.value.job, caught.value.server) == (5, beanstalkd.address)
+        with connection.pipeline() as pipeline:
+            ask(pipeline)
+        assert re.match(told, str(pipeline.results[0]))
+
+    def test_a_tube(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
+        told = rf"^tube gone of {beanstalkd.address}: there is no such tube.*\(NOT_FOUND in answer to "
+        connection = connect(beanstalkd)
+        with PoolManager([beanstalkd.address]) as pool:
+            for verbs in (connection, pool):
+                with pytest.raises(NotFound, match=told) as caught:
+                    verbs.stats_tube("gone")
+                assert caught.value.tube == "gone"
+                with pytest.raises(NotFound, match=told) as caught:
+                    verbs.pause_tube("gone", 1)
+                assert caught.value.tube == "gone"
+
+    def test_a_tube_that_no_server_has_names_all_of_them(self, cluster: StartCluster) -> None:
+        addresses = [server.address for server in cluster(2)]
+        with PoolManager(addresses) as pool:
+            with pytest.raises(NotFound, match=r"^tube gone of ") as caught:
+                pool.stats_tube("gone")
+            assert set(caught.value.server.split(", ")) == set(addresses)
+
+    def test_a_body_that_is_too_big(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
+        with pytest.raises(JobTooBig, match=rf"^{beanstalkd.address}: a body of 65,536 bytes is larger ") as caught:
+            connect(beanstalkd).put("x" * 65536)
+        assert (caught.value.size, caught.value.limit) == (65536, None)
+        with PoolManager([beanstalkd.address]) as pool:
+            (outcome,) = pool.put_many(["x" * 65536])
+            assert isinstance(outcome, JobTooBig)
+            with pytest.raises(
+                JobTooBig, match=r"65,536 bytes is larger than .* max-job-size of 65,535 bytes"
+            ) as caught:
+                pool.put("x" * 65536)
+            assert (caught.value.size, caught.value.limit) == (outcome.size, outcome.limit) == (65536, 65535)
+
+    def test_a_job_in_its_last_second(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
+        connection = connect(beanstalkd)
+        jid = connection.put("x", ttr=1)
+        job = reserved(connection)
+        with pytest.raises(DeadlineSoon, match=rf"on this connection \(job {jid}\) is in its last second") as caught:
+            connection.reserve(0)
+        assert caught.value.held == (job.id,)
 
 
 SECRET = "hunter2"

@@ -17,7 +17,8 @@ import beanpool
 
 TRY = "job = conn.reserve(); print(job.body); job.delete()"
 ALL_JOBS = "'current-jobs-buried': 0, 'current-jobs-delayed': 0, 'current-jobs-ready': 0, 'current-jobs-reserved': 0,"
-GONE = "CommandFailed: ('stats-job', 'NOT_FOUND', [])"
+# The class that one catches, and what it is about; its arguments are those that the tutorial shows.
+GONE = "NotFound: job ... of localhost:...: there is no such job (NOT_FOUND in answer to stats-job)"
 
 # A call, as typed at the prompt, and what the prompt prints. "..." stands for anything, white space for white space.
 STEPS: list[tuple[str, str]] = [

@@ -231,4 +231,4 @@ class TestViolations:
         assert (put.value.args, put.value.id) == (("put", "BURIED", ["7"]), 7)
         with pytest.raises(Buried) as release:
             connection.release(7, 1)
-        assert (release.value.args, release.value.id) == (("release", "BURIED", []), None)
+        assert (release.value.args, release.value.id) == (("release", "BURIED", []), 7)

@@ -68,7 +68,7 @@ def test_another_tube_than_the_one_asked_for_is_not_noted() -> None:
 @pytest.mark.parametrize(
     "read",
     [
-        results.stored,
+        functools.partial(results.stored, 1),
         results.using,
         results.kicked,
         results.priority,

@@ -5,11 +5,55 @@ from __future__ import annotations
 import inspect
 
 import pytest
+from support.servers import BeanstalkdServer
 
-from beanpool import PoolManager, Tube
+from beanpool import Connection, Job, JobId, Pipeline, PoolManager, Tube
 from beanpool.put.producer import Producer
 
-CLASSES = (PoolManager, Tube, Producer)
+# Not JobId: its methods are those of int.
+CLASSES = (PoolManager, Tube, Producer, Connection, Job, Pipeline)
+
+# What users can reach, and may rely on. To add a name here is to promise it.
+_OF_BEANSTALKC = """
+    bury close connect delete host ignore kick pause_tube peek peek_buried peek_delayed peek_ready port put reconnect
+    release reserve stats stats_job stats_tube touch tubes use using watch watching
+"""
+PROMISED = {
+    Connection: _OF_BEANSTALKC + "closed closed_because from_url kick_job ping pipeline reserve_job",
+    Job: """
+        body bury conn connection data delete id jid kick lost number reacquire release reserved server stats touch tube
+    """,
+    JobId: "buried instance maybe_duplicate server",
+    Pipeline: """
+        bury delete execute ignore kick kick_job peek peek_buried peek_delayed peek_ready put release reserve
+        reserve_job stats_job stats_tube touch use watch
+    """,
+    Producer: "close flush put",
+    Tube: "kick name pause peek_buried peek_delayed peek_ready put put_many reserve reserve_many stats",
+}
+# What their instances have, too.
+ATTRIBUTES = {
+    Connection: "address connect_timeout encoding parse_yaml server timeout used watched",
+    Pipeline: "results",
+}
+
+
+def public(thing: object) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("cls", PROMISED)
+def test_every_name_without_an_underscore_is_promised(cls: type) -> None:
+    assert public(cls) - public(int) == set(PROMISED[cls].split())
+
+
+def test_their_instances_show_no_more(beanstalkd: BeanstalkdServer) -> None:
+    with PoolManager(beanstalkd.url) as pool, pool.producer() as producer, Connection.from_url(beanstalkd.url) as one:
+        jid = pool.put("x")
+        job = one.reserve()
+        for thing in (one, one.pipeline(), job, jid, producer, pool.tube("t")):
+            names = PROMISED[type(thing)].split() + ATTRIBUTES.get(type(thing), "").split()
+            assert public(thing) - public(int) == set(names)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -22,12 +66,8 @@ def test_methods_have_a_docstring_and_hide_no_argument(cls: type) -> None:
             assert parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD), f"{name}: {parameter}"
 
 
-def test_instances_show_nothing_but_their_name() -> None:
-    pool = PoolManager("q1", name="p")
-    for thing in (pool, pool.tube("t")):
-        shown = {name for name in dir(thing) if not name.startswith("_")}
-        methods = {name for name in dir(type(thing)) if not name.startswith("_")}
-        assert shown - methods <= {"name"}
+def test_a_pool_shows_nothing_but_its_name() -> None:
+    assert public(PoolManager("q1")) - public(PoolManager) == {"name"}
 
 
 @pytest.mark.parametrize("leak", ["member_changed", "member_starved", "job_lost", "connection_opened", "start"])

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar, Unpack
 
-from beanpool.errors import About, BeanpoolError, CommandFailed, ConnectionFailed, Phase, describe, refusal
+from beanpool.errors import About, CommandFailed, ConnectionFailed, Phase, describe, refusal
 from beanpool.net.readiness import wait_for
 from beanpool.net.stream import LARGE_READ_SIZE, OF_THE_PARENT, READ_SIZE, ChannelState, Stream, is_timeout
 from beanpool.protocol import DELETE, ID, PUT, RESERVE_WITH_TIMEOUT, Command, Reply
@@ -199,11 +199,7 @@ class Channel(Stream):
             self._check_usable(command)
         self.state = ChannelState.IN_COMMAND
         self._due.extend([command] * count)
-        try:
-            self._flush(command)
-        except BaseException as error:
-            self._fail(error)
-            raise
+        self._send_more(command)
 
     def gather(self, to_come: int) -> None:
         """Let selectors call this readable when many replies are there, not for each; until nothing is due.
@@ -268,16 +264,8 @@ class Channel(Stream):
             if not due:
                 self.gather(0)
             self._flush(command)
-        except BeanpoolError as error:
-            # Not one of the socket, though it may be an OSError.
-            self._fail(error)
-            raise
-        except OSError as error:
-            failure = self._broken_in_reply(command, describe(error))
-            self._fail(failure)
-            raise failure from error
         except BaseException as error:
-            self._fail(error)
+            self._fail_in_reply(command, error)
             raise
         if not due and self.state is ChannelState.IN_COMMAND:
             self.state = ChannelState.IN_STEP
@@ -346,16 +334,8 @@ class Channel(Stream):
             if self._unsent:
                 self._send_more(command)
             return None
-        except BeanpoolError as error:
-            # Not one of the socket, though it may be an OSError.
-            self._fail(error)
-            raise
-        except OSError as error:
-            failure = self._broken_in_reply(command, describe(error))
-            self._fail(failure)
-            raise failure from error
         except BaseException as error:
-            self._fail(error)
+            self._fail_in_reply(command, error)
             raise
         if not due and self.state is _IN_COMMAND:
             self.state = _IN_STEP

@@ -287,6 +287,15 @@ class Stream:
     def _fail(self, error: BaseException) -> None:
         self.close(str(error) if isinstance(error, BeanpoolError) else f"{type(error).__name__} in mid-command")
 
+    def _fail_in_reply(self, command: Command, error: BaseException) -> None:
+        """Close it because of an `error` while replies were picked up; raises what an error of the socket comes to."""
+        # A BeanpoolError may be an OSError too, but is none of the socket.
+        if isinstance(error, OSError) and not isinstance(error, BeanpoolError):
+            failure = self._broken_in_reply(command, describe(error))
+            self._fail(failure)
+            raise failure from error
+        self._fail(error)
+
     # The end.
 
     def close(self, because: str) -> None:

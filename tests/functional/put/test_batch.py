@@ -236,7 +236,7 @@ class TestFaults:
                 connection.send_bytewise(b"INSERTED %d\r\n" % (number + 1), 0.015)
 
         fake = scripted_server([expect_line(b"stats"), send(stats_reply()), take_slowly, stall()], default=close())
-        with PoolManager([fake.address], timeout=0.6, health_interval=30) as pool:
+        with PoolManager([fake.address], timeout=1.2, health_interval=30) as pool:
             assert [int(jid) for jid in ids(pool.put_many(["body"] * 8))] == list(range(1, 9))
 
     def test_a_server_that_trickles_beside_one_that_does_not(

@@ -36,7 +36,7 @@ from beanpool.manager import PoolManager
 from beanpool.net import DEFAULT_HOST, DEFAULT_PORT
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
 from beanpool.put import Put
-from beanpool.telemetry import ServerStatus
+from beanpool.telemetry import AttemptOutcome, JobEnd, Observer, ServerStatus
 from beanpool.tube import Tube
 
 __version__: str
@@ -48,6 +48,7 @@ __all__ = [
     "DEFAULT_PRIORITY",
     "DEFAULT_TTR",
     "DEFAULT_TUBE_NAME",
+    "AttemptOutcome",
     "BeanpoolError",
     "BeanstalkcException",
     "Buried",
@@ -58,12 +59,14 @@ __all__ = [
     "DeadlineSoon",
     "Draining",
     "Job",
+    "JobEnd",
     "JobId",
     "JobLost",
     "JobTooBig",
     "NoServerAvailable",
     "NoServerForPut",
     "NotFound",
+    "Observer",
     "OutOfMemory",
     "Pipeline",
     "PoolClosed",

@@ -63,6 +63,7 @@ from beanpool.put import (
     Putter,
     Settle,
     Usual,
+    attempt_outcome,
     check_key,
     encode,
     encoded,
@@ -72,7 +73,7 @@ from beanpool.put import (
 from beanpool.reserve import MOST_JOBS, Reserver
 from beanpool.runtime import Lock, check_unpatched, no_descriptor
 from beanpool.server import borrow
-from beanpool.telemetry import ServerStatus
+from beanpool.telemetry import Observer, ServerStatus
 from beanpool.tube import Tube
 from beanpool.validation import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
 
@@ -154,7 +155,9 @@ class PoolManager(NotPicklable):
     def _assemble(self) -> None:
         cluster = self._cluster
         self._lock = Lock()
-        self._reserver = Reserver(cluster.current, self._timeout, cluster.monitor, cluster.background)
+        self._reserver = Reserver(
+            cluster.current, self._timeout, cluster.monitor, cluster.background, cluster.reporter.observers
+        )
         budget = RetryBudget(
             lambda: sum(member.pool.returns for member in cluster.topology.members),
             lambda: cluster.availability.comebacks,
@@ -279,10 +282,16 @@ class PoolManager(NotPicklable):
             # A server that is silent must leave time for another one.
             until = now + (seconds / 2 if resend and topology.single is None else seconds)
             try:
-                return put_once(member, request, len(data), tube, until)
+                jid = put_once(member, request, len(data), tube, until)
             except BeanpoolError as error:
                 failure = error
+            else:
+                if member.observers.active:
+                    took = _monotonic() - now
+                    member.observers.put(member.address, tube, 1, len(data), took, attempt_outcome(jid))
+                return jid
         put = PutRequest(request, len(data), tube, key, now + seconds, resend)
+        put.began = now
         return self._putter.go_on(put, member, failure)
 
     def put_many(
@@ -516,7 +525,7 @@ class PoolManager(NotPicklable):
         check_many("jobs", jobs)
         if not self._cluster.started:
             self._cluster.start()
-        return DeleteMany(self._jobs.locate, self._jobs.held, self._timeout).run(jobs)
+        return DeleteMany(self._jobs.locate, self._jobs.held, self._timeout, self._cluster.reporter.observers).run(jobs)
 
     def release(
         self,
@@ -750,6 +759,20 @@ class PoolManager(NotPicklable):
         :raises ValueError: if it was never added.
         """
         self._cluster.reporter.listeners.remove(listener)
+
+    def add_observer(self, observer: Observer) -> None:
+        """Tell `observer` from now on of the commands on jobs and their times; see :class:`Observer`.
+
+        :raises TypeError: if it lacks a method of an :class:`Observer`.
+        """
+        self._cluster.reporter.observers.add(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Tell `observer` no longer.
+
+        :raises ValueError: if it was never added.
+        """
+        self._cluster.reporter.observers.remove(observer)
 
     def get_stats(self) -> dict[str, int]:
         """The pool's own counters since it was made, always all of them, by psycopg_pool's names where they fit.

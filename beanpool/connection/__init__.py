@@ -13,6 +13,7 @@ from beanpool.connection.job_batch import (
     ran_out,
     recovered,
     recovery_of,
+    reserved_at,
     state_of,
     supersede,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "ran_out",
     "recovered",
     "recovery_of",
+    "reserved_at",
     "reserved_job",
     "results",
     "state_of",

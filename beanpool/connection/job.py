@@ -29,6 +29,7 @@ from beanpool.protocol import (
     encode_job,
     encode_release,
 )
+from beanpool.telemetry import JobTiming, Observers
 from beanpool.validation import check_seconds
 
 Answer = TypeVar("Answer")
@@ -71,7 +72,10 @@ class Job(NotPicklable):
     :ivar tube: the tube's name where it is known without asking (see :meth:`stats`), else None.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_era", "_lease", "_recovery", "_state", "data", "number", "tube")
+    __slots__ = (
+        *("__weakref__", "_connection", "_era", "_lease", "_recovery", "_reserved_at", "_state"),
+        *("data", "number", "tube"),
+    )
 
     def __init__(
         self,
@@ -89,6 +93,8 @@ class Job(NotPicklable):
         self._era = connection._era
         self._recovery = recovery
         self._lease: JobLease[Job] | None = None
+        # When it was reserved (monotonic seconds).
+        self._reserved_at = 0.0
         self._state = _NOT_RESERVED
 
     def __repr__(self) -> str:
@@ -201,14 +207,18 @@ class Job(NotPicklable):
         if not isinstance(cause, ConnectionFailed | UnexpectedResponse):
             raise error
         # It counts as lost only if the work cannot be finished.
+        recovery = self._recovery
+        timing = None if recovery is None or not recovery.observers.active else self._timing(recovery.observers)
         try:
-            if self._recovery is None:
+            if recovery is None:
                 raise error
-            self._recovery.delete_again(self, cause.may_have_taken_effect, deadline)
+            recovery.delete_again(self, cause.may_have_taken_effect, deadline)
         except BaseException:
             self._tell_lost(error.reason)
             raise
         self._state = _NOT_RESERVED
+        if timing is not None:
+            timing.ended(DELETE.name, "DELETED")
 
     def release(self, priority: int | None = None, delay: float = 0, *, timeout: float | None = None) -> None:
         """Give the job back to its tube (``release``); does nothing if it is not reserved here.
@@ -264,7 +274,7 @@ class Job(NotPicklable):
             raise self._lost("it cannot be reserved again here")
         connection, lease = self._recovery.reacquire(self, deadline)
         self._connection, self._era, self._lease = connection, connection._era, lease
-        self._state = _RESERVED
+        self._state, self._reserved_at = _RESERVED, _monotonic()
         lease.hold(self)
 
     def kick(self, *, timeout: float | None = None) -> None:
@@ -368,6 +378,8 @@ class Job(NotPicklable):
         """Carry out a command on the reserved job; false if it is not reserved any more when its turn comes."""
         connection = self._connection
         guard = connection._guard
+        recovery = self._recovery
+        timing = None if recovery is None or not recovery.observers.active else self._timing(recovery.observers)
         try:
             # As turn(), which every command would have to call.
             with guard if not guard.locked() else queue_up(connection, deadline):
@@ -387,9 +399,8 @@ class Job(NotPicklable):
                         raise
                     status, lost = reply.status, RAN_OUT
                     if status == success:
-                        if command is TOUCH:
-                            return True
-                        self._state = _NOT_RESERVED
+                        if command is not TOUCH:
+                            self._state = _NOT_RESERVED
                     elif status == "NOT_FOUND":
                         self._state = _LOST
                     else:
@@ -401,16 +412,24 @@ class Job(NotPicklable):
             if not connection.closed:
                 # It has waited for others on the same connection, and nothing was sent: it is reserved as before.
                 raise
+            if timing is not None:
+                timing.ended(command.name, "")
             if command is DELETE:
                 # Whether it is lost is not settled yet.
                 raise self._disconnected(error) from error
             raise self._lose(error) from error
-        self._end_lease()
+        if status != success or command is not TOUCH:
+            self._end_lease()
+        if timing is not None:
+            timing.ended(command.name, status)
         if status == success:
             return True
         if self._state is _LOST:
             raise self._tell_lost(lost)
         raise refused
+
+    def _timing(self, observers: Observers) -> JobTiming:
+        return JobTiming(observers, self.server, self.tube, self._reserved_at)
 
     def _why_cut_off(self) -> str:
         return _RESERVED_AGAIN if self._era == SUPERSEDED else _MADE_ANEW

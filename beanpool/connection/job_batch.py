@@ -12,6 +12,11 @@ def state_of(job: Job) -> JobState:
     return job._state
 
 
+def reserved_at(job: Job) -> float:
+    """When it was reserved (monotonic seconds)."""
+    return job._reserved_at
+
+
 def recovery_of(job: Job) -> JobRecovery[Job] | None:
     """The pool that it came out of."""
     return job._recovery

@@ -19,8 +19,12 @@ def reserved_job(
     tube: str | None,
     recovery: JobRecovery[Job] | None,
     lease: JobLease[Job],
+    reserved_at: float,
 ) -> Job:
-    """A job that was just reserved: as the constructor would make it, at half of its cost."""
+    """A job that was just reserved: as the constructor would make it, at half of its cost.
+
+    :param reserved_at: when that was (monotonic seconds).
+    """
     job = _new_object(Job)
     job.number = jid
     job.data = data
@@ -29,6 +33,7 @@ def reserved_job(
     job._era = connection._era
     job._recovery = recovery
     job._lease = lease
+    job._reserved_at = reserved_at
     job._state = _RESERVED
     return job
 

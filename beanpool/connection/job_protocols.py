@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from beanpool.connection.results import YamlParsing
 from beanpool.connection.turns import Guarded
 from beanpool.net import Channel
+from beanpool.telemetry import Observers
 
 AnyJob = TypeVar("AnyJob", contravariant=True)
 """Always :class:`~beanpool.Job`, which knows these."""
@@ -53,6 +54,9 @@ class JobLease(Protocol[AnyJob]):
 
 class JobRecovery(Protocol[AnyJob]):
     """What a pool's jobs can do beyond their own connection; jobs of plain connections have none."""
+
+    observers: Observers
+    """Who is told of what is done with the job."""
 
     def borrow(self, job: AnyJob, deadline: float) -> AbstractContextManager[JobConnection]:
         """Lend a connection to the very server process that the job lives in."""

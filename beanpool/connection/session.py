@@ -281,7 +281,7 @@ class Session(NotPicklable):
         if reply.status == "RESERVED":
             self._held.add(reply.number)
             tube = self.watched[0] if len(self.watched) == 1 else None
-            return reserved_job(self, reply.number, reply.body, tube, None, self._held)
+            return reserved_job(self, reply.number, reply.body, tube, None, self._held, time.monotonic())
         if reply.status == "TIMED_OUT":
             return None
         raise channel.refuse(RESERVE_WITH_TIMEOUT, reply, held=self._held)
@@ -293,7 +293,7 @@ class Session(NotPicklable):
         if reply.number != jid:
             raise results.violated(channel, RESERVE_JOB, "another job", reply.status)
         self._held.add(reply.number)
-        return reserved_job(self, reply.number, reply.body, None, None, self._held)
+        return reserved_job(self, reply.number, reply.body, None, None, self._held, time.monotonic())
 
     def _found(self, command: Command, jid: int | None, channel: Channel, reply: Reply) -> Job | None:
         """The job in the reply to a peek."""

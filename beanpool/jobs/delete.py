@@ -22,6 +22,7 @@ from beanpool.connection import (
     ran_out,
     recovered,
     recovery_of,
+    reserved_at,
     state_of,
     turn,
 )
@@ -37,6 +38,7 @@ from beanpool.errors import (
 from beanpool.net import Exchange, Failure, drive
 from beanpool.protocol import DELETE, Reply, check_id
 from beanpool.server import Lease, Member, PooledConnection, Recovery, why_another
+from beanpool.telemetry import FinishedBatch, Observers
 
 Locate = Callable[[int], tuple[Member, str | None]]
 """Tells of a job's id on which member it is, and the server process that gave the id, if that is known."""
@@ -114,9 +116,11 @@ class DeleteMany:
     :param held: finds the job in hand that an id names by itself.
     :param timeout: the longest that a server may let a reply wait, and other threads a connection, and the longest that
         is spent in vain on what was left over at first (seconds).
+    :param observers: are told of the jobs in hand that were deleted.
     """
 
-    def __init__(self, locate: Locate, held: Callable[[int], Job | None], timeout: float) -> None:
+    def __init__(self, locate: Locate, held: Callable[[int], Job | None], timeout: float, observers: Observers) -> None:
+        self._finished = FinishedBatch(observers, "deleted") if observers.active else None
         self._locate = locate
         self._held = held
         self._timeout = timeout
@@ -134,8 +138,12 @@ class DeleteMany:
     def run(self, items: Iterable[Job | int]) -> list[Exception | None]:
         """Delete all; returns one outcome per item, in order."""
         source = iter(items)
-        while chunk := list(itertools.islice(source, _CHUNK)):
-            self._delete(chunk)
+        try:
+            while chunk := list(itertools.islice(source, _CHUNK)):
+                self._delete(chunk)
+        finally:
+            if self._finished is not None:
+                self._finished.tell()
         return self._outcomes
 
     def _delete(self, chunk: Sequence[Job | int]) -> None:
@@ -260,11 +268,19 @@ class DeleteMany:
                 end(job, JobState.NOT_RESERVED)
             elif isinstance(refusal, NotFound) and end(job, JobState.LOST):
                 lane.lost.add(position)
+        if self._finished is not None:
+            answered = enumerate(itertools.islice(lane.jobs.values(), lane.answered))
+            self._count(job for position, job in answered if position not in lane.refusals)
         lane.lease.forget(
             jid
             for position, jid in enumerate(lane.ids[: lane.answered])
             if position not in lane.refusals or isinstance(lane.refusals[position], NotFound)
         )
+
+    def _count(self, deleted: Iterable[Job]) -> None:
+        if self._finished is not None:
+            for server, jobs in itertools.groupby(deleted, lambda job: job.server):
+                self._finished.add(server, [(job.tube, reserved_at(job)) for job in jobs])
 
     def _settle(self, lane: _JobLane) -> None:
         """See to those that were not deleted."""
@@ -392,6 +408,7 @@ class DeleteMany:
             for (place, job, _), outcome in zip(group, outcomes, strict=True):
                 if outcome is None:
                     recovered(job)
+                    self._count([job])
                 else:
                     gone(job, outcome)
                     self._outcomes[place] = outcome.with_traceback(None)

@@ -1,7 +1,7 @@
 """A put: with fail-over, in batches, buffered."""
 
 from beanpool.put.batch import Outcome, PutMany, Settle
-from beanpool.put.failover import PutRequest, Putter, put_once
+from beanpool.put.failover import PutRequest, Putter, attempt_outcome, put_once
 from beanpool.put.item import EncodedPut, Put, Usual, check_key, encode, encoded
 from beanpool.put.lane import Place
 from beanpool.put.many import put_all
@@ -16,6 +16,7 @@ __all__ = [
     "Putter",
     "Settle",
     "Usual",
+    "attempt_outcome",
     "check_key",
     "encode",
     "encoded",

@@ -20,6 +20,7 @@ from beanpool.put.failover import (
     NotStored,
     PutRequest,
     Putter,
+    attempt_outcome,
     has_tried,
     named,
     put_connection,
@@ -27,7 +28,8 @@ from beanpool.put.failover import (
     too_big,
 )
 from beanpool.put.item import EncodedPut
-from beanpool.put.lane import Item, Lane, Place, Retry
+from beanpool.put.lane import Item, Lane, Place, Retry, as_retry
+from beanpool.put.observing import AttemptTally
 from beanpool.server import Member
 
 Outcome = JobId | Exception
@@ -88,6 +90,7 @@ class PutMany(Generic[Place]):
         self._replies = 0
         self._pausing_since = 0.0
         self._ended = False
+        self._attempts: AttemptTally[Place] = AttemptTally(putter.reporter.observers)
 
     def __enter__(self) -> PutMany[Place]:
         return self
@@ -104,7 +107,8 @@ class PutMany(Generic[Place]):
         waiting, self._again = [*self._again, *self._left_over], collections.deque()
         self._left_over = []
         for item in waiting:
-            self._give_up(_as_retry(item))
+            self._give_up(as_retry(item))
+        self._attempts.tell()
 
     def feed(self, items: Iterable[tuple[Place, EncodedPut]]) -> bool:
         """Send these, each with its place, without waiting for the last outcomes.
@@ -126,6 +130,7 @@ class PutMany(Generic[Place]):
         self._work_off()
         if self._left_over:
             self._give_second_chances()
+        self._attempts.tell()
 
     def meanwhile(self) -> bool:
         """Do what is to be done while the next item lets itself be waited for: send, pick up, give connections back.
@@ -143,6 +148,8 @@ class PutMany(Generic[Place]):
             if not lane.due and not lane.unsent:
                 del self._lanes[key]
                 lane.member.pool.checkin(lane.connection)
+        if not self._lanes:
+            self._attempts.tell()
         return bool(self._lanes)
 
     def rested(self, seconds: float) -> None:
@@ -197,7 +204,7 @@ class PutMany(Generic[Place]):
             self._route(self._again.popleft())
 
     def _leave_over(self, item: Item[Place]) -> None:
-        retry = _as_retry(item)
+        retry = as_retry(item)
         if self._putter.is_too_big_for_all(retry.attempts, retry.put.size):
             self._give_up(retry)
         else:
@@ -330,6 +337,7 @@ class PutMany(Generic[Place]):
                         self._declare(lane.member, run, stored)
                     self._settle(stored)
                     self._proved(lane)
+                    self._attempts.add(lane.member, "stored", run)
                     continue
                 item = run[0][0]
                 if reply.status == "BURIED":
@@ -338,6 +346,7 @@ class PutMany(Generic[Place]):
                     self._declare(lane.member, run, buried)
                     self._settle(buried)
                     self._proved(lane)
+                    self._attempts.add(lane.member, "buried", run)
                 else:
                     refused = lane.connection.refuse(PUT, reply, size=item[1].size, limit=lane.connection.largest_body)
                     self._fail(item, lane.member, refused)
@@ -371,12 +380,17 @@ class PutMany(Generic[Place]):
 
     def _fail(self, item: Item[Place], member: Member, error: BeanpoolError) -> None:
         """An attempt has failed: the put goes to another server, or that was the end of it."""
-        retry = _as_retry(item)
+        retry = as_retry(item)
         retry.asked.add(member)
-        if self._putter.note(retry.attempts, member, error, retry.put.key, self._resend):
+        if self._note(retry, member, error):
             self._give_up(retry)
         else:
             self._again.append(retry)
+
+    def _note(self, retry: Retry[Place], member: Member, error: BeanpoolError) -> bool:
+        """Add an attempt to those of its put; returns whether the put ends with it."""
+        self._attempts.add(member, attempt_outcome(error), [(retry, b"")])
+        return self._putter.note(retry.attempts, member, error, retry.put.key, self._resend)
 
     def _lose(self, lane: Lane[Place], error: BeanpoolError) -> None:
         """The lane's connection is gone: what was sent may be stored, what was not is not."""
@@ -391,8 +405,8 @@ class PutMany(Generic[Place]):
         address = lane.member.address
         interrupted = ConnectionFailed(f"{address}: the batch of the put was interrupted", server=address)
         for item, failure in lane.split(interrupted):
-            retry = _as_retry(item)
-            self._putter.note(retry.attempts, lane.member, failure, retry.put.key, self._resend)
+            retry = as_retry(item)
+            self._note(retry, lane.member, failure)
             self._give_up(retry)
 
     def _give_up(self, retry: Retry[Place]) -> None:
@@ -442,7 +456,3 @@ class PutMany(Generic[Place]):
         self._pausing_since = time.monotonic()
         if self._left_over:
             raise AnotherRound
-
-
-def _as_retry(item: Item[Place]) -> Retry[Place]:
-    return item if isinstance(item, Retry) else Retry(item[0], item[1], [], set())

@@ -25,7 +25,7 @@ from beanpool.errors import (
 from beanpool.policy import Attempts, RetryBudget, RetryPolicy, is_duplicate, is_over, may_be_stored, outcome
 from beanpool.protocol import PUT, PUT_BURIED
 from beanpool.server import Member, PooledConnection
-from beanpool.telemetry import Reporter
+from beanpool.telemetry import AttemptOutcome, Reporter
 
 # Without a look into the class for every put.
 
@@ -51,7 +51,7 @@ Tried = list[tuple[Member, BeanpoolError]]
 class PutRequest:
     """One put: what is sent, and what its attempts have shown so far."""
 
-    __slots__ = ("attempts", "deadline", "key", "request", "resend", "size", "tube")
+    __slots__ = ("attempts", "began", "deadline", "key", "request", "resend", "size", "tube")
 
     def __init__(
         self, request: bytes, size: int, tube: str, key: str | bytes | None, deadline: float, resend: bool
@@ -63,11 +63,22 @@ class PutRequest:
         self.deadline: float = deadline
         self.resend: bool = resend
         self.attempts: Tried = []
+        self.began: float = 0.0
+        """When the attempt began that is under way (monotonic seconds)."""
 
 
 def named(attempts: Tried) -> Attempts:
     """The attempts with the addresses of their servers, as :mod:`beanpool.policy.put_outcome` takes them."""
     return [(member.address, error) for member, error in attempts]
+
+
+def attempt_outcome(result: JobId | BeanpoolError) -> AttemptOutcome:
+    """What an attempt came to, by what it returned or raised."""
+    if isinstance(result, JobId):
+        return "buried" if result.buried else "stored"
+    if may_be_stored(result):
+        return "ambiguous"
+    return "refused" if isinstance(result, CommandFailed) else "not_sent"
 
 
 def has_tried(attempts: Tried, member: Member) -> bool:
@@ -235,7 +246,8 @@ class Putter:
             # Only another process takes a put then: each is asked once whether it is one by now, and that is the end.
             candidates = [m for m in self._topology().order(put.key) if m.health.draining and m not in asked]
         for index, member in enumerate(candidates):
-            remaining = put.deadline - time.monotonic()
+            put.began = time.monotonic()
+            remaining = put.deadline - put.began
             if remaining <= 0:
                 break
             repeated = has_tried(put.attempts, member)
@@ -253,6 +265,7 @@ class Putter:
             if put.attempts:
                 self.report_rerouted(member, put.attempts)
             jid.maybe_duplicate = is_duplicate(named(put.attempts))
+            self._tell(put, member, jid)
             return jid
         # One whose connection broke may be another process by now.
         all_drain = (
@@ -270,8 +283,14 @@ class Putter:
 
     def _settle(self, put: PutRequest, member: Member, error: BeanpoolError) -> None:
         """Take in how an attempt ended; raises if the put ends with it."""
+        self._tell(put, member, error)
         if self.note(put.attempts, member, error, put.key, put.resend):
             raise NotStored
+
+    def _tell(self, put: PutRequest, member: Member, result: JobId | BeanpoolError) -> None:
+        if member.observers.active:
+            seconds = time.monotonic() - put.began
+            member.observers.put(member.address, put.tube, 1, put.size, seconds, attempt_outcome(result))
 
     def all_drain(self) -> bool:
         """Whether every server that may get puts is there, and drains."""

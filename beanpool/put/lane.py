@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from beanpool.errors import BeanpoolError
@@ -26,6 +27,14 @@ class Retry(NamedTuple, Generic[Place]):
 
 Item = tuple[Place, EncodedPut] | Retry[Place]
 """A put, and the place that its outcome has."""
+
+Run = Sequence[tuple[Item[Place], bytes]]
+"""Puts that were answered in the same way, each with its request."""
+
+
+def as_retry(item: Item[Place]) -> Retry[Place]:
+    """The put as one that was tried."""
+    return item if isinstance(item, Retry) else Retry(item[0], item[1], [], set())
 
 
 class Lane(Exchange[Item[Place]]):

@@ -359,11 +359,14 @@ class Take:
         """What was taken."""
         jobs: list[Job] = []
         tube = self._tubes[0] if len(self._tubes) == 1 else None
+        now = time.monotonic()
         for lane in self._lanes:
             connection = lane.connection
             lease = lane.member.reservations.lease(connection)
             recovery = lane.member.recovery
-            taken = [reserved_job(connection, jid, data, tube, recovery, lease) for jid, data in lane.found.items()]
+            taken = [
+                reserved_job(connection, jid, data, tube, recovery, lease, now) for jid, data in lane.found.items()
+            ]
             lease.hold_all(taken)
             jobs += taken
         return jobs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import math
@@ -19,6 +20,7 @@ from beanpool.reserve.wait import Janitor, Retired, SharedWait
 from beanpool.reserve.waiters import Begun, Catch
 from beanpool.runtime import Lock
 from beanpool.server import Member, PooledConnection, Ticket, why_another
+from beanpool.telemetry import Observers
 
 # How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
 _PATIENCE = 0.25
@@ -32,6 +34,7 @@ class Reserver:
     :param topology: returns the current topology.
     :param janitor: closes what was cancelled.
     :param background: does what callers should not wait for.
+    :param observers: are told of the jobs that were reserved.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Reserver:
         timeout: float,
         janitor: Janitor,
         background: BackgroundExecutor,
+        observers: Observers,
     ) -> None:
+        self._observers = observers
         self._topology = topology
         self._timeout = timeout
         self._janitor = janitor
@@ -56,6 +61,7 @@ class Reserver:
         :param timeout: how long to wait (seconds); None for ever.
         :raises NoServerAvailable: if no server could be asked until then.
         """
+        began = _monotonic() if self._observers.active else None
         shared, deadline, until = self._begin(tubes, timeout)
         begun: Begun = []
         errors: dict[str, BaseException] = {}
@@ -72,7 +78,10 @@ class Reserver:
             self._dismiss(begun)
             raise
         if catch is not None:
-            return self._job(tubes, catch)
+            job = self._job(tubes, catch)
+            if began is not None:
+                self._observers.reserved(job.server, job.tube, 1, _monotonic() - began)
+            return job
         self._refuse_silence(errors, missed, timeout == 0)
         return None
 
@@ -82,6 +91,7 @@ class Reserver:
         :param timeout: how long to wait for the first one (seconds); None for ever.
         :raises NoServerAvailable: if no server could be asked until then.
         """
+        began = _monotonic() if self._observers.active else None
         shared, deadline, until = self._begin(tubes, timeout)
         thorough = timeout == 0
         take = Take(tubes, limit, self._timeout)
@@ -117,6 +127,10 @@ class Reserver:
             raise
         if not jobs:
             self._refuse_silence(take.errors, take.missed, thorough)
+        elif began is not None:
+            waited = _monotonic() - began
+            for server, count in collections.Counter(job.server for job in jobs).items():
+                self._observers.reserved(server, jobs[0].tube, count, waited)
         return jobs
 
     def _wait_many(
@@ -333,7 +347,7 @@ class Reserver:
         member, connection, reply = catch
         lease = member.reservations.lease(connection)
         tube = tubes[0] if len(tubes) == 1 else None
-        job = reserved_job(connection, reply.number, reply.body, tube, member.recovery, lease)
+        job = reserved_job(connection, reply.number, reply.body, tube, member.recovery, lease, _monotonic())
         lease.hold(job)
         return job
 
@@ -343,6 +357,7 @@ class Reserver:
         :raises NotFound: if there is none, or it is reserved.
         :raises JobLost: if the process `instance` is gone.
         """
+        began = _monotonic() if self._observers.active else None
         connection = member.pool.acquire(deadline)
         try:
             reason = why_another(connection, instance) if instance is not None else None
@@ -359,7 +374,10 @@ class Reserver:
         except BaseException as error:
             member.pool.checkin(connection, broken=error)
             raise
-        return self._job((), (member, connection, reply))
+        job = self._job((), (member, connection, reply))
+        if began is not None:
+            self._observers.reserved(member.address, None, 1, _monotonic() - began)
+        return job
 
     def at_home(self, member: Member, job: Job | None) -> Job | None:
         """A job that was looked at: its commands go through the pool, for its connection is back there."""

@@ -48,6 +48,9 @@ class PoolOwner(Protocol):
     def starved(self) -> None:
         """A caller waits for a connection and none is free: free one, if you can."""
 
+    def connected(self, seconds: float, error: Exception | None) -> None:
+        """An attempt to connect has ended after so long (seconds), and why it failed."""
+
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
 
@@ -146,8 +149,17 @@ class ConnectionPool:
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
-        self.counters.rare.add("connections_num")
+        made_at, connection.made_at = connection.made_at, None
+        # A server that does not say who it is greets anew with every check.
+        if made_at is not None:
+            self.counters.rare.add("connections_num")
+            self._note_connect(made_at, None)
         self._owner.opened(connection)
+
+    def _note_connect(self, since: float, error: Exception | None) -> None:
+        seconds = _monotonic() - since
+        self.counters.rare.add("connections_ms", round(seconds * 1000))
+        self._owner.connected(seconds, error)
 
     # Check-out.
 
@@ -303,8 +315,6 @@ class ConnectionPool:
             except CommandTimeout as error:
                 error.waited = time.monotonic() - started
                 raise
-            finally:
-                self.counters.rare.add("connections_ms", round((time.monotonic() - started) * 1000))
             return True
         self.discard(connection)
         return False
@@ -382,6 +392,8 @@ class ConnectionPool:
         self.counters.rare.add("returns_bad", stood)
         self.counters.rare.add("connections_lost" if stood else "connections_errors")
         self.discard(connection, str(error) if isinstance(error, BeanpoolError) else type(error).__name__)
+        if connection.made_at is not None and isinstance(error, Exception):
+            self._note_connect(connection.made_at, error)
         if isinstance(error, CommandTimeout) and error.waited is None and connection.opened_channel is not None:
             error.waited = time.monotonic() - connection.opened_channel.used_at
         if isinstance(error, ConnectionFailed | UnexpectedResponse):

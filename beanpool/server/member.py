@@ -26,7 +26,7 @@ from beanpool.server.connection_pool import ConnectionPool
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.recovery import Recovery
 from beanpool.server.reservations import InHand, Reservations
-from beanpool.telemetry import Reporter, ServerStatus
+from beanpool.telemetry import Observers, Reporter, ServerStatus
 
 _REST_AFTER_OUT_OF_MEMORY = 1.0
 
@@ -85,6 +85,8 @@ class Member:
         self._settings = settings
         self._owner = owner
         self._reporter = reporter
+        self.observers: Observers = reporter.observers
+        """Who is told of what is done with it."""
         self._lock = Lock()
         self.pool: ConnectionPool = ConnectionPool(
             server.address,
@@ -150,6 +152,11 @@ class Member:
     def starved(self) -> None:
         """A caller waits for a connection."""
         self._owner.member_starved(self)
+
+    def connected(self, seconds: float, error: Exception | None) -> None:
+        """An attempt to connect has ended."""
+        if self.observers.active:
+            self.observers.connected(self.address, seconds, error)
 
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""

@@ -37,6 +37,7 @@ class PooledConnection(DrivenConnection, NotPicklable):
         "jobs",
         "largest_body",
         "lease_lock",
+        "made_at",
         "may_hold_jobs",
         "origin",
         "waits_since",
@@ -68,6 +69,8 @@ class PooledConnection(DrivenConnection, NotPicklable):
         """Whether it was checked out for a reserve; the pool's to say, too."""
         self.evict: Callable[[], None] | None = None
         """While it waits in a reserve: has that cancelled, for who needs the connection more."""
+        self.made_at: float | None = time.monotonic()
+        """When it was made, for a user who connects it at once (monotonic seconds); None once it stands."""
         self.waits_since = 0.0
         """When that began (monotonic seconds)."""
         self.lease_lock = Lock()

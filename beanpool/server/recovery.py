@@ -17,7 +17,7 @@ from beanpool.server.connection_pool import ConnectionPool
 from beanpool.server.lease import Lease
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.reservations import Reservations
-from beanpool.telemetry import Reporter
+from beanpool.telemetry import Observers, Reporter
 
 _ANOTHER = "another job has its id"
 
@@ -41,12 +41,13 @@ class Recovery:
     :param reporter: is told of every job whose reservation is gone.
     """
 
-    __slots__ = ("_pool", "_reporter", "_reservations")
+    __slots__ = ("_pool", "_reporter", "_reservations", "observers")
 
     def __init__(self, pool: ConnectionPool, reservations: Reservations, reporter: Reporter) -> None:
         self._pool = pool
         self._reservations = reservations
         self._reporter = reporter
+        self.observers: Observers = reporter.observers
 
     @contextlib.contextmanager
     def borrow(self, job: Job, deadline: float) -> Iterator[PooledConnection]:

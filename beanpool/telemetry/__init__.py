@@ -1,13 +1,21 @@
 """What can be seen of a pool: its log, its listeners, its counters and its snapshots."""
 
 from beanpool.telemetry.log import ErrorLog, log_safely, logger
+from beanpool.telemetry.observer import AttemptOutcome, JobEnd, Observer
+from beanpool.telemetry.observers import FinishedBatch, JobTiming, Observers
 from beanpool.telemetry.reporter import Reporter
 from beanpool.telemetry.stats import SERVER_COUNTS, Counters, ServerStatus, total
 
 __all__ = [
     "SERVER_COUNTS",
+    "AttemptOutcome",
     "Counters",
     "ErrorLog",
+    "FinishedBatch",
+    "JobEnd",
+    "JobTiming",
+    "Observer",
+    "Observers",
     "Reporter",
     "ServerStatus",
     "log_safely",

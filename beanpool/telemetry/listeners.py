@@ -2,63 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from beanpool.events import Event
-from beanpool.runtime import Lock
-from beanpool.telemetry.log import log_safely, logger
+from beanpool.telemetry.registry import Registry
 
 Listener = Callable[[Event], Any]
 
 
-class Listeners:
-    """Calls every listener with every event, outside of all locks.
+class Listeners(Registry[Listener]):
+    """Calls every listener with every event."""
 
-    A listener that raises disturbs neither the pool nor the other listeners; its first error is logged.
-    """
-
-    __slots__ = ("_listeners", "_lock", "_logged")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._listeners: tuple[Listener, ...] = ()
-        self._logged: set[int] = set()
-        self._lock = Lock()
+        super().__init__("listener")
 
-    def __iter__(self) -> Iterator[Listener]:
-        return iter(self._listeners)
-
-    def __bool__(self) -> bool:
-        return bool(self._listeners)
-
-    def add(self, listener: Listener) -> None:
-        """Call `listener` with every event from now on.
+    def add(self, one: Listener) -> None:
+        """Call `one` with every event from now on.
 
         :raises TypeError: if it cannot be called.
         """
-        if not callable(listener):
-            raise TypeError(f"a listener must be callable, not {type(listener).__name__}")
-        with self._lock:
-            self._listeners = (*self._listeners, listener)
-
-    def remove(self, listener: Listener) -> None:
-        """Call `listener` no longer.
-
-        :raises ValueError: if it was never added.
-        """
-        with self._lock:
-            if listener not in self._listeners:
-                raise ValueError("this listener was never added")
-            self._listeners = tuple(known for known in self._listeners if known != listener)
+        if not callable(one):
+            raise TypeError(f"a listener must be callable, not {type(one).__name__}")
+        super().add(one)
 
     def publish(self, event: Event) -> None:
         """Call every listener with `event`."""
-        for listener in self._listeners:
-            try:
-                listener(event)
-            except Exception:
-                if id(listener) not in self._logged:
-                    self._logged.add(id(listener))
-                    text = "pool %s: a listener raised; its further errors are not logged"
-                    log_safely(logger("listeners"), logging.ERROR, text, event.pool, exc_info=True)
+        self.tell(event.pool, lambda listener: listener(event))

@@ -17,6 +17,7 @@ from beanpool.events import (
 from beanpool.policy import Health, ServerState
 from beanpool.telemetry.listeners import Listeners
 from beanpool.telemetry.log import log_safely, logger
+from beanpool.telemetry.observers import Observers
 from beanpool.telemetry.stats import POOL_COUNTS, Counters
 
 _logger = logger("pool")
@@ -30,18 +31,16 @@ class Reporter:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._begin()
-
-    def _begin(self) -> None:
         self.listeners = Listeners()
+        self.observers = Observers(name)
         self.counters = Counters(POOL_COUNTS)
 
     def reset_after_fork(self) -> None:
-        """In a forked child: keep the listeners, count from 0, and have no lock that another thread may have held."""
-        listeners = self.listeners
-        self._begin()
-        for listener in listeners:
-            self.listeners.add(listener)
+        """In a forked child: keep listeners and observers, count from 0, and have no lock that another thread may have
+        held."""
+        self.listeners.reset_after_fork()
+        self.observers.reset_after_fork()
+        self.counters = Counters(POOL_COUNTS)
 
     def server_changed(self, server: str, name: str, before: Health, after: Health, restarted: bool) -> None:
         """The state of a server has changed, or its draining, or its process."""
@@ -53,7 +52,7 @@ class Reporter:
             self._log(logging.INFO, "server %s is up again after %.1f s", name, lasted)
         if after.draining and not before.draining:
             self._log(logging.INFO, "server %s is draining: it gets no more puts", name)
-        if self.listeners:
+        if self.listeners.active:
             states = before.state.value, after.state.value
             self.listeners.publish(
                 ServerStateChanged(
@@ -78,30 +77,30 @@ class Reporter:
 
     def connection_opened(self, server: str, instance: str) -> None:
         """A connection is open, to the server process `instance`."""
-        if self.listeners:
+        if self.listeners.active:
             self.listeners.publish(ConnectionOpened(self.name, server, instance))
 
     def connection_closed(self, server: str, reason: str) -> None:
         """A connection was closed."""
-        if self.listeners:
+        if self.listeners.active:
             self.listeners.publish(ConnectionClosed(self.name, server, reason))
 
     def put_rerouted(self, server: str, instead_of: str, error: BeanpoolError) -> None:
         """A put went to another server than the one that was tried before."""
         self.counters.add("puts_rerouted")
-        if self.listeners:
+        if self.listeners.active:
             self.listeners.publish(PutRerouted(self.name, server, instead_of, describe(error)))
 
     def put_ambiguous(self, server: str, error: BeanpoolError) -> None:
         """A put may or may not be stored."""
         self.counters.add("puts_ambiguous")
-        if self.listeners:
+        if self.listeners.active:
             self.listeners.publish(PutMadeAmbiguous(self.name, server, describe(error)))
 
     def retry_scheduled(self, wait: float, error: BaseException | None) -> None:
         """No server took a put; all are asked again after `wait` seconds."""
         self.counters.add("retries_num")
-        if self.listeners:
+        if self.listeners.active:
             reason = describe(error) if error else "no server took the put"
             self.listeners.publish(RetryScheduled(self.name, wait, reason))
 
@@ -116,7 +115,7 @@ class Reporter:
     def job_lost(self, server: str, jid: int, reason: str) -> None:
         """The reservation of a job is gone."""
         self.counters.add("jobs_lost")
-        if self.listeners:
+        if self.listeners.active:
             self.listeners.publish(ReservationLost(self.name, server, jid, reason))
 
     def _log(self, level: int, text: str, *values: object) -> None:

@@ -46,6 +46,9 @@ class Owner:
     def starved(self) -> None:
         self.times_starved += 1
 
+    def connected(self, seconds: float, error: Exception | None) -> None:
+        pass
+
     def opened(self, connection: PooledConnection) -> None:
         pass
 

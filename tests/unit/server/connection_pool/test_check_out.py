@@ -218,7 +218,7 @@ class TestCheckOut:
             command = background(lambda: pool.acquire(soon()))
             wait_until(lambda: waiting(pool) == 2, "the command to wait")
             lease = Reservations(pool).lease(held)
-            job = reserved_job(held, 1, b"", None, None, lease)
+            job = reserved_job(held, 1, b"", None, None, lease, 0.0)
             lease.hold(job)
             pool.fill_places()
             spare = command.result()

@@ -311,7 +311,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "tube": _check_tube,
     "watch": _check_watch,
     "max_connections": _check_max_connections,
-    # To other clients None is for ever; here nothing is.
+    # None means "for ever" to other clients; here no wait is without an end.
     "connect_timeout": lambda value: 2.0 if value is None else check_seconds("connect_timeout", value),
     "timeout": lambda value: check_seconds("timeout", value),
     "health_interval": lambda value: check_seconds("health_interval", value),
@@ -327,10 +327,10 @@ def _defaults() -> Settings:
         value = getattr(settings, field.name)
         if value is not None:
             kind: Any = type(value)
-            # Of a class of its own, so that no other object is the same one, be it a small int or a literal.
+            # Of its own class: a plain int or a literal of the caller's could be the same object.
             object.__setattr__(settings, field.name, type(kind.__name__, (kind,), {"__slots__": ()})(value))
     return settings
 
 
 DEFAULTS = _defaults()
-"""What the options are when nobody gives them. Each is an object that is told by its identity from an equal value."""
+"""The defaults of the options. Each is known by its identity: an equal value that was given counts as given."""

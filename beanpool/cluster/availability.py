@@ -1,4 +1,4 @@
-"""Which servers can be used, as far as threads wait for that to change."""
+"""Waiting for a change of the servers: of their states, their weights, and which there are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Availability:
-    """Lets threads sleep until something is found out about a server, or their time is over.
+    """Lets threads sleep until something is found out about a server, or until a timeout.
 
     :param check_now: has the servers that are down checked; called by threads that wait for one.
     """
@@ -17,7 +17,7 @@ class Availability:
         self._condition = threading.Condition()
         self._ended = False
         self.version: int = 0
-        """Another one after every change of a server's state, of the servers and of their weights."""
+        """Raised by every change of a server's state, of the servers and of their weights."""
         self.comebacks: int = 0
         """How often a server has begun to take puts, after a time in which it did not."""
 

@@ -15,7 +15,7 @@ from beanpool.server import Member
 class Topology:
     """The members of a cluster at one moment.
 
-    The ring is over all members: health never changes a key's order, it only says which of them are asked.
+    The hash is over all members: health never changes a key's order, it only decides which of them are asked.
     """
 
     __slots__ = (

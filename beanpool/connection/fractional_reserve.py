@@ -1,4 +1,4 @@
-"""A reserve of one connection that ends within a second, where a server knows whole seconds only."""
+"""A reserve of one connection with a timeout in fractions of a second. Servers know whole seconds only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from beanpool.net import Channel, wait_for
 from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply, encode_reserve_with_timeout
 
 RESERVE_SLICE = 30
-"""The longest single wait in a reserve (seconds): a client that vanished is no ghost waiter for longer."""
+"""The longest single wait in a reserve (seconds): a client that has vanished stops waiting at the server by then."""
 
 
 def reserve_to_the_point(connection: Session, seconds: float) -> tuple[Channel, Reply]:

@@ -1,4 +1,4 @@
-"""What a new connection is asked first, and what gives it the tubes that a call needs."""
+"""The handshake of a new connection, and the commands that set up the tubes that a call needs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
 from beanpool.protocol import IGNORE, STATS, WATCH, Command, Identity, Reply, encode_bare, parse_identity
 
 IDENTIFY = encode_bare(STATS)
-"""Asks a server who it is. A connect alone proves nothing: a stopped server accepts it too."""
+"""The question for the server's identity. A connect alone proves nothing: a stopped server accepts it, too."""
 
 
 def identity(channel: ReplyChannel, reply: Reply) -> Identity:
-    """Who the server is, by its reply.
+    """The server's identity, read from its reply.
 
     :raises ConnectionFailed: if it does not say; the channel is closed then.
     """
     if reply.status != "OK":
-        # Not a CommandFailed: it would be taken for the answer to the command that comes next.
+        # Not a CommandFailed: the caller would take it for the answer to its own command.
         channel.close(f"the server answered {reply.status} when asked who it is")
         raise ConnectionFailed(
             f"{channel.server}: the connection was accepted, but the server says {reply.status} when asked who it is",
@@ -27,7 +27,7 @@ def identity(channel: ReplyChannel, reply: Reply) -> Identity:
 
 
 def unanswered(server: str, error: ConnectionFailed) -> ConnectionFailed:
-    """The error of a server that was asked who it is, from that of the question."""
+    """The error of a handshake without an answer, made from that of the command."""
     kind = CommandTimeout if isinstance(error, CommandTimeout) else ConnectionFailed
     return kind(
         f"{server}: the connection was accepted, but the server does not answer ({error})",

@@ -1,4 +1,4 @@
-"""What a batch that sends its own commands asks of jobs, and tells them, and what another reservation does."""
+"""The states of jobs, for batches that send their own commands, and for a second reservation of the same job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from beanpool.errors import BeanpoolError, JobLost
 
 
 def state_of(job: Job) -> JobState:
-    """What this process may do with it, as far as that is known without a look at the connection."""
+    """What this process may do with it. The connection is not looked at."""
     return job._state
 
 

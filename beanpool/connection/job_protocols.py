@@ -1,4 +1,4 @@
-"""What a job stands on: the connection that it came from, the hold that it has on that, and the pool behind it."""
+"""What a job needs of others: its connection, the lease that keeps the connection for it, and a pool's recovery."""
 
 from __future__ import annotations
 

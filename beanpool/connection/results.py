@@ -1,4 +1,4 @@
-"""What the reply to a command comes to: a value, or the error that it stands for.
+"""From the reply to a command to its result: a value, or an error.
 
 Whatever carries a command can use these. They know the channel that the reply came over, which is closed where the
 reply leaves it out of step, and of the connection its :class:`Tubes` alone. The reply is the last argument of each.

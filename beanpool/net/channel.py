@@ -33,7 +33,7 @@ _TIMEOUT_SLACK = 0.05
 
 Item = TypeVar("Item")
 
-# Without a look into the class for every command.
+# A global is found faster than a member of an enumeration.
 _IN_STEP = ChannelState.IN_STEP
 _IN_COMMAND = ChannelState.IN_COMMAND
 _monotonic = time.monotonic
@@ -64,7 +64,7 @@ class Channel(Stream):
         self.used_at = now
         self.state = _IN_COMMAND
         try:
-            # Patience that ends too early only means to look at the clock, and to wait on.
+            # A timeout that ends too early does no harm: the clock is read, and the wait goes on.
             if self._patience > remaining + _TIMEOUT_SLACK:
                 self._limit_patience(command, deadline, Phase.SENDING)
             # One send and one receive is what nearly every command takes; the methods below go on from there.
@@ -92,7 +92,7 @@ class Channel(Stream):
     def exchange_until(self, command: Command, request: bytes, until: float, grace: float) -> Reply | None:
         """As :meth:`exchange`, but None if no reply has come until then (monotonic seconds): it is still due.
 
-        :param grace: how long the rest of one may take that has begun to come (seconds).
+        :param grace: once a part of the reply has come, how long the rest may take after `until` (seconds).
         """
         self._check_usable(command)
         self.begin(request, (command,))
@@ -206,13 +206,13 @@ class Channel(Stream):
 
         A server writes its replies one by one, and to be woken for each costs more than the reply itself.
 
-        :param to_come: how long the replies to posted commands are that are due, at least (bytes).
+        :param to_come: the least length of all replies that are due to posted commands (bytes).
         """
         size = max(1, min(_GATHERED, to_come - self._parser.unread))
         if size != self._gathering:
             # An interrupt in between leaves it in mid-command, and so of no further use.
             self._gathering = size
-            # Windows has no such thing. If it is closed by now, whoever reads from it is told.
+            # Not every system has this option. If the socket is closed by now, the next read says so.
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
@@ -368,5 +368,5 @@ class Channel(Stream):
             except TimeoutError as error:
                 if not is_timeout(error):
                     raise
-                # Time to look at the clock; it may have been an earlier caller's patience that has ended.
+                # Read the clock: the timeout that has ended may be one that was set for an earlier caller.
                 self._be_patient(max(0.0, until - _monotonic()))

@@ -1,4 +1,4 @@
-"""Connections with requests under way: who is ready is received from, and who is late is given up."""
+"""Connections with requests under way: replies are received from those that are ready; those that are late fail."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SomePending = TypeVar("SomePending", bound=Pending)
 
 
 class Exchange(Generic[Token]):
-    """Requests of one command on one connection. Each has a token, by which its sender knows it.
+    """Requests of one command on one connection. Each has a token, by which the sender recognizes it.
 
     Only a complete reply is progress: a trickle of bytes must not go on for ever.
     """
@@ -55,13 +55,13 @@ class Exchange(Generic[Token]):
     def __init__(self, connection: Link) -> None:
         self.connection = connection
         self.due: collections.deque[tuple[Token, bytes]] = collections.deque()
-        """The requests that were sent, as far as they have no reply."""
+        """The requests that were sent and have no reply yet."""
         self.answered = 0
         """How many requests have a reply."""
         self.patience = 0.0
         """How long the server may be without progress (seconds)."""
         self.progress_at = 0.0
-        """When a reply was there in full, or something was sent to an idle server (monotonic seconds)."""
+        """When the last complete reply came, or something was sent to an idle server (monotonic seconds)."""
 
     @property
     def pending(self) -> bool:
@@ -76,7 +76,7 @@ class Exchange(Generic[Token]):
     def send(self, command: Command, tokens: Iterable[Token], requests: Sequence[bytes]) -> None:
         """Send these, as far as they go at once; the channel sends on when replies are received.
 
-        :raises ConnectionFailed: if the connection is or gets broken; they are due all the same, until :meth:`fail`.
+        :raises ConnectionFailed: if the connection is or gets broken; the requests stay due until :meth:`fail`.
         """
         if not self.due:
             self.progress_at = time.monotonic()
@@ -121,7 +121,7 @@ class Exchange(Generic[Token]):
         return failed[::-1]
 
     def failure(self, error: BeanpoolError, *, sent: bool) -> Failure:
-        """What `error`, by which the connection was lost, comes to for one request.
+        """The error of one request, made from the `error` that ended the connection.
 
         :param sent: whether that may have been carried out.
         """
@@ -159,7 +159,7 @@ def give_up_late(
     any_late = False
     for one in some:
         if one.pending and now >= one.late_at:
-            # What it has sent may be too little to be woken for.
+            # It may have sent something, but too little to wake the caller.
             receive(one)
             if one.pending and now >= one.late_at:
                 give_up(one)

@@ -39,7 +39,7 @@ class Poller(Protocol):
 
 
 class SelectorPoller:
-    """For every platform."""
+    """A poller for every platform, upon :mod:`selectors`."""
 
     def __init__(self) -> None:
         # poll() needs no system call to register a descriptor; these sets are small and short-lived.
@@ -76,7 +76,7 @@ if sys.platform == "linux":
         def __init__(self) -> None:
             self._epoll = select.epoll()
             self.wait = self._epoll.poll
-            """See :class:`Poller`. Straight into C: a caller who waits for a job waits for every line of Python."""
+            """See :class:`Poller`. A method of C: each line of Python delays a job."""
 
         def arm(self, descriptor: int, *, write: bool) -> None:
             """See :class:`Poller`."""
@@ -129,7 +129,7 @@ class WakeUpPipe:
     def close(self) -> None:
         """Close the pipe."""
         with self._lock:
-            # Forgotten before they are closed: closed twice, after an interrupt, they might be somebody else's.
+            # First cleared, then closed: after an interrupt a second close could hit another owner of the number.
             descriptors, self.descriptor, self._writer = (self.descriptor, self._writer), -1, -1
             for descriptor in descriptors:
                 if descriptor >= 0:

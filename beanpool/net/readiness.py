@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 Thing = TypeVar("Thing")
 
-# More does not fit into what the system takes; when it has run out, the deadline is looked at.
+# The longest wait that the system takes. After it the deadline is checked, and the wait goes on.
 LONGEST_WAIT = 1_000_000.0
 
 

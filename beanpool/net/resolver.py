@@ -17,7 +17,7 @@ from beanpool.runtime import OwnLimit, out_of_descriptors
 Target = tuple[int, Any]
 """The family of an address and what ``connect`` takes for it."""
 
-# So many names are remembered for when no thread can be started.
+# How many answers are kept, for when no thread can be started.
 _MOST_REMEMBERED = 1000
 
 
@@ -52,7 +52,7 @@ class _Completion:
 
 
 def _close(descriptor: list[int]) -> None:
-    # Popping is one step, so no two threads close the same number, which may be somebody else's by then.
+    # Popping is atomic: two threads never close the same number, which could be another socket's by then.
     with contextlib.suppress(IndexError):
         os.close(descriptor.pop())
 
@@ -85,7 +85,7 @@ class _Query:
             self.targets = _ask(self._address)
             _remember(self._address, self.targets)
         except BaseException as error:
-            # Whatever it is, the callers get it as the reason.
+            # Any error: the callers get it as the reason.
             self.error = out_of_descriptors() or error
         finally:
             self.done = True

@@ -55,7 +55,7 @@ def tune(sock: socket.socket) -> None:
     """Make a connected socket send at once, and probe a silent peer (keep-alive)."""
     if sock.family == getattr(socket, "AF_UNIX", None):
         return
-    # It may be broken already: its first use tells.
+    # The connection may be broken already. Then its first use raises.
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for level, option, value in _keep_alive():

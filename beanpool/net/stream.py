@@ -1,7 +1,7 @@
-"""One socket to one server, with all that can go wrong on it.
+"""One socket to one server: sending, receiving, and every way in which the connection can break.
 
-A stream is in step with its server only between complete replies. Whatever goes wrong in mid-command (a timeout, an
-interrupt, a reply that the protocol does not have) breaks it for good: it is closed, and its next user gets the reason.
+A stream is in step with its server only between complete replies. Any failure in mid-command (a timeout, an interrupt,
+a reply that the protocol does not allow) breaks it for good: it is closed, and its next user gets the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from beanpool.protocol import NO_REPLIES, Command, Parser, Tally
 READ_SIZE = 4096
 LARGE_READ_SIZE = 256 * 1024
 _SHORTEST_TIMEOUT = 0.001
-# As a plain number: to combine two members of an enumeration takes several functions written in Python.
+# A plain number: combining members of an enumeration calls several functions of Python.
 _PEEK = int(socket.MSG_PEEK)
 
 OF_THE_PARENT = "it belongs to the parent process"
@@ -82,7 +82,7 @@ class Stream:
     def __init__(self, sock: socket.socket, server: str, tally: Tally | None = None) -> None:
         self.server = server
         self.tally: Tally = NO_REPLIES.copy() if tally is None else tally
-        """The replies that have come, for whoever wants to know. Who uses the stream counts, so it takes no lock."""
+        """Counts the replies that have come. Only the thread that uses the stream counts, so it takes no lock."""
         self.state = ChannelState.IN_STEP
         self._socket = sock
         sock.setblocking(False)
@@ -100,7 +100,7 @@ class Stream:
         self.used_at = time.monotonic()
         self.in_flight = 0
         self.interrupted = False
-        """Whether this process has shut it down under its user: what the user sees then says nothing of the server."""
+        """Whether this process has shut it down in use: the error that its user gets says nothing of the server."""
         _streams.add(self)
 
     def __del__(self) -> None:
@@ -288,8 +288,8 @@ class Stream:
         self.close(str(error) if isinstance(error, BeanpoolError) else f"{type(error).__name__} in mid-command")
 
     def _fail_in_reply(self, command: Command, error: BaseException) -> None:
-        """Close it because of an `error` while replies were picked up; raises what an error of the socket comes to."""
-        # A BeanpoolError may be an OSError too, but is none of the socket.
+        """Close it because of an `error` while receiving; an error of the socket is raised as one of beanpool."""
+        # A BeanpoolError may be an OSError, too, but then it is not one of the socket.
         if isinstance(error, OSError) and not isinstance(error, BeanpoolError):
             failure = self._broken_in_reply(command, describe(error))
             self._fail(failure)
@@ -301,10 +301,10 @@ class Stream:
     def close(self, because: str) -> None:
         """Close the socket; the server gives back what this connection had reserved. Idempotent."""
         if self.state is not ChannelState.CLOSED:
-            # The reason first: an interrupt in between must leave no closed channel without one.
+            # The reason first: even after an interrupt in between, a closed channel has one.
             self._closed_because = because
             self.state = ChannelState.CLOSED
-        # Before the number may be somebody else's.
+        # First: once the socket is closed, its number may belong to another one.
         self._patient.detach()
         self._socket.close()
 
@@ -319,7 +319,7 @@ class Stream:
     def interrupt(self, because: str = "") -> None:
         """Make whoever waits on this channel in another thread return at once; its owner closes it.
 
-        :param because: what the owner's error shall say; nothing leaves it at what the owner sees.
+        :param because: what the error in that thread says; without it, that says what the thread sees.
         """
         if because and self.state is not ChannelState.CLOSED:
             self.state = ChannelState.CLOSED
@@ -351,7 +351,7 @@ class Stream:
 
 
 def is_timeout(error: OSError) -> bool:
-    """Whether the wait of a socket is over. ETIMEDOUT of a dead peer is the same class, but has an errno."""
+    """Whether the socket's own timeout has ended. ETIMEDOUT of a dead peer is the same class, but has an errno."""
     return isinstance(error, TimeoutError) and error.errno is None
 
 

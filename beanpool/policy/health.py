@@ -20,11 +20,11 @@ from beanpool.protocol import Identity
 
 FIRST_BACKOFF = 0.25
 _SHORTEST_BACKOFF = 0.05
-# A server that stayed up for this long has its record wiped; one that flaps is retried ever more rarely.
+# A server that stayed up for this long starts again from no failures; one that flaps is retried ever more rarely.
 _FORGIVEN_AFTER = 10.0
 _FORMER_KEPT = 8
 _RETURNS_OF_SEVERAL = 2
-# How many usual round trips a server may take without a word, and the shortest time that is worth a thought (seconds).
+# How many usual round trips a server may be silent, and the shortest silence that says anything (seconds).
 _SEVERAL = 3
 _LEAST_PATIENCE = 0.25
 
@@ -60,11 +60,11 @@ class Health:
     since: float = 0.0
     """Since when it is in this state (monotonic seconds)."""
     failures: int = 0
-    """Failures since it was last forgiven; the exponent of the back-off."""
+    """Failures since the count was last reset; the exponent of the back-off."""
     generation: int = 0
-    """Raised when connections from before are worth nothing: an error of an older one says nothing new."""
+    """Raised when older connections are of no use any more: an error of one of them says nothing new."""
     retry_at: float = 0.0
-    """When it is worth the next probe (monotonic seconds)."""
+    """When to probe it next (monotonic seconds)."""
     rests_until: float = 0.0
     """Until when it gets no puts because it was out of memory (monotonic seconds)."""
     usual: float = 0.0
@@ -103,7 +103,7 @@ def answered(health: Health, identity: Identity, round_trip: float, now: float) 
         deviation=deviation,
         former=former[-_FORMER_KEPT:],
         returns=returns,
-        # Drain mode has no end within a process.
+        # A process never leaves drain mode.
         draining=identity.draining or (health.draining and not another),
         # Where several answer in turn none of them is gone.
         generation=health.generation + (another and returns < _RETURNS_OF_SEVERAL),
@@ -122,9 +122,8 @@ def _smoothed(health: Health, round_trip: float) -> tuple[float, float]:
 def patience(health: Health, timeout: float) -> float:
     """How long a server must be silent for that to say something of it (seconds).
 
-    A caller who waits for less has learned nothing: that time may be shorter than a round trip takes on its network. It
-    is several of the usual ones; but no more than a caller waits who leaves time for other servers, and in any case
-    longer than a usual one.
+    A caller who waits for less learns nothing: the server may just be far. It is several usual round trips, but no more
+    than a caller waits who leaves time for other servers, and always more than one usual round trip.
 
     :param timeout: what the pool allows a call (seconds).
     """

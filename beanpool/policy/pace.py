@@ -7,9 +7,9 @@ import math
 # A round trip may take a quarter more than the shortest one so far, and what follows twice as long as on average.
 _JITTER = 1.25
 _SLOWDOWN = 2.0
-# A reply that is no longer fits into one packet, and takes as long as a round trip (bytes).
+# A reply of up to this size fits into one packet, and takes as long as a round trip (bytes).
 _PACKET = 1400
-# How many replies to expect at most as long as only a known round trip speaks for them, which may be out of date.
+# How many replies to expect at most while only an earlier round trip is known, which may be out of date.
 _ON_TRUST = 32
 
 
@@ -50,7 +50,7 @@ class Pace:
                 self._known = took if self._known is None else min(self._known, took)
             self._rounds += 1
             self.round_trip = min(self.round_trip, took)
-            # What it took longer than others is the round trip's, unless it is that of several replies.
+            # Beyond the round trip, the time of a single reply says nothing of the pace; that of several does.
             self._further += took - self.round_trip if count > 1 else 0.0
         else:
             self._further += took

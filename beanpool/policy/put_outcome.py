@@ -1,7 +1,7 @@
 """The outcome of a put, from the errors of its attempts. Pure: no I/O, no clock, no lock.
 
-One rule is above all others: whatever comes later, an attempt that may be stored makes the outcome ambiguous. A
-refusal by another server, a full pool, a deadline, the end of the pool: none of them takes back what was sent.
+One rule is above all others: an attempt that may be stored makes the outcome ambiguous, whatever comes later. A refusal
+by another server, a full pool, a deadline or the end of the pool does not take back what was sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from beanpool.errors import (
 Attempts = Sequence[tuple[str, BeanpoolError]]
 """The attempts of one put, oldest first: the server's address, and how the attempt ended."""
 
-# What says that another server may take the job.
+# Refusals after which another server may take the job.
 _OF_THIS_SERVER = ("DRAINING", "OUT_OF_MEMORY")
 
 
@@ -38,7 +38,7 @@ def may_be_stored(error: BeanpoolError) -> bool:
 
 
 def is_over(error: BeanpoolError, *, resend: bool, at_home: bool, closing: bool) -> bool:
-    """Whether a put ends with an attempt that ended so; if not, another server may take it.
+    """Whether the put is over after an attempt with this error; if not, another server may take it.
 
     :param resend: whether a job that may be stored is put again.
     :param at_home: whether the server is the one that the put's key belongs to.
@@ -52,7 +52,7 @@ def is_over(error: BeanpoolError, *, resend: bool, at_home: bool, closing: bool)
 
 
 def _is_final(error: BeanpoolError) -> bool:
-    """Whether no other server would do better, whatever the put and the pool are."""
+    """Whether no other server could take the put either, in any case."""
     if isinstance(error, CommandFailed):
         return not isinstance(error, JobTooBig) and error.status not in _OF_THIS_SERVER
     return isinstance(error, ReentrantCall)
@@ -64,7 +64,7 @@ def is_duplicate(attempts: Attempts) -> bool:
 
 
 def outcome(attempts: Attempts, *, unasked: Mapping[str, BaseException], closing: bool, too_big: bool) -> BeanpoolError:
-    """What the caller of a put is told that no server has acknowledged.
+    """The error of a put that no server has acknowledged.
 
     :param unasked: why servers were not asked, by address; an attempt on one of them says more.
     :param closing: whether the pool is closed.

@@ -20,8 +20,7 @@ Result = TypeVar("Result")
 # Without a policy of the user's: the first and the longest wait between two attempts (seconds).
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 2.0
-# What comes into the budget with a command that succeeds, with a second and with a repeated attempt that succeeds; and
-# how much there is at most.
+# Tokens that a successful command, a second, and a successful repeated attempt add; and the most that there can be.
 _PER_SUCCESS = 0.1
 _PER_SECOND = 1.0
 _PER_REPAYMENT = 2.0

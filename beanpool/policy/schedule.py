@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-# Entries whose items were planned anew stay in the heap until they outnumber the others by this number.
+# An entry whose item was planned anew stays in the heap until such entries outnumber the valid ones by this many.
 _MOST_STALE = 64
 
 

@@ -42,7 +42,7 @@ class StallBudget:
 
         :param share: of what is left; less than 1 where others are to have a turn after it.
         :param fresh: whether it has not failed since a put was last stored. Such a server is asked even if others have
-            used up the time: no put is refused that a healthy server would take.
+            used up the time: a put fails only if no healthy server takes it.
         """
         usual = self.left * share
         least = self._timeout * _LEAST_SHARE if fresh else 0.0

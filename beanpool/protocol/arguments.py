@@ -36,7 +36,7 @@ def check_int(name: str, value: Any, low: int, high: int) -> int:
     if type(value) is not int:
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{name} must be an int from {low} to {high}, not {type(value).__name__}")
-        # A subclass may say of itself what it likes: what is checked must be what is sent.
+        # Of a subclass the true value: what is checked must be what is sent.
         value = int.__index__(value)
     number: int = value
     if not low <= number <= high:
@@ -65,7 +65,7 @@ def check_tube(value: Any, name: str = "tube") -> bytes:
     if type(value) is not str:
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-        # A subclass may say of itself what it likes: what is checked must be what is sent, and what is remembered.
+        # Of a subclass the true value: what is checked must be what is sent, and what is remembered.
         value = str.__str__(value)
     known = _known_tubes.get(value)
     if known is not None:
@@ -112,7 +112,7 @@ def encode_body(body: Any, encoding: str | None) -> bytes:
             raise TypeError("body must be bytes-like, not str: this connection has no encoding (encoding=None)")
         data = _encode_text(body, encoding)
     elif isinstance(body, bytes | bytearray | memoryview):
-        # Of a subclass too: the bytes that it holds, not those that it would rather show.
+        # Of a subclass, too, the bytes that it holds.
         data = bytes(memoryview(body))
     else:
         _refuse_body(body, encoding)

@@ -40,7 +40,7 @@ class Command:
     success: str = dataclasses.field(init=False)
     """The word that most often answers it: the first of `replies`."""
     whole: Whole = dataclasses.field(init=False)
-    """Reads the usual reply when it comes in one piece, and nothing with it; None for all that is not so."""
+    """Parses the usual reply if it comes in one piece and alone; returns None for anything else."""
     out_of_step: frozenset[str] = frozenset()
     """The refusals after which the connection is out of step with the server."""
 
@@ -105,12 +105,12 @@ _USUAL_HEAD = _put_head(DEFAULT_PRIORITY, _NO_DELAY, DEFAULT_TTR)
 def encode_put(data: bytes, priority: int, delay: float, ttr: float) -> bytes:
     """``put <priority> <delay> <ttr> <bytes>`` and the body."""
     if priority is DEFAULT_PRIORITY and ttr is DEFAULT_TTR and delay is _NO_DELAY:
-        # The very numbers that stand in the signatures: most puts leave them alone.
+        # The defaults, by identity: most puts give no numbers of their own.
         head = _USUAL_HEAD
     elif type(priority) is type(delay) is type(ttr) is int:
         head = _put_head(priority, delay, ttr)
     else:
-        # What is no plain int may be equal to one that it is not taken for: True, or a subclass that says so.
+        # Not by equality: True and some subclasses of int are equal to a plain int, and must not pass for it.
         head = _put_head(*check_put(priority, delay, ttr))
     return b"%b%d\r\n%b\r\n" % (head, len(data), data)
 

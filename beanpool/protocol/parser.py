@@ -1,7 +1,7 @@
 """Bytes to replies. Any split of the stream parses the same; nothing that comes in is trusted.
 
 The caller says which command a reply must answer, and gets a reply that this command may have, or
-:class:`~beanpool.errors.UnexpectedResponse`. A parser that has raised is of no further use.
+:class:`~beanpool.errors.UnexpectedResponse`. After an error the parser cannot be used any more.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Parser:
     def next_reserved(self, most: int) -> list[tuple[int, bytes]]:
         """The ids and bodies of the ``RESERVED`` replies that have arrived in full and come next, up to `most`.
 
-        Whatever is not quite so is left to :meth:`next`.
+        Any other form is left to :meth:`next`.
         """
         if self._head is not None:
             return []

@@ -88,7 +88,7 @@ def line_pattern(replies: dict[str, str]) -> re.Pattern[bytes]:
 
 
 Whole = Callable[[bytes], Reply | None]
-"""Reads what nearly always comes: one whole reply in one piece. None for all that is not quite so."""
+"""Parses what nearly always comes: one whole reply in one piece. Returns None for anything else."""
 
 _ID_AT = len(b"INSERTED ")
 # Fewer digits cannot go beyond 2**64.
@@ -119,7 +119,7 @@ def _whole_inserted(data: bytes) -> Reply | None:
         number = int(data[_ID_AT:-2])
     except ValueError:
         return None
-    # Written again it must be the same: whatever else int() takes for a number is none here.
+    # int() takes more than the protocol has: only what is written back the same is a number.
     if 0 < number <= MAX_ID and data == b"INSERTED %d\r\n" % number:
         return _new_tuple(Reply, ("INSERTED", number, b"", ""))
     return None

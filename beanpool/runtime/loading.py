@@ -20,7 +20,7 @@ def load(name: str) -> Any:
     """Return the package `name`, which is loaded now if nobody has loaded it before.
 
     An interrupt in the middle of an import can leave parts of the package behind, which the next import takes for
-    whole modules, or trips over. So what an attempt has left that did not come to its end is dropped first.
+    whole modules, or trips over. So the remains of an unfinished import are dropped first.
 
     :raises ImportError: if it is not installed.
     :raises BeanpoolError: if its files cannot be read at the moment.

@@ -1,16 +1,16 @@
 """The locks of a pool: re-entrant, and they know which thread has them.
 
 A signal handler or a finalizer runs at whatever line of a thread, also within a block under a lock. A call from there
-would wait for the very frame that it has interrupted, for ever, if the lock did not know its owner. With these it goes
-on, and what it has interrupted is of one of two kinds:
+would wait for the frame that it has interrupted, for ever, if the lock did not know its owner. With these it goes on.
+The block that it has interrupted is of one of two kinds:
 
 - A block that only reads, or that is whole at each of its lines: it sets a flag, swaps a list, appends to a deque.
   Going on does no harm.
-- A block that decides something in several steps. Who would change what that is decided upon calls
-  :func:`refuse_within` first, and fails if it has interrupted such a block. What must neither fail nor change anything
-  below itself looks whether its ground is still the same, and decides again if it is not.
+- A block that decides something in several steps. Whatever changes the state that it decides on calls
+  :func:`refuse_within` first, which raises if it has interrupted such a block. A block that must not fail compares the
+  state when it is about to write: if that has changed since it was read, it decides again.
 
-So a warm call takes its lock as it would take any other, and nothing is asked.
+A warm call takes its lock like any other lock, without a check.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Lock = threading.RLock
 """Makes a lock."""
 
 
-# What threading.Condition asks its locks; looked up once, it is no call of Python's.
+# What threading.Condition asks of its locks. Looked up once, it costs no call of Python.
 is_mine: Callable[[threading.RLock], bool] = type(Lock())._is_owned  # type: ignore[attr-defined, unused-ignore]  # Not in the type stubs.
-"""Whether the calling thread has it: it is the owner, or has interrupted the owner."""
+"""Whether the calling thread has the lock: as its owner, or as a handler that has interrupted the owner."""
 
 
 def refuse_within(lock: threading.RLock, what: str) -> None:
@@ -40,7 +40,7 @@ def refuse_within(lock: threading.RLock, what: str) -> None:
 
 
 def within(what: str) -> ReentrantCall:
-    """The error of what a signal handler cannot do because of the frame that it has interrupted."""
+    """Build the error of something that a signal handler cannot do, because of the call that it has interrupted."""
     return ReentrantCall(
         f"{what} is not possible here: this signal handler (or finalizer) has interrupted its own thread in the middle "
         "of another call to the pool. Let it set a flag, and look at that in the thread's own loop"
@@ -48,7 +48,7 @@ def within(what: str) -> ReentrantCall:
 
 
 class ReentrantEvent(threading.Event):
-    """As ``threading.Event``, and may be set by who has interrupted its own thread while that was setting it."""
+    """As ``threading.Event``, but a signal handler may set it that has interrupted its own thread in ``set()``."""
 
     def __init__(self) -> None:
         super().__init__()

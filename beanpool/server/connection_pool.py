@@ -99,7 +99,7 @@ class ConnectionPool:
             self.places,
             self.counters.rare,
             starved=owner.starved,
-            give_back=self.checkin,
+            checkin=self.checkin,
             ended=self._ended,
         )
         self._closing = PoolClosing(self.places.connections, self.discard)

@@ -11,10 +11,10 @@ from beanpool.runtime import Lock
 
 
 class JobRef(weakref.ref[Job]):
-    """An unfinished job, as its connection knows it: weakly, so that one that its caller drops is noticed.
+    """A weak reference to an unfinished job: its connection notices when the caller drops the job.
 
-    What it calls then is the ``append`` of a deque: a finalizer may run at any line of any thread, so it only leaves
-    a note, without lock or I/O, and no interrupt comes in between.
+    It then calls the ``append`` of a deque. A finalizer may run at any line of any thread, so it only leaves a note: no
+    lock, no I/O, and no line of Python in which an interrupt could come.
     """
 
     __slots__ = ("lease",)
@@ -46,24 +46,24 @@ ConnectionT = TypeVar("ConnectionT", bound=LeasedConnection)
 class Lease(Generic[ConnectionT]):
     """Keeps a connection out of circulation while jobs are reserved on it: one, or those of a batch.
 
-    The last of them that ends gives it back. One that is dropped unfinished is given back too: if it was the last one,
-    its connection is closed soon after; else the job alone is released, for closing would take the others away.
+    The last job that ends checks the connection in. A job that is dropped unfinished goes back to its tube: if it
+    was the last one, by closing the connection; else by a release, for closing would take the others away.
 
-    :param give_back: takes the connection when its last job has ended.
+    :param checkin: takes the connection back when its last job has ended.
     :param discard: closes the connection for good, and is told why.
     :param on_abandoned: is told by a finalizer that a job was dropped unfinished: the ``append`` of a deque.
     """
 
-    __slots__ = ("__weakref__", "_discard", "_ended", "_give_back", "_lock", "_on_abandoned", "_pins", "connection")
+    __slots__ = ("__weakref__", "_checkin", "_discard", "_ended", "_lock", "_on_abandoned", "_pins", "connection")
 
     def __init__(
         self,
-        give_back: Callable[[ConnectionT], None],
+        checkin: Callable[[ConnectionT], None],
         discard: Callable[[ConnectionT, str], None],
         on_abandoned: Callable[[JobRef], None],
         connection: ConnectionT,
     ) -> None:
-        self._give_back = give_back
+        self._checkin = checkin
         self._discard = discard
         self._on_abandoned = on_abandoned
         self.connection = connection
@@ -94,7 +94,7 @@ class Lease(Generic[ConnectionT]):
     def end(self, jid: int) -> None:
         """This job is no longer reserved: with the last one, let others use the connection. Idempotent."""
         if not self._ended:
-            # As forget() does it, which every job would have to call.
+            # The same as forget(), inlined: every job comes here.
             connection = self.connection
             other = connection.in_hand.pop(jid, None)
             ref = connection.jobs.pop(jid, None)
@@ -103,12 +103,12 @@ class Lease(Generic[ConnectionT]):
             self._settle()
 
     def forget(self, jids: Iterable[int]) -> None:
-        """These are no longer reserved, to who has pinned the lease."""
+        """These are no longer reserved. Only for a caller that has pinned the lease."""
         forget(self.connection.in_hand, self.connection.jobs, jids)
 
     def _settle(self) -> None:
         connection = self.connection
-        # All jobs of a broken connection are lost at once: who wants one of them back needs its place.
+        # All jobs of a broken connection are lost at once. Its place is free now: to recover a job takes a connection.
         if connection.jobs and not connection.closed:
             return
         with self._lock:
@@ -116,14 +116,14 @@ class Lease(Generic[ConnectionT]):
             if self._ended or self._pins:
                 return
             self._ended = True
-        self._give_back(connection)
+        self._checkin(connection)
 
-    # For who carries out commands for several jobs.
+    # For commands on several jobs.
 
     def pin(self) -> bool:
         """Keep the connection, whatever becomes of its jobs, until :meth:`unpin`; false if it was given back before.
 
-        Nobody may touch the connection's guard without: it may be somebody else's by now.
+        Without this, nobody may touch the connection's guard: it may be another caller's connection by now.
         """
         with self._lock:
             if not self._ended:
@@ -136,7 +136,7 @@ class Lease(Generic[ConnectionT]):
             self._pins -= 1
         self._settle()
 
-    # For who sees to jobs that were dropped.
+    # For jobs that were dropped.
 
     def discard(self, because: str) -> None:
         """Close the connection: the server gives its jobs to others."""

@@ -1,4 +1,4 @@
-"""Finding the leases that hold their connection in vain: nobody finished their jobs, and the server took them back.
+"""Finding leases that hold their connection in vain: the TTR of their jobs ran out, and the server has taken them back.
 
 A job that failed is often kept alive by its traceback, or by a future, long after its TTR. While callers want its
 connection the server is asked (``stats-job``, on another connection) what has become of such jobs. Closing a connection

@@ -1,4 +1,4 @@
-"""The places of a pool: which connections have one, which of them are idle, and who waits for one."""
+"""The places of a pool: which connections have one, which of these are idle, and which callers wait for one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OPEN = Stage.OPEN
 
 
 class Places:
-    """Decides who gets a connection of a pool. It does no I/O, and what changes it has the pool's lock.
+    """Decides who gets a connection of a pool. It does no I/O; callers that change it hold the pool's lock.
 
     A connection has a place for as long as its object exists and is not given up, so one that is lost to an interrupt
     at whatever line frees its place when it is collected. The places are known by weak references that call nothing:

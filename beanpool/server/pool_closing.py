@@ -1,4 +1,4 @@
-"""The end of a pool: who uses a connection may finish, for a while."""
+"""The end of a pool: callers that use a connection may finish, for a limited time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue of those who wait for a connection of a server."""
+"""The queue of callers that wait for a connection of a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PoolQueue:
 
     :param lock: the pool's.
     :param starved: is called without the lock when a command has to wait.
-    :param give_back: takes a connection that whoever waited for it does not want any more.
+    :param checkin: takes back a connection whose waiter has given up.
     :param ended: builds the error of a pool that hands out no connection any more.
     """
 
@@ -29,14 +29,14 @@ class PoolQueue:
         counters: Counters,
         *,
         starved: Callable[[], None],
-        give_back: Callable[[PooledConnection], None],
+        checkin: Callable[[PooledConnection], None],
         ended: Callable[[], BeanpoolError],
     ) -> None:
         self._lock = lock
         self._places = places
         self._counters = counters
         self._starved = starved
-        self._give_back = give_back
+        self._checkin = checkin
         self._ended = ended
 
     def wait(self, deadline: float) -> PooledConnection | None:
@@ -46,7 +46,7 @@ class PoolQueue:
         """
         ticket = Ticket()
         started = time.monotonic()
-        # From before the ticket is in the queue: an interrupt must not leave one there that nobody holds.
+        # The block begins before the ticket is queued: after an interrupt no ticket without an owner may be left.
         try:
             with self._lock:
                 if self._places.stage is not Stage.OPEN:
@@ -62,7 +62,7 @@ class PoolQueue:
         except BaseException:
             connection = self._leave(ticket, started)
             if connection is not None:
-                self._give_back(connection)
+                self._checkin(connection)
             raise
         connection = self._leave(ticket, started)
         if connection is None and ticket.error is not None:
@@ -90,11 +90,11 @@ class PoolQueue:
             self._places.fill()
 
     def leave(self, ticket: Ticket) -> None:
-        """Let a reserve queue no longer."""
+        """Take a reserve out of the queue."""
         with self._lock:
             self._places.leave_queue(ticket)
         if ticket.connection is not None:
-            self._give_back(ticket.connection)
+            self._checkin(ticket.connection)
 
     def fail(self, build_error: Callable[[], BeanpoolError]) -> None:
         """Let all who wait fail now."""

@@ -36,7 +36,7 @@ class InHand:
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """How many jobs there are."""
         return sum(map(len, self._by_instance.copy().values()))
 
     def find(self, jid: int, instance: str | None) -> Job | None:
@@ -70,7 +70,7 @@ class Reservations:
         pool.reclaim = self.reclaim
 
     def opened(self, connection: PooledConnection) -> None:
-        """A connection stands: from now on its jobs are found by id."""
+        """A connection is open: from now on its jobs are found by id."""
         connection.in_hand = self.in_hand.of(connection.instance)
 
     def find(self, jid: int, instance: str | None) -> Job | None:
@@ -92,12 +92,12 @@ class Reservations:
             if not lease.orphaned:
                 self.partly_abandoned.append(lease)
             elif lease.connection.guard.locked():
-                # Some of its jobs are just being given back, and who does that closes it: see giving_back.py.
+                # Some of its jobs are being released, and the end of that closes it: see partial_release.py.
                 self.partly_abandoned.append(lease)
                 lease.connection.interrupt()
             else:
                 lease.discard("its job was dropped unfinished")
-        # Last: an interrupt must leave no job of which nobody knows any more.
+        # Last: after an interrupt before this line, the jobs are still known.
         for note in notes:
             with contextlib.suppress(ValueError):
                 self.abandoned.remove(note)
@@ -141,7 +141,7 @@ class Reservations:
         waiting = [connection for connection in connections if connection.evict is not None]
         return waiting, sum(not connection.jobs for connection in connections) - len(waiting)
 
-    # What is asked about leases that may hold their connection in vain, while others want one.
+    # Questions about leases that may hold their connection in vain, while callers want one.
 
     def review_due(self, now: float) -> bool:
         """Whether somebody wants a connection, and one may be held by jobs that are reserved no longer."""

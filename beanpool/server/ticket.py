@@ -34,7 +34,7 @@ class Ticket:
         return self.connection is not None or self.error is not None
 
     def wake(self) -> bool:
-        """Let its owner look at what was done to it; false if there is none any more. Once more does no harm."""
+        """Wake its owner; false if there is none any more. To call it again does no harm."""
         if self._on_available is not None:
             return self._on_available()
         with contextlib.suppress(RuntimeError):

@@ -23,7 +23,7 @@ _log = logger("pool")
 
 
 def log_safely(log: logging.Logger, level: int, text: str, *values: object, exc_info: bool = False) -> None:
-    """Log a line. A handler that raises is the program's mistake: it must not end a call, or the monitor's thread."""
+    """Log a line. A handler that raises must end neither a call nor the monitor's thread."""
     with contextlib.suppress(Exception):
         log.log(level, text, *values, exc_info=exc_info)
 
@@ -43,7 +43,7 @@ class ErrorLog:
 
     @contextlib.contextmanager
     def catching(self, activity: str) -> Iterator[None]:
-        """Log whatever the block raises, and raise nothing. Also what is no Exception: it would end the thread.
+        """Log whatever the block raises, and raise nothing. SystemExit, too: it would end the thread.
 
         :param activity: what the block does, as the subject of a sentence.
         """

@@ -125,13 +125,16 @@ class Settings:
         return cls(**{**url_options, **given})
 
 
-def parse_servers(servers: str | AnyServer | Iterable[AnyServer]) -> tuple[tuple[Server, ...], dict[str, Any]]:
+def parse_servers(
+    servers: str | AnyServer | Iterable[AnyServer], *, at_least_one: bool = True
+) -> tuple[tuple[Server, ...], dict[str, Any]]:
     """Return the servers, and the options that came with them in a URL, checked and with Python's types.
 
     A ``str`` is one URL with many hosts (``beanstalk://q1:11300,q2,[::1]:11301/?timeout=2``), or a list of addresses
     separated by commas or spaces. In an iterable each item is a :class:`Server` or the address of one: a ``str``, or a
     tuple of host and port. Such a tuple alone is one server, too.
 
+    :param at_least_one: whether an empty iterable is refused; an empty ``str`` is, in any case.
     :raises TypeError: for anything else.
     :raises ValueError: if there is no server, one is there twice, or an address or option is wrong.
     """
@@ -145,7 +148,7 @@ def parse_servers(servers: str | AnyServer | Iterable[AnyServer]) -> tuple[tuple
         found = tuple(_as_server(item) for item in servers)
     else:
         raise TypeError(f"servers must be a URL, or Servers and addresses in a list, not {type(servers).__name__}")
-    if not found:
+    if not found and (at_least_one or isinstance(servers, str)):
         raise ValueError("servers must name at least one server")
     check_distinct(found)
     return found, options

@@ -355,7 +355,7 @@ def no_server_for_put(errors: Mapping[str, BaseException]) -> NoServerForPut:
 
 def _listed(errors: Mapping[str, BaseException], what: str) -> str:
     reasons = "".join(f"\n  {_named(address, error)}" for address, error in errors.items())
-    return f"no server {what}:{reasons or ' there is none'}"
+    return f"no server {what}:{reasons or ' the pool has no servers'}"
 
 
 def _named(address: str, error: BaseException) -> str:

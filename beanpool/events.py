@@ -47,6 +47,16 @@ class ServerStateChanged(Event):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ServersChanged(Event):
+    """Other servers are the pool's than before. All are given by their addresses."""
+
+    joined: tuple[str, ...]
+    leaving: tuple[str, ...]
+    """They get no puts any more, and leave when they are empty."""
+    left: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PutRerouted(Event):
     """A put went to another server than the first choice."""
 

@@ -723,6 +723,33 @@ class PoolManager(NotPicklable):
         """
         self._cluster.remove_server(server)
 
+    def set_servers(
+        self, servers: AnyServer | Iterable[AnyServer], *, drain: bool = True, drain_for: float = 0.0
+    ) -> None:
+        """Let exactly these be the servers from now on, in one step: for whoever finds out which servers there are.
+
+        A key of a server that leaves, or joins, goes from its old server to its new one: no put goes by way of a third
+        one, as it would if servers came and went one after the other. A server that is there already, by the same name
+        and address, keeps its connections, and takes its weight from here. A name may get another address: then its
+        keys go there. Jobs in hand can be finished on their connections, whatever becomes of their server.
+
+        A server that is left out gets no puts any more. It is still reserved from, as ``leaving`` in :attr:`servers`,
+        until a check of its health finds that it has no job at all (ready, delayed, reserved or buried); or has been
+        down for ten minutes. Naming it again lets it stay.
+
+        It may be called at any time, from any thread, also before the first use. It waits for nothing.
+
+        :param servers: as for the constructor, but without options; an empty list for none. Without servers, or with
+            none but leaving ones, puts fail with :class:`NoServerAvailable` when their time is over, and reserves
+            wait for servers to be added.
+        :param drain: False lets those that are left out go at once, as :meth:`remove_server` does.
+        :param drain_for: how long they are reserved from in any case (seconds): as long as other processes may take
+            until they put nothing there any more.
+        :raises ValueError: for a server that cannot be, or one that is there twice.
+        :raises PoolClosed: if the pool is closed.
+        """
+        self._cluster.set_servers(servers, drain, check_pause("drain_for", drain_for))
+
     def set_weight(self, server: AnyServer, weight: float) -> None:
         """Change a server's share of the puts; with 0 it gets no more, and is still reserved from.
 
@@ -737,7 +764,9 @@ class PoolManager(NotPicklable):
         :param timeout: how long (seconds); None for the pool's.
         :raises NoServerAvailable: if they do not in time; ``errors`` says why, by address.
         """
-        check_int("min_servers", min_servers, 1, len(self._cluster.members()))
+        staying = [member for member in self._cluster.members() if not member.leaving]
+        # None may be there yet.
+        check_int("min_servers", min_servers, 1, max(1, len(staying)))
         deadline = _monotonic() + (self._timeout if timeout is None else check_seconds("timeout", timeout))
         self._cluster.wait(min_servers, deadline)
 

@@ -12,6 +12,7 @@ from beanpool.cluster.activities import Activities
 from beanpool.cluster.fresh_checks import FreshChecks
 from beanpool.errors import BeanpoolError, PoolClosed
 from beanpool.policy import Schedule
+from beanpool.protocol import count_jobs
 from beanpool.server import Member, PooledConnection
 from beanpool.telemetry import ErrorLog
 
@@ -40,6 +41,9 @@ class Probe:
         self.fresh = fresh
         self.doing = f"the check of {member.name}"
         """See :class:`Activity`."""
+        self.found_empty = False
+        """Whether the server was to leave when it has no jobs, and has none."""
+        self._may_be_empty = False
         self._checks = checks
         self._connection = connection
         self._patience = patience
@@ -63,6 +67,7 @@ class Probe:
         if self._connection.channel_state is None:
             self._connection.begin_dialing()
         now = time.monotonic()
+        self._may_be_empty = self.member.may_be_empty(now)
         reservations = self.member.reservations
         if reservations.review_due(now):
             self._connection.begin_questions(reservations.questions(now), self._patience)
@@ -77,6 +82,7 @@ class Probe:
             return False
         self._connection.greet(reply)
         self.member.works()
+        self.found_empty = self._may_be_empty and count_jobs(reply.body) == 0
         return True
 
     def late(self) -> bool:
@@ -203,13 +209,14 @@ class Checks:
                     raise
 
     def _check(self, member: Member, now: float) -> None:
-        if member in self._probes:
+        if member in self._probes or not member.pool.is_open:
+            # One that was removed is not checked any more.
             return
         with self._error_log.catching(f"tidying up after {member.name}"):
             member.pool.trim(_IDLE_FOR)
         fresh = self._fresh_checks.due(member, now)
         if member not in self._wanted and not fresh:
-            if member.up and member.pool.returns != self._returns_seen.get(member):
+            if member.up and not member.leaving and member.pool.returns != self._returns_seen.get(member):
                 # Passive first: commands were answered since the last look, so there is nothing to ask.
                 self._plan(member, now)
                 return
@@ -240,7 +247,9 @@ class Checks:
     def ended(self, probe: Probe, *, failed: bool) -> None:
         """A check has ended; the connection is the pool's again."""
         del self._probes[probe.member]
-        if failed and probe.fresh:
+        if probe.found_empty:
+            probe.member.emptied()
+        elif failed and probe.fresh:
             self.want((probe.member,))
         else:
             # Its own return is no sign of other life.

@@ -10,11 +10,12 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from beanpool.cluster.availability import Availability
 from beanpool.cluster.background import BackgroundExecutor
 from beanpool.cluster.fan_out import Answers, ask_all
+from beanpool.cluster.membership import plan_change
 from beanpool.cluster.monitor import Monitor
 from beanpool.cluster.questions import WHO_IS_IT
 from beanpool.cluster.topology import Topology, duplicates
@@ -22,12 +23,16 @@ from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_s
 from beanpool.errors import CommandTimeout, PoolClosed, no_server
 from beanpool.policy import Health, ServerState
 from beanpool.runtime import Lock, ReentrantEvent, refuse_within
-from beanpool.server import InHand, Member
+from beanpool.server import InHand, Member, PoolCounters
 from beanpool.telemetry import Reporter, total
 
 # How long commands that are on their way may take when the pool closes (seconds).
 CLOSE_GRACE = 0.25
 _WAIT_STEP = 0.2
+
+# Every count is there from the start, whether there is a server or not.
+_FILLING = ("pool_max", "pool_size", "pool_available", "requests_waiting", "requests_num")
+_NOTHING_COUNTED = {**dict.fromkeys(_FILLING, 0), **PoolCounters().snapshot()}
 
 _numbers = itertools.count(1)
 _clusters: weakref.WeakSet[Cluster] = weakref.WeakSet()
@@ -68,11 +73,12 @@ class Cluster:
 
         def members() -> tuple[Member, ...] | None:
             cluster = myself()
-            return (*cluster.topology.members, *cluster._leaving) if cluster is not None else None
+            return (*cluster.topology.members, *cluster._removed) if cluster is not None else None
 
-        self._leaving: tuple[Member, ...] = ()
+        # As long as jobs of theirs are in hand.
+        self._removed: tuple[Member, ...] = ()
         # What was counted of those that have left.
-        self._former_counts: dict[str, int] = {}
+        self._former_counts: dict[str, int] = _NOTHING_COUNTED
         self.monitor: Monitor = Monitor(members, self._settings.health_interval, self.name)
         self.background: BackgroundExecutor = BackgroundExecutor(self.name)
         self.availability: Availability = Availability(self.monitor.check_down_servers)
@@ -122,7 +128,7 @@ class Cluster:
         self.begin_to_close()
         soon = min(deadline, time.monotonic() + CLOSE_GRACE)
         # Those that were removed too: they may still have jobs in hand.
-        members = (*self.topology.members, *self._leaving)
+        members = (*self.topology.members, *self._removed)
         for member in members:
             member.pool.close_to_new()
         for member in members:
@@ -135,8 +141,12 @@ class Cluster:
         closed = self.closing.is_set()
         self.monitor.leave_to_parent()
         self.reporter.reset_after_fork()
-        # With the weights of now: they may have been changed since.
-        self._begin(tuple(dataclasses.replace(m.server, weight=m.weight) for m in self.topology.members))
+        members = self.topology.members
+        self._begin(tuple(member.server for member in members if not member.leaving))
+        leaving = [(self._member(member.server), member) for member in members if member.leaving]
+        for child, member in leaving:
+            child.leave_as(member)
+        self.topology = Topology((*self.topology.members, *(child for child, _ in leaving)))
         if closed:
             self.begin_to_close()
 
@@ -200,20 +210,7 @@ class Cluster:
     def add_server(self, server: AnyServer) -> None:
         """Let a server join; see :meth:`beanpool.PoolManager.add_server`."""
         (known,), _ = parse_servers([server])
-        member = self._member(known)
-        refuse_within(self._lock, "adding a server")
-        with self._lock:
-            topology = self.topology
-            check_distinct([*(other.server for other in topology.members), known])
-            self.topology = Topology((*topology.members, member))
-        self.on_change()
-        self.monitor.wake()
-        self.availability.changed(came_back=True)
-
-    def _member(self, server: Server) -> Member:
-        return Member(
-            server, self._settings, self, self.reporter, self.jobs_in_hand.setdefault(str(server.address), InHand())
-        )
+        self._change(lambda named: (*named, known), "adding a server")
 
     def remove_server(self, server: AnyServer) -> None:
         """Let a server go; see :meth:`beanpool.PoolManager.remove_server`."""
@@ -222,28 +219,107 @@ class Cluster:
             topology = self.topology
             member = topology.get(server)
             rest = tuple(other for other in topology.members if other is not member)
-            if not rest:
+            if not member.leaving and all(other.leaving for other in rest):
                 raise ValueError(f"server {member.name} is the last one of the pool: close the pool instead")
             self._note_duplicates(rest)
             self.topology = Topology(rest)
             self._part_with(member)
+        self._tell_of_change([], [], [member])
+
+    def set_servers(self, servers: AnyServer | Iterable[AnyServer], drain: bool, drain_for: float) -> None:
+        """Let exactly these be the servers; see :meth:`beanpool.PoolManager.set_servers`."""
+        named, options = parse_servers(servers, at_least_one=False)
+        if options:
+            raise ValueError(f"set_servers takes servers, not the option {next(iter(options))}")
+        self._change(lambda _: named, "changing the servers", drain, drain_for)
+
+    def _change(
+        self,
+        named: Callable[[tuple[Server, ...]], tuple[Server, ...]],
+        doing: str,
+        drain: bool = True,
+        drain_for: float = 0.0,
+    ) -> None:
+        """Change the servers in one step, as far as puts go.
+
+        :param named: returns those that there are to be, given those that there are.
+        """
+        refuse_within(self._lock, doing)
+        with self._lock:
+            if self.closing.is_set():
+                raise PoolClosed(f"{self.name} is closed")
+            before = self.topology.members
+            wanted = named(tuple(member.server for member in before if not member.leaving))
+            check_distinct(wanted)
+            change = plan_change(before, wanted, drain=drain)
+            staying = [(known or self._member(server), server) for known, server in change.staying]
+            # Those that leave are the last: where one of them is the same process as another member, that one is used.
+            members = (*(member for member, _ in staying), *change.leaving)
+            weights = {member: float(server.weight) for member, server in staying} | dict.fromkeys(change.leaving, 0.0)
+            # Who takes puts from now on does so before the ring says so, and who takes none any more takes them until
+            # then: no put is sent on to a third server.
+            for member, server in staying:
+                member.name = server.key
+                if server.weight > 0:
+                    member.stay(server)
+            names = {member.name for member, _ in staying}
+            for member in change.leaving:
+                # Its own name may be another member's now.
+                if member.name in names:
+                    member.name = f"{member.name} at {member.address}"
+            self.topology = Topology(members, weights=weights)
+            for member, server in staying:
+                if not server.weight:
+                    member.stay(server)
+            new_leavers = [member for member in change.leaving if not member.leaving]
+            for member in new_leavers:
+                member.leave(drain_for)
+            self._note_duplicates(members)
+            self.topology = self.topology.refreshed()
+            for member in change.removed:
+                self._part_with(member)
+        joined = [member for (member, _), (known, _) in zip(staying, change.staying, strict=True) if known is None]
+        self._tell_of_change(joined, new_leavers, change.removed)
+
+    def member_emptied(self, member: Member) -> None:
+        """A member that was leaving can go."""
+        with self._lock:
+            if not member.leaving or member not in self.topology.members:
+                return
+            rest = tuple(other for other in self.topology.members if other is not member)
+            self._note_duplicates(rest)
+            self.topology = Topology(rest)
+            self._part_with(member)
+        self._tell_of_change([], [], [member])
+
+    def _tell_of_change(self, joined: Sequence[Member], leaving: Sequence[Member], removed: Sequence[Member]) -> None:
         self.on_change()
-        member.pool.remove()
-        # Another name of its process may take its place.
+        for member in removed:
+            member.pool.remove()
+        self.monitor.wake()
+        # A server is new, or another name of a process takes the place of one that was removed.
         self.availability.changed(came_back=True)
+        if joined or leaving or removed:
+            addresses = [tuple(member.address for member in members) for members in (joined, leaving, removed)]
+            self.reporter.servers_changed(*addresses)
+
+    def _member(self, server: Server) -> Member:
+        return Member(
+            server, self._settings, self, self.reporter, self.jobs_in_hand.setdefault(str(server.address), InHand())
+        )
 
     def _part_with(self, member: Member) -> None:
         """Let go of a server that was removed, as soon as no job of it is in hand; what was counted of it is kept."""
-        gone = [other for other in self._leaving if not other.pool.counts()[0]]
+        gone = [other for other in self._removed if not other.pool.counts()[0]]
         counts = [self._former_counts, *(other.pool.counted() for other in gone)]
-        staying = tuple(other for other in self._leaving if other not in gone)
-        self._former_counts, self._leaving = total(counts), (*staying, member)
+        staying = tuple(other for other in self._removed if other not in gone)
+        self._former_counts, self._removed = total(counts), (*staying, member)
 
     def stats(self) -> dict[str, int]:
         """The counters of the pool: of all servers that it has and had, and its own."""
         with self._lock:
             parts = [member.stats() for member in self.topology.members]
-            parts += [self._former_counts, *(member.pool.counted() for member in self._leaving)]
+            parts += [self._former_counts, *(member.pool.counted() for member in self._removed)]
         return {
             **total(parts),
             # Also jobs whose server was removed; one that was added again has those of before, too.
@@ -257,8 +333,9 @@ class Cluster:
         refuse_within(self._lock, "changing a weight")
         with self._lock:
             member = self.topology.get(server)
-        member.set_weight(checked)
-        with self._lock:
+            if member.leaving:
+                raise ValueError(f"server {member.name} is leaving: let it stay by set_servers() or add_server() first")
+            member.stay(dataclasses.replace(member.server, weight=checked))
             self.topology = Topology(self.topology.members)
         self.availability.changed(came_back=member.accepting)
 
@@ -267,9 +344,9 @@ class Cluster:
 
         :param deadline: monotonic seconds.
         """
-        members = self.members()
         said: Answers = {}
         while True:
+            members = [member for member in self.members() if not member.leaving]
             answers = ask_all(members, deadline, WHO_IS_IT)
             # From here on: asking has changed it too.
             version = self.availability.version

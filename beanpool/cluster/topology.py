@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from beanpool.config import AnyServer, label
 from beanpool.policy import Rendezvous, weighted_round_robin
@@ -16,6 +16,10 @@ class Topology:
     """The members of a cluster at one moment.
 
     The hash is over all members: health never changes a key's order, it only decides which of them are asked.
+
+    :param rendezvous: the hash, if it is known already.
+    :param turns: counts the puts without a key.
+    :param weights: those of members that are about to get another one.
     """
 
     __slots__ = (
@@ -34,7 +38,11 @@ class Topology:
     )
 
     def __init__(
-        self, members: tuple[Member, ...], rendezvous: Rendezvous | None = None, turns: Iterator[int] | None = None
+        self,
+        members: tuple[Member, ...],
+        rendezvous: Rendezvous | None = None,
+        turns: Iterator[int] | None = None,
+        weights: Mapping[Member, float] | None = None,
     ) -> None:
         self.members: tuple[Member, ...] = members
         self.distinct: tuple[Member, ...] = tuple(member for member in members if member.duplicate_of is None)
@@ -42,7 +50,8 @@ class Topology:
         self.single: Member | None = members[0] if len(members) == 1 else None
         self._members_by_name = {member.name: member for member in members}
         self._by_address = {member.address: member for member in members}
-        self._rendezvous = rendezvous or Rendezvous((member.name, member.weight) for member in members)
+        shares = [member.weight for member in members] if weights is None else [weights[m] for m in members]
+        self._rendezvous = rendezvous or Rendezvous(zip((m.name for m in members), shares, strict=True))
         # Asked of the rendezvous, it would be a function's call for every key.
         self._owns = len(self._rendezvous) > 0
         self._up = tuple(member for member in self.distinct if member.up)

@@ -63,6 +63,9 @@ class Upkeep:
         self.checks.keep_up_with(members, now)
         starved = []
         for member in members:
+            if member.leaving and member.is_gone(now):
+                with self._tidying_up(member):
+                    member.emptied()
             if member.pool.starving:
                 with self._tidying_up(member):
                     member.pool.fill_places()

@@ -56,7 +56,7 @@ from beanpool.protocol.commands import (
     encode_tube,
 )
 from beanpool.protocol.documents import decode, parse_list, parse_mapping
-from beanpool.protocol.identity import Identity, parse_identity
+from beanpool.protocol.identity import Identity, count_jobs, parse_identity
 from beanpool.protocol.parser import Parser
 from beanpool.protocol.replies import ID, NO_REPLIES, PUT_BURIED, Reply, Tally
 
@@ -104,6 +104,7 @@ __all__ = [
     "check_int",
     "check_reserve_timeout",
     "check_tube",
+    "count_jobs",
     "decode",
     "encode_bare",
     "encode_body",

@@ -1,4 +1,4 @@
-"""Who a server is: the few fields of ``stats`` that every new connection of a pool learns."""
+"""Who a server is: the few fields of ``stats`` that every new connection of a pool learns, and how full it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import re
 
 _FIELD = re.compile(rb'^(id|version|draining|max-job-size): "?([^"\r\n]*)"?\r?$', re.MULTILINE)
+
+_JOBS = re.compile(rb"^current-jobs-(?:ready|reserved|delayed|buried): ([0-9]{1,20})\r?$", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,3 +32,9 @@ def parse_identity(document: bytes) -> Identity:
         draining=fields.get("draining") == "true",
         max_job_size=int(size) if re.fullmatch(r"[0-9]{1,10}", size) else None,
     )
+
+
+def count_jobs(document: bytes) -> int | None:
+    """How many jobs a server holds, in whatever state, by its reply to ``stats``; None if it does not say."""
+    counts = [int(count) for count in _JOBS.findall(document)]
+    return sum(counts) if len(counts) == 4 else None

@@ -4,6 +4,7 @@ from beanpool.server.borrowed_connection import borrow
 from beanpool.server.lease import Lease
 from beanpool.server.member import Member
 from beanpool.server.partial_release import PartialRelease
+from beanpool.server.pool_counters import PoolCounters
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.recovery import Recovery, why_another
 from beanpool.server.reservations import InHand
@@ -14,6 +15,7 @@ __all__ = [
     "Lease",
     "Member",
     "PartialRelease",
+    "PoolCounters",
     "PooledConnection",
     "Recovery",
     "Ticket",

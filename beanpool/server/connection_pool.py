@@ -113,6 +113,17 @@ class ConnectionPool:
         """How many connections are open (or being opened), and how many of them are idle."""
         return len(self.places.connections()), len(self.places.idle)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it hands out connections: neither closed, nor its server removed."""
+        return self.places.stage is _OPEN
+
+    def in_commands(self) -> bool:
+        """Whether a command is under way, or may be: somebody has a connection that was not checked out for jobs."""
+        with self._lock:
+            idle = self.places.idle
+            return any(not c.may_hold_jobs and not c.jobs and c not in idle for c in self.places.connections())
+
     def full_of_jobs(self) -> bool:
         """Whether all connections that a reserve may have are held by unfinished jobs."""
         return self.places.held_by_jobs() >= self.max_connections

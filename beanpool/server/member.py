@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from beanpool.server.reservations import InHand, Reservations
 from beanpool.telemetry import Observers, Reporter, ServerStatus
 
 _REST_AFTER_OUT_OF_MEMORY = 1.0
+GONE_AFTER = 600.0
+"""How long a server that was leaving is down before it is not waited for any more (seconds)."""
 
 
 def classify(error: BaseException) -> Failure | None:
@@ -54,6 +57,9 @@ class MemberOwner(Protocol):
     def member_starved(self, member: Member) -> None:
         """A caller waits for a connection to it."""
 
+    def member_emptied(self, member: Member) -> None:
+        """A member that was leaving can go."""
+
 
 class Member:
     """A server of a cluster.
@@ -72,7 +78,7 @@ class Member:
         in_hand: InHand | None = None,
     ) -> None:
         self.server = server
-        self.name: str = server.name or str(server.address)
+        self.name: str = server.key
         self.address: str = str(server.address)
         self.weight: float = server.weight
         self.health: Health = Health(since=time.monotonic())
@@ -80,6 +86,8 @@ class Member:
         """Whether it gets puts."""
         self.up: bool = True
         """Whether it is up; a suspect one is not."""
+        self.leaving: bool = False
+        """Whether it gets no puts any more, and is only reserved from until it is empty."""
         self.duplicate_of: Member | None = None
         """Another member that is the same server process, by another name, and is used instead of this one."""
         self._settings = settings
@@ -88,6 +96,7 @@ class Member:
         self.observers: Observers = reporter.observers
         """Who is told of what is done with it."""
         self._lock = Lock()
+        self._left_at = self._may_go_at = math.inf
         self.pool: ConnectionPool = ConnectionPool(
             server.address,
             max_connections=settings.max_connections,
@@ -184,10 +193,48 @@ class Member:
         if rests_until and now >= rests_until:
             self._update(rested)
 
-    def set_weight(self, weight: float) -> None:
-        """Change its share of the puts; 0 for none."""
-        self.weight = weight
+    # Its end, where it is not removed at once.
+
+    def leave(self, drain_for: float) -> None:
+        """Take no puts any more, and leave once it is empty.
+
+        :param drain_for: how long it is reserved from in any case (seconds).
+        """
+        now = time.monotonic()
+        # A put that had chosen it, and has not begun yet, has begun by then, or was given up.
+        self._leave(now, now + max(drain_for, self._settings.timeout))
+
+    def leave_as(self, other: Member) -> None:
+        """Be called as another member of the same server, which is leaving, and leave when it does."""
+        self.name = other.name
+        self._leave(other._left_at, other._may_go_at)
+
+    def _leave(self, left_at: float, may_go_at: float) -> None:
+        self.leaving, self.weight = True, 0
+        self._left_at, self._may_go_at = left_at, may_go_at
         self._update(lambda health, _: health)
+
+    def stay(self, server: Server) -> None:
+        """Be an ordinary member, or one again, with the name and the weight that `server` has now."""
+        self.server, self.name = server, server.key
+        self.leaving, self.weight = False, server.weight
+        self._update(lambda health, _: health)
+
+    def may_be_empty(self, now: float) -> bool:
+        """Whether a check that begins now tells whether it can go: no command of this pool may store a job there."""
+        return self.leaving and now >= self._may_go_at and not self.pool.in_commands()
+
+    def is_gone(self, now: float) -> bool:
+        """Whether it is leaving, and there is nothing to wait for: it is down for long, or used by another name."""
+        if not self.leaving or now < self._may_go_at:
+            return False
+        return self.duplicate_of is not None or (
+            self.down and now - max(self.health.since, self._left_at) >= GONE_AFTER
+        )
+
+    def emptied(self) -> None:
+        """It can go."""
+        self._owner.member_emptied(self)
 
     @property
     def instance(self) -> str:
@@ -228,6 +275,7 @@ class Member:
             and not health.draining
             and not health.rests_until
             and self.weight > 0
+            and not self.leaving
             and self.duplicate_of is None
         )
 
@@ -243,9 +291,13 @@ class Member:
                 server=self.address,
                 phase=Phase.CLOSED,
             )
-        draining = ", draining" if health.draining else ""
+        traits = ", draining" * health.draining
+        if self.leaving:
+            traits += ", leaving the pool"
+        elif not self.weight:
+            traits += ", with weight 0"
         return ConnectionFailed(
-            f"{self.address}: {what}, the server is {health.state.value}{draining} "
+            f"{self.address}: {what}, the server is {health.state.value}{traits} "
             f"({health.last_error or 'no error yet'})",
             server=self.address,
             phase=Phase.CLOSED,
@@ -266,6 +318,7 @@ class Member:
             weight=self.weight,
             state=health.state.value,
             draining=health.draining,
+            leaving=self.leaving,
             instance=identity.instance if identity else None,
             version=identity.version if identity else None,
             round_trip=health.round_trip,

@@ -12,6 +12,7 @@ from beanpool.events import (
     PutRerouted,
     ReservationLost,
     RetryScheduled,
+    ServersChanged,
     ServerStateChanged,
 )
 from beanpool.policy import Health, ServerState
@@ -59,6 +60,14 @@ class Reporter:
                     self.name, server, name, *states, after.draining, restarted, after.last_error, lasted
                 )
             )
+
+    def servers_changed(self, joined: tuple[str, ...], leaving: tuple[str, ...], left: tuple[str, ...]) -> None:
+        """Servers have joined, or left, or will when they are empty. All are given by their addresses."""
+        parts = {"joined": joined, "leaving when empty": leaving, "left": left}
+        text = "; ".join(f"{what}: {', '.join(servers)}" for what, servers in parts.items() if servers)
+        self._log(logging.INFO, "servers %s", text)
+        if self.listeners.active:
+            self.listeners.publish(ServersChanged(self.name, joined, leaving, left))
 
     def duplicate_found(self, name: str, used: str) -> None:
         """A server is the same process as another one, which is used instead. Both are given by name."""

@@ -73,6 +73,8 @@ class ServerStatus:
     """``up``, ``suspect`` or ``down``."""
     draining: bool
     """It takes no puts any more, and is still reserved from."""
+    leaving: bool
+    """It was left out by ``set_servers()``: it gets no puts, and leaves when it has no jobs any more."""
     instance: str | None
     """The id of the server process, as last seen."""
     version: str | None

@@ -23,6 +23,8 @@ class Bystander:
 
     def member_starved(self, member: Member) -> None: ...
 
+    def member_emptied(self, member: Member) -> None: ...
+
 
 def members(*weights: float) -> tuple[Member, ...]:
     return tuple(

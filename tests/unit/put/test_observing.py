@@ -24,6 +24,8 @@ class Owner:
 
     def member_starved(self, *_: object) -> None: ...
 
+    def member_emptied(self, *_: object) -> None: ...
+
 
 class Notes(Observer):
     def __init__(self) -> None:

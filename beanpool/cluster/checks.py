@@ -185,6 +185,15 @@ class Checks:
         self._doubted.add(member)
         self.want((member,))
 
+    def reconnect(self, member: Member) -> None:
+        """Connect to it, unless a connection is idle: the next call need not. What that finds out is a check, too."""
+        pool = member.pool
+        opened, idle = pool.counts()
+        room = not idle and opened < pool.max_connections and not pool.keeps_nothing
+        if room and member.up and member not in self._probes:
+            with self._error_log.catching(f"connecting to {member.name} anew"):
+                self._start(member, time.monotonic(), fresh=False)
+
     def _plan(self, member: Member, now: float) -> None:
         self._returns_seen[member] = member.pool.returns
         self._due.plan(member, self._soon(now) if member.up else max(now, member.health.retry_at))

@@ -140,6 +140,7 @@ class Cluster:
         # In a forked child everything starts anew; the sockets are the parent's.
         closed = self.closing.is_set()
         self.monitor.leave_to_parent()
+        self.background.leave_to_parent()
         self.reporter.reset_after_fork()
         members = self.topology.members
         self._begin(tuple(member.server for member in members if not member.leaving))

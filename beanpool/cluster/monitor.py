@@ -53,6 +53,7 @@ class Monitor:
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._changed: collections.deque[Member] = collections.deque()
         self._doubted: collections.deque[Member] = collections.deque()
+        self._unconnected: collections.deque[Member] = collections.deque()
         # What the callers work with while there is no thread; that takes it over.
         self._loop: _Loop | None = None
         self._loop_lock = Lock()
@@ -129,6 +130,11 @@ class Monitor:
     def linger(self, channels: Iterable[Channel]) -> None:
         """Read half-closed channels to their end, then close them."""
         self._half_closed.extend(channels)
+        self.wake()
+
+    def reconnect(self, members: Iterable[Member]) -> None:
+        """See to it that the next call finds a connection to each of these servers."""
+        self._unconnected.extend(members)
         self.wake()
 
     def later(self, call: Callable[[], None]) -> None:
@@ -250,6 +256,8 @@ class Monitor:
             upkeep.checks.changed(self._changed.popleft())
         while self._doubted:
             upkeep.checks.doubt(self._doubted.popleft())
+        while self._unconnected:
+            upkeep.checks.reconnect(self._unconnected.popleft())
         if self._down_wanted:
             # Not otherwise: it may have been set just now.
             self._down_wanted = False

@@ -339,6 +339,9 @@ class Channel(Stream):
             raise
         if not due and self.state is _IN_COMMAND:
             self.state = _IN_STEP
+            if until is None:
+                # The server may have let it wait for long, and was there just now.
+                self.used_at = _monotonic()
         self.tally[reply.status] += 1
         return reply
 

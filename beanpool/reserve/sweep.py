@@ -16,8 +16,8 @@ from beanpool.connection import Job, reserved_job
 from beanpool.errors import BeanpoolError, CommandFailed, JobLost, PoolClosed, job_lost, no_server
 from beanpool.protocol import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.reserve.batch import Take
-from beanpool.reserve.wait import Janitor, Retired, SharedWait
-from beanpool.reserve.waiters import Begun, Catch
+from beanpool.reserve.wait import GRACE, Janitor, Retired, SharedWait
+from beanpool.reserve.waiters import Begun, Catch, Watch
 from beanpool.runtime import Lock
 from beanpool.server import Member, PooledConnection, Ticket, why_another
 from beanpool.telemetry import Observers
@@ -67,7 +67,11 @@ class Reserver:
         errors: dict[str, BaseException] = {}
         missed: list[Member] = []
         try:
-            catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors, missed)
+            kept = None if shared.watch_ref is None else shared.kept
+            if kept is None:
+                catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors, missed)
+            else:
+                catch = self._resume(kept, tubes, shared, until, timeout == 0, begun, errors, missed)
             while catch is None and timeout != 0:
                 try:
                     catch = shared.wait(deadline, begun, missed)
@@ -96,12 +100,16 @@ class Reserver:
         thorough = timeout == 0
         take = Take(tubes, limit, self._timeout)
         begun: Begun = []
+        kept = shared.kept
         try:
+            if kept is not None:
+                take.add(shared.held(limit))
             members = self._topology().rotation(next(self._starts))
             asked = [
                 member
                 for member in members
-                if (member.up or thorough) and not shared.waits_on(member, for_sure=thorough)
+                if (member.up or thorough)
+                and ((thorough and kept is not None) or not shared.waits_on(member, for_sure=thorough))
             ]
             take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
             take.hand_over(begun)
@@ -112,6 +120,8 @@ class Reserver:
                     take.add([late])
                     take.run((), until, True)
                     take.sort_out()
+            if take.empty and thorough and kept is not None:
+                take.add(shared.held(limit))
             while take.empty and not thorough:
                 catches = self._wait_many(shared, deadline, begun, take.missed, limit)
                 if not catches:
@@ -145,12 +155,10 @@ class Reserver:
     def _begin(self, tubes: tuple[str, ...], timeout: float | None) -> tuple[SharedWait, float, float]:
         """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
         shared = self._waits.get(tubes) or self._shared_wait(tubes)
-        # What nobody waits for any more must not be in the way, nor hold what a mere look should find.
-        if timeout == 0 and shared.watch_ref is not None:
-            shared.end()
-        if len(self._waits) > 1:
+        if timeout is not None and timeout < GRACE and len(self._waits) > 1:
+            # A job of theirs may have come in for nobody. Who has more time gets it after the grace.
             for other in list(self._waits.values()):
-                if other is not shared and other.watch_ref is not None:
+                if other is not shared and other.watch_ref is not None and not set(tubes).isdisjoint(other.tubes):
                     other.end()
         now = _monotonic()
         deadline = math.inf if timeout is None else now + timeout
@@ -175,6 +183,33 @@ class Reserver:
         if all(member in missed or member.pool.full_of_jobs() for member in usable):
             raise usable[0].pool.exhausted()
 
+    def _resume(
+        self,
+        kept: Watch,
+        tubes: tuple[str, ...],
+        shared: SharedWait,
+        until: float,
+        thorough: bool,
+        begun: Begun,
+        errors: dict[str, BaseException],
+        missed: list[Member],
+    ) -> Catch | None:
+        """As :meth:`_sweep`, where connections wait in whose jobs nobody was interested for a moment."""
+        if not thorough:
+            unasked = [member for member in self._topology().distinct if member.up and member not in kept.stations]
+            if len(unasked) <= 1:
+                # To ask one server is what the wait does, too.
+                missed += unasked
+                return None
+        for held in shared.held():
+            return held
+        catch = self._sweep(tubes, shared, until, thorough, begun, errors, missed)
+        if catch is None and thorough:
+            # A job may have been on its way to one of them when its server was asked over another connection.
+            for held in shared.held():
+                return held
+        return catch
+
     def _sweep(
         self,
         tubes: tuple[str, ...],
@@ -192,8 +227,13 @@ class Reserver:
         for member in members:
             ref = shared.watch_ref
             watch = None if ref is None else ref()
-            # Where a connection waits there is no job; a mere look wants to have heard so.
-            if watch is not None and member in watch.stations and (not thorough or member in watch.empty):
+            # Where a connection waits there is no job; a mere look wants to have heard so, and that somebody gets what
+            # comes in.
+            if (
+                watch is not None
+                and member in watch.stations
+                and (not thorough or (member in watch.empty and shared.kept is None))
+            ):
                 continue
             if not (member.up or thorough):
                 continue

@@ -5,9 +5,9 @@ the leader, watches all of these connections; the others sleep on a lock of thei
 thread that has waited longest. A leader that has its job makes the next thread the leader. A single waiting
 thread is its own leader, so it pays for no thread switch.
 
-When nobody waits any longer, what still waits on the servers is cancelled at once, but as a task of another thread:
-each cancellation costs as much as a delivery, and the caller has its job. A thread that comes back before that
-finds everything in place.
+When nobody waits any longer, what still waits on the servers is kept for a moment, the grace: most callers come back as
+soon as they have finished their job. Who does finds everything in place, and the jobs that have come in meanwhile. Then
+a task of another thread cancels what still waits, for each cancellation costs as much as a delivery.
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from beanpool.cluster import BackgroundExecutor
-from beanpool.errors import BeanpoolError, PoolClosed, no_server
+from beanpool.errors import BeanpoolError, PoolClosed, ReentrantCall, no_server
 from beanpool.net import Channel
 from beanpool.reserve.waiters import LAST_MOMENT, Begun, Catch, Watch
-from beanpool.runtime import Lock, refuse_within, within
+from beanpool.runtime import Lock, is_mine, refuse_within, within
 from beanpool.server import Member
 
+GRACE = 0.02
+"""How long connections go on waiting when nobody does any more, and so how long a job that comes in on one of them may
+be kept from others (seconds)."""
+# Who had its job sooner than this had not to wait for it: servers have more, and the next call need not find
+# connections that wait (seconds).
+_AT_ONCE = 0.001
 # How long a sleeping thread takes it that the leader lives: who would lead next, and the others (seconds).
 _PATIENCE_OF_THE_NEXT = 1.0
 _PATIENCE_OF_OTHERS = 10.0
@@ -41,11 +47,13 @@ class Retired(Exception):
 class _Seat:
     """A thread that waits."""
 
-    __slots__ = ("catch", "deadline", "error", "extra", "most", "presence", "signal", "thread")
+    __slots__ = ("catch", "deadline", "error", "extra", "most", "only_looks", "presence", "signal", "thread")
 
-    def __init__(self, deadline: float, most: int) -> None:
+    def __init__(self, deadline: float, most: int, *, only_looks: bool = False) -> None:
         self.deadline = deadline
         self.most = most
+        self.only_looks = only_looks
+        """Whether it takes what has come in, and does not wait for more."""
         self.extra: list[Catch] = []
         """What came in at the same time, and nobody else waits for."""
         self.presence = threading.Lock()
@@ -93,6 +101,9 @@ class Janitor(Protocol):
     def linger(self, channels: Iterable[Channel]) -> None:
         """Read channels whose reserve was cancelled to their end, then close them."""
 
+    def reconnect(self, members: Iterable[Member]) -> None:
+        """See to it that the next call finds a connection to each of these servers."""
+
 
 class SharedWait:
     """The threads of one pool that wait for one set of tubes.
@@ -123,7 +134,7 @@ class SharedWait:
         """Returns :attr:`watch`. A weak reference: the watch belongs to the threads that wait, and to the task that
         ends it, so whatever interrupts have left behind goes, connections and all, with the last of them."""
         # Whether the janitor has been told of it already; it is not worth telling it a thousand times.
-        self._end_is_due = False
+        self._cleaning_is_due = False
 
     @property
     def watch(self) -> Watch | None:
@@ -140,9 +151,25 @@ class SharedWait:
         return watch is not None and member in watch.stations and (not for_sure or member in watch.empty)
 
     @property
+    def kept(self) -> Watch | None:
+        """The connections that wait though nobody does here; None while somebody does, or none waits."""
+        watch = self.watch
+        return watch if watch is not None and self._leader is None and watch.holds_something else None
+
+    @property
     def waiting(self) -> int:
         """How many threads wait."""
         return len(self._seats)
+
+    def held(self, most: int = 1) -> list[Catch]:
+        """Take jobs, up to `most`, that came in while nobody waited."""
+        # A signal handler may have interrupted who decides about them.
+        if self.kept is None or is_mine(self._lock):
+            return []
+        try:
+            return self._wait(_Seat(0.0, most, only_looks=True), [], []).catches
+        except (PoolClosed, Retired, ReentrantCall):
+            return []
 
     def wait(self, deadline: float, begun: Begun, missed: list[Member]) -> Catch | None:
         """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
@@ -196,7 +223,7 @@ class SharedWait:
             watch = self._watch_now()
             watch.adopt(begun)
             watch.missed.extend(missed)
-        if leader is not seat:
+        if leader is not seat and not seat.only_looks:
             if leader.present:
                 leader.wake()
             else:
@@ -205,7 +232,7 @@ class SharedWait:
             self._sleep(seat)
         if self._leader is seat and seat.open:
             self._lead(seat)
-        if missed:
+        if missed and seat.open:
             watch = self.watch or watch
             asked = watch.stations
             missed[:] = [m for m in missed if m not in asked and watch.heard.get(m, 0.0) < started]
@@ -246,33 +273,44 @@ class SharedWait:
     def _lead(self, seat: _Seat) -> None:
         with self._lock:
             watch = self._watch_now()
-        caught = watch.caught
-        while seat.catch is None and seat.error is None:
-            now = time.monotonic()
+        started = now = time.monotonic()
+        if watch.kept_until:
+            # What has come in while nobody waited.
+            watch.glance()
+            self._hand_out(watch, seat)
+        while seat.catch is None and seat.error is None and not seat.only_looks:
             if now >= seat.deadline + (LAST_MOMENT if watch.ends_by(seat.deadline + LAST_MOMENT) else 0):
-                return
+                break
             longest, waiting = self._who_waits(now)
             watch.attend(self._members(), now, longest, waiting)
             watch.look(seat.deadline)
-            if caught and seat.error is None:
-                # Who leads has waited longest. The job is its own before it is not among the caught any more: an
-                # interrupt in between finds it twice.
-                seat.catch = caught[0]
-                caught.popleft()
-            while caught:
-                self._deliver(caught)
+            self._hand_out(watch, seat)
+            now = time.monotonic()
         if seat.most > 1 and seat.takes_more:
             watch.glance()
-            while caught:
-                self._deliver(caught)
+            self._hand_out(watch, seat)
+        if now - started > _AT_ONCE:
+            watch.kept_until = 0.0
+        if (watch.answered or watch.tickets or watch.adopted) and len(self._seats) == 1:
+            watch.rest()
 
     def _who_waits(self, now: float) -> tuple[float, int]:
         """How long the most patient thread will (seconds), and how many do."""
         with self._lock:
             return max((seat.deadline for seat in self._seats), default=now) - now, len(self._seats)
 
-    def _deliver(self, caught: collections.deque[Catch]) -> None:
-        member, connection, _ = caught[0]
+    def _hand_out(self, watch: Watch, seat: _Seat) -> None:
+        """Give the jobs that came in to who leads, which has waited longest, then to the others."""
+        caught = watch.caught
+        if caught and seat.catch is None and seat.error is None:
+            # The job is its own before it is not among the caught any more: an interrupt in between finds it twice.
+            seat.catch = caught[0]
+            caught.popleft()
+        while caught and self._deliver(caught):
+            pass
+
+    def _deliver(self, caught: collections.deque[Catch]) -> bool:
+        """Give a job to who has waited longest for one; false if nobody waits: it is kept for the grace."""
         with self._lock:
             taker = self._first_open()
             if taker is not None:
@@ -286,9 +324,8 @@ class SharedWait:
                     caught.popleft()
         if taker is not None:
             taker.wake()
-        elif collector is None:
-            caught.popleft()
-            member.pool.discard(connection, "nobody waits any more")
+            return True
+        return collector is not None
 
     def _first_open(self) -> _Seat | None:
         return next((seat for seat in self._seats if seat.open and seat.present), None)
@@ -296,6 +333,7 @@ class SharedWait:
     def _leave(self, seat: _Seat) -> None:
         heir = None
         with self._lock:
+            closed = self._closed
             if self._seats and self._seats[0] is seat:
                 self._seats.popleft()
             elif seat in self._seats:
@@ -309,13 +347,61 @@ class SharedWait:
         if heir is not None:
             heir.wake()
             return
+        if closed:
+            self.end()
+        else:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Nobody waits any more: have what still waits on the servers cancelled after the grace."""
         watch = self.watch
-        if watch is not None and watch.holds_something:
-            self._background.submit(functools.partial(self.end, watch))
-        elif not self._end_is_due:
+        if watch is not None and (watch.stations or watch.holds_something):
+            if not watch.kept_until:
+                watch.kept_until = time.monotonic() + GRACE
+            watch.left = True
+            if not watch.end_is_due:
+                watch.end_is_due = True
+                self._background.start()
+                self._end_grace_at(watch.kept_until, watch)
+        elif not self._cleaning_is_due:
             # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
-            self._end_is_due = True
-            self._janitor.later(functools.partial(self.end, watch))
+            self._cleaning_is_due = True
+            self._janitor.later(functools.partial(self._clean, watch))
+
+    def _end_grace_at(self, moment: float, watch: Watch) -> None:
+        if not self._background.submit_at(moment, functools.partial(self._end_grace, watch)):
+            watch.end_is_due = False
+            self.end()
+
+    def _end_grace(self, watch: Watch) -> None:
+        """The grace has ended, unless somebody has come meanwhile, or come and gone: then another one has begun."""
+        self.mend()
+        now = time.monotonic()
+        with self._lock:
+            watch.end_is_due = False
+            if self.watch is not watch:
+                return
+            if self._leader is None:
+                look_again = watch.kept_until if watch.kept_until > now else 0.0
+            else:
+                # Where jobs come one after the other it looks again by itself: to be woken would cost the callers more.
+                look_again = now + GRACE / 2 if watch.left else 0.0
+            watch.left = False
+            watch.end_is_due = look_again > 0
+            ends = self._leader is None and not look_again
+        if look_again:
+            self._end_grace_at(look_again, watch)
+        elif ends:
+            self._janitor.reconnect(self.end())
+
+    def _clean(self, _: Watch | None) -> None:
+        """Close what there is to wait with, if nobody does.
+
+        :param _: what shall be there until this is called.
+        """
+        self._cleaning_is_due = False
+        if self.kept is None:
+            self.end()
 
     # After an interrupt.
 
@@ -378,24 +464,22 @@ class SharedWait:
             self.end()
             watch.poke()
 
-    def end(self, watch: Watch | None = None) -> None:
-        """Cancel what waits on the servers, if nobody waits here any more.
-
-        :param watch: what shall be there until this is called.
-        """
-        self._end_is_due = False
+    def end(self) -> list[Member]:
+        """Cancel what waits on the servers, if nobody waits here any more; returns those where something did."""
         if self.watch is None:
-            return
+            return []
         self.mend()
         if self._leader is not None:
-            return
+            return []
         with self._lock:
             if self._leader is not None:
-                return
+                return []
             ended, self.watch_ref = self.watch, None
-        cancelled = ended.end() if ended is not None else None
-        if cancelled:
-            self._janitor.linger(cancelled)
+        cancelled = ended.end() if ended is not None else []
+        channels = [channel for _, channel in cancelled if channel is not None]
+        if channels:
+            self._janitor.linger(channels)
+        return [member for member, _ in cancelled]
 
     def retire(self) -> bool:
         """Take no more threads, unless some wait here; returns whether that is so. What it holds goes with it."""

@@ -105,8 +105,8 @@ class Watch:
         """When the servers have last said that they have no job (monotonic seconds)."""
         self.stations: dict[Member, Station] = {}
         self._beside: list[Station] = []
-        # Where no connection was free: the places in the queue for one.
-        self._tickets: dict[Member, list[Ticket]] = {}
+        self.tickets: dict[Member, list[Ticket]] = {}
+        """Where no connection was free: the places in the queue for one."""
         self._notify = _Notify(self)
         self.empty: dict[Member, float] = {}
         """The servers that said that they have no job, and nothing else since; how long each is left alone, if need be.
@@ -129,8 +129,15 @@ class Watch:
         self._by_descriptor: dict[int, Station] = {}
         # Whether there is more to do than to ask those servers again whose time is up.
         self._changed = True
-        self._answered: list[Station] = []
+        self.answered: list[Station] = []
+        """Those whose servers have said that they have no job, and that were not asked again yet."""
         self._wake_at = 0.0
+        self.kept_until = 0.0
+        """When the grace ends in which nobody waits (monotonic seconds); 0 if there was none since somebody did."""
+        self.end_is_due = False
+        """Whether somebody was told to end it then."""
+        self.left = False
+        """Whether the last one who waited has left, since that was looked at."""
 
     # From any thread.
 
@@ -144,8 +151,8 @@ class Watch:
 
     @property
     def holds_something(self) -> bool:
-        """Whether there is a connection that waits, or a place in a queue for one."""
-        return bool(self.stations or self.adopted or self._tickets or self._beside)
+        """Whether something waits, or has brought a job that nobody has yet."""
+        return bool(self.stations or self.caught or self.adopted or self.tickets or self._beside)
 
     # The leader's.
 
@@ -158,7 +165,7 @@ class Watch:
 
         :param waiting: how many threads wait; where connections are short, they queue for as many as they would alone.
         """
-        answered, self._answered = self._answered, []
+        answered, self.answered = self.answered, []
         if not self._changed and now < self._wake_at and not self.adopted:
             # What there is to do goes with what has come, not with how many servers there are.
             for station in answered:
@@ -191,7 +198,7 @@ class Watch:
                 self._join(member, now, longest_wait, waiting)
         for member in [member for member in self.stations if member not in present or member.down]:
             self._vacate(member, now)
-        for member in [member for member in self._tickets if member not in present or member.down]:
+        for member in [member for member in self.tickets if member not in present or member.down]:
             self._leave_queue(member)
         for station in list(self.stations.values()):
             self._go_on(station, now, longest_wait)
@@ -250,7 +257,7 @@ class Watch:
         For a server that may have jobs, each thread that waits has its place, and reserves that wait for others give
         way at once. One that is known to have none is asked again in its turn.
         """
-        tickets = self._tickets.setdefault(member, [])
+        tickets = self.tickets.setdefault(member, [])
         empty = member in self.empty
         while len(tickets) < (1 if empty else min(waiting, _MOST_TICKETS)):
             tickets.append(Ticket(self._notify))
@@ -267,7 +274,7 @@ class Watch:
 
     def _collect(self, now: float, longest_wait: float) -> None:
         """Ask with the connections that have come."""
-        for member, tickets in list(self._tickets.items()):
+        for member, tickets in list(self.tickets.items()):
             for ticket in [ticket for ticket in tickets if ticket.settled]:
                 tickets.remove(ticket)
                 try:
@@ -278,10 +285,10 @@ class Watch:
                 if connection is not None:
                     self._begin(member, connection, now, longest_wait, asks=member.pool.contended)
             if not tickets:
-                del self._tickets[member]
+                del self.tickets[member]
 
     def _leave_queue(self, member: Member) -> None:
-        tickets = self._tickets.pop(member, ())
+        tickets = self.tickets.pop(member, ())
         for ticket in tickets:
             member.pool.leave(ticket)
 
@@ -294,6 +301,7 @@ class Watch:
         if not connection.waiting:
             # It was asked, and has answered.
             self.empty.setdefault(member, 0.0)
+            self.answered.append(station)
         else:
             station.asked(time.monotonic())
             station.ends_at = connection.give_up_at
@@ -304,7 +312,7 @@ class Watch:
 
     def _join(self, member: Member, now: float, longest_wait: float, waiting: int) -> None:
         try:
-            connection = member.pool.try_acquire(self._tubes) if member not in self._tickets else None
+            connection = member.pool.try_acquire(self._tubes) if member not in self.tickets else None
             if connection is None:
                 self._queue_up(member, now, waiting)
         except BeanpoolError:
@@ -434,7 +442,7 @@ class Watch:
                 self._remove(station)
                 member.pool.checkin(station.connection)
             else:
-                self._answered.append(station)
+                self.answered.append(station)
 
     def _lose(self, station: Station, error: BeanpoolError) -> None:
         self._remove(station)
@@ -499,20 +507,41 @@ class Watch:
         for member, connection in self._let_go():
             member.pool.discard(connection, "the thread that watched it was interrupted")
 
-    def end(self) -> list[Channel]:
-        """Nobody waits any more: cancel what still waits; returns the channels to be read to their end."""
-        cancelled: list[Channel] = []
+    def rest(self) -> None:
+        """Nobody waits for the moment: keep nothing from others but the connections that wait."""
+        for member in list(self.tickets):
+            self._leave_queue(member)
+        while self.adopted:
+            for member, connection in _taken(self.adopted[0]):
+                self._settle_in(member, connection)
+            self.adopted.popleft()
+        answered, self.answered = self.answered, []
+        for station in answered:
+            if self.stations.get(station.member) is station and not station.connection.waiting:
+                self._remove(station)
+                station.member.pool.checkin(station.connection)
+
+    def end(self) -> list[tuple[Member, Channel | None]]:
+        """Nobody waits any more: cancel what still waits, and give back what came in.
+
+        :returns: the servers where something waited, each with the channel to be read to its end, if there is one.
+        """
+        while self.caught:
+            member, connection, _ = self.caught.popleft()
+            member.pool.discard(connection, "nobody came for its job")
+        cancelled: list[tuple[Member, Channel | None]] = []
         for member, connection in self._let_go():
+            waited = connection.waiting
             channel = member.pool.cancel_reserve(connection)
-            if channel is not None:
-                cancelled.append(channel)
+            if waited:
+                cancelled.append((member, channel))
         return cancelled
 
     def _let_go(self) -> list[tuple[Member, PooledConnection]]:
         """Close the poller, and hand over the connections that wait."""
         self._wake_up.close()
         self._poller.close()
-        for member in list(self._tickets):
+        for member in list(self.tickets):
             self._leave_queue(member)
         connections = [(station.member, station.connection) for station in (*self.stations.values(), *self._beside)]
         self.stations.clear()

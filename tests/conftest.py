@@ -12,6 +12,7 @@ import secrets
 import signal
 import sysconfig
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import pytest
@@ -22,6 +23,7 @@ from support.ledger import Ledger
 from support.processes import children, thread_names
 from support.records import Records
 from support.scripted import Script, ScriptedConnection, ScriptedServer
+from support.server_kinds import ServerKind, other_kinds
 from support.servers import (
     BeanstalkdServer,
     ServerFactory,
@@ -35,6 +37,10 @@ from support.waiting import wait_until
 
 from beanpool import Connection
 from beanpool.testing.failures import NoBeanstalkd
+
+TESTS = Path(__file__).resolve().parent
+# What stands on the core has folders of these names, in tests/ or below unit, functional and faults.
+FLOORS = ("admin", "cli", "contrib", "discovery", "metrics", "worker")
 
 _LEFTOVERS_END_WITHIN = 10.0
 
@@ -58,6 +64,21 @@ class StartDelayLine(Protocol):
 
 
 _seed = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        choices=("real", "all"),
+        default="real",
+        help="all: some tests run once more on embedded servers, and on servers that are 0.3 s away",
+    )
+    parser.addoption(
+        "--floors",
+        choices=("with", "without", "only"),
+        default="with",
+        help=f"whether the tests run that may need an extra: those in folders called {', '.join(FLOORS)}",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,9 +105,32 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"beanpool: {server}; {python}; BEANPOOL_SEED={config.stash[_seed]}"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    wanted = config.getoption("floors")
+    if wanted == "with":
+        return None
+    folders = collection_path.relative_to(TESTS).parts[: -1 if collection_path.suffix else None]
+    on_floor = any(folder in FLOORS for folder in folders)
+    # A folder without tests of a floor may have one below.
+    ignored = on_floor if wanted == "without" else collection_path.suffix == ".py" and not on_floor
+    return ignored or None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.config.getoption("servers") == "all":
+        fixtures = set(metafunc.fixturenames)
+        others = list(other_kinds(metafunc.definition.path, metafunc.function.__name__, fixtures))
+        if others:
+            ids = [pytest.HIDDEN_PARAM, *(kind.name.lower() for kind in others)]
+            metafunc.parametrize("server_kind", [ServerKind.REAL, *others], ids=ids, indirect=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # What is started last and takes long keeps one worker busy while the others have nothing left to do.
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    # Workers begin with one stretch of the list each: in turns, each gets its part of what is long or alike.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = [item for worker in range(workers) for item in items[worker::workers]]
 
 
 def pytest_collection_finish() -> None:
@@ -158,9 +202,16 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture
-def beanstalkd_factory() -> Iterator[ServerFactory]:
+def server_kind(request: pytest.FixtureRequest) -> ServerKind:
+    """What the test's servers are."""
+    kind: ServerKind = getattr(request, "param", ServerKind.REAL)
+    return kind
+
+
+@pytest.fixture
+def beanstalkd_factory(server_kind: ServerKind) -> Iterator[ServerFactory]:
     """Call it with the options of BeanstalkdServer for a started server; all are stopped after the test."""
-    factory = ServerFactory()
+    factory = ServerFactory(server_kind.value)
     yield factory
     factory.stop()
 

@@ -19,7 +19,7 @@ from beanpool.testing.beanstalkd import (
     takes_listening_socket,
 )
 
-# Plugins of a run let another class take the place of this BeanstalkdServer: tests import it from here.
+# Tests import them from here.
 __all__ = [
     "BeanstalkdServer",
     "ServerFactory",
@@ -50,12 +50,13 @@ class ServerOptions(TypedDict, total=False):
 class ServerFactory:
     """Starts servers and stops them all at the end; the fixture ``beanstalkd_factory`` is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: type[BeanstalkdServer] = BeanstalkdServer) -> None:
         self.servers: list[BeanstalkdServer] = []
+        self._server = server
 
     def __call__(self, **options: Unpack[ServerOptions]) -> BeanstalkdServer:
         """A started server with these options."""
-        server = BeanstalkdServer(**options)
+        server = self._server(**options)
         self.servers.append(server)
         server.start()
         return server

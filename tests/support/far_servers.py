@@ -1,9 +1,7 @@
-"""A plugin of pytest that puts every beanstalkd of a run 0.3 s away.
+"""Servers 0.3 s away in the place of near ones, for tests that know nothing of it.
 
-``PYTHONPATH=tests pytest -p testing.far_away tests/functional/connection`` runs tests that know nothing of it. They
-see the servers at the addresses of delay lines; what a test asks of a server by its ``control`` or ``raw()`` takes the
-short way. Tests that start no server are deselected, for they would say nothing new, and so are those
-that are named below.
+They see the servers at the addresses of delay lines; what a test asks of a server by its ``control`` or ``raw()`` takes
+the short way.
 """
 
 from __future__ import annotations
@@ -12,11 +10,10 @@ import contextlib
 from typing import Any
 
 import pytest
-import support.servers
-from support.delay_line import DelayLine
-from support.servers import BeanstalkdServer
 
 from beanpool.testing.raw_client import RawClient
+from support.delay_line import DelayLine
+from support.servers import BeanstalkdServer
 
 ROUND_TRIP = 0.3
 
@@ -187,22 +184,4 @@ _NEARBY = {
         test_in_the_handshake
     """,
 }
-_REASONS = {name: reason for reason, names in _NEARBY.items() for name in names.split()}
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    fixtures = [set(getattr(item, "fixturenames", ())) for item in items]
-    without = [
-        item
-        for item, used in zip(items, fixtures, strict=True)
-        if "beanstalkd_factory" not in used
-        # Far already.
-        or "delay_line" in used
-        or getattr(item, "originalname", item.name) in _REASONS
-    ]
-    items[:] = [item for item in items if item not in without]
-    config.hook.pytest_deselected(items=without)
-
-
-# What the conftest imports afterwards, and what its factory makes.
-support.servers.BeanstalkdServer = FarBeanstalkd  # type: ignore[misc]  # a subclass takes its place
+NOT_FAR = {name for names in _NEARBY.values() for name in names.split()}

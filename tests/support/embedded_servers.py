@@ -1,9 +1,7 @@
-"""A plugin of pytest that lets embedded servers take the place of every beanstalkd of a run.
+"""Embedded servers in the place of beanstalkd, for tests that know nothing of it.
 
-``PYTHONPATH=tests pytest -p testing.on_embedded tests/functional/connection`` runs tests that know nothing of it. Tests
-that start no server are deselected, for they would say nothing new. A test that asks for what only a process has is
-left out: a write-ahead log, a Unix socket, limits of descriptors and memory, arguments, a process id, or a log. So is
-one that is about so many commands that the embedded server would take most of the run's time.
+A test that asks for what only a process has is skipped: a write-ahead log, a Unix socket, limits of descriptors and
+memory, arguments, a process id, or a log.
 """
 
 from __future__ import annotations
@@ -11,27 +9,22 @@ from __future__ import annotations
 from typing import Any, NoReturn, Self
 
 import pytest
-import support.servers
-from support.servers import BeanstalkdServer
 
 from beanpool.testing import EmbeddedServer
 from beanpool.testing.embedded.server import DEFAULT_MAX_JOB_SIZE
 from beanpool.testing.raw_client import RawClient, close_all
+from support.servers import BeanstalkdServer
 
 _OPTIONS_OF_A_PROCESS = ("unix", "wal", "args", "nofile", "address_space", "binary")
 
-# Tests that say nothing about an embedded server, by their names.
-_REASONS = {
-    # It stops the process whose id is in the statistics, which would be this one.
-    "test_a_frozen_server_does_not_delay_the_end": "only a process has it: signals",
-    **dict.fromkeys(
-        (
-            "test_100_000_puts_come_through",
-            "test_a_job_of_the_last_of_10_000",
-            "test_a_set_up_is_linear",
-        ),
-        "it takes ten thousand commands and more, and is about the client",
-    ),
+# Tests that say nothing about an embedded server.
+NOT_EMBEDDED = {
+    "test_a_frozen_server_does_not_delay_the_end",
+    "test_a_heartbeat_beside_workers_that_delete_in_batches",
+    "test_a_job_of_the_last_of_10_000",
+    "test_a_set_up_is_linear",
+    "test_a_stream_that_nobody_could_hold",
+    "test_kills_and_restarts_lose_nothing_that_was_acknowledged",
 }
 
 
@@ -111,16 +104,3 @@ class EmbeddedBeanstalkd(BeanstalkdServer):
     def stop(self) -> None:
         close_all(self._clients)
         self._embedded.stop()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    without = [item for item in items if "beanstalkd_factory" not in getattr(item, "fixturenames", ())]
-    items[:] = [item for item in items if item not in without]
-    config.hook.pytest_deselected(items=without)
-    for item in items:
-        if item.name in _REASONS:
-            item.add_marker(pytest.mark.skip(reason=_REASONS[item.name]))
-
-
-# What the conftest imports afterwards, and what its factory makes.
-support.servers.BeanstalkdServer = EmbeddedBeanstalkd  # type: ignore[misc]  # a subclass takes its place

@@ -65,7 +65,7 @@ class Probe:
     def begin(self) -> bool:
         """Ask the server who it is, and what has become of jobs that somebody may hold in vain."""
         if self._connection.channel_state is None:
-            self._connection.begin_dialing()
+            self._connection.begin_connecting()
         now = time.monotonic()
         self._may_be_empty = self.member.may_be_empty(now)
         reservations = self.member.reservations
@@ -80,14 +80,14 @@ class Probe:
         reply = self._connection.step()
         if reply is None:
             return False
-        self._connection.greet(reply)
+        self._connection.identify(reply)
         self.member.works()
         self.found_empty = self._may_be_empty and count_jobs(reply.body) == 0
         return True
 
     def late(self) -> bool:
         """Try another address of the same name, if there is one."""
-        if self._connection.dialing:
+        if self._connection.connecting:
             return self.ready()
         raise self._connection.late()
 

@@ -101,7 +101,7 @@ class _FanOut:
         self._asked.append(asked)
         try:
             if connection.channel_state is None:
-                connection.begin_dialing(self._deadline)
+                connection.begin_connecting(self._deadline)
             connection.begin_command(
                 question.command, question.request, self._deadline, uses=question.uses, watches=question.watches
             )
@@ -122,15 +122,15 @@ class _FanOut:
             self._fail(asked, error)
 
     def _give_up(self, asked: _Asked) -> None:
-        if not asked.connection.dialing:
+        if not asked.connection.connecting:
             self._fail(asked, asked.connection.late())
 
     def _step(self, asked: _Asked) -> None:
         connection = asked.connection
-        dialing = connection.dialing
+        connecting = connection.connecting
         reply = connection.step()
         now = time.monotonic()
-        if dialing and not connection.dialing:
+        if connecting and not connection.connecting:
             asked.since = now
         if reply is None:
             return

@@ -21,11 +21,11 @@ def _round_trip(connection: PooledConnection, reply: Reply, seconds: float) -> f
 
 def _statistics(connection: PooledConnection, reply: Reply, _: float) -> Any:
     # It may be the handshake as well.
-    connection.greet(reply)
+    connection.identify(reply)
     return results.document(True, STATS, connection.channel, reply)
 
 
-WHO_IS_IT = Question(STATS, encode_bare(STATS), lambda connection, reply, _: connection.greet(reply))
+WHO_IS_IT = Question(STATS, encode_bare(STATS), lambda connection, reply, _: connection.identify(reply))
 """Which server process answers; None."""
 
 ROUND_TRIP = Question(LIST_TUBE_USED, encode_bare(LIST_TUBE_USED), _round_trip)

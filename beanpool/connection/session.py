@@ -148,9 +148,9 @@ class Session(NotPicklable):
         :raises ConnectionFailed: if nobody accepts it.
         """
         if self.closed:
-            self._dial()
+            self._make_channel()
 
-    def _dial(self) -> Channel:
+    def _make_channel(self) -> Channel:
         """Get a channel, and note which tubes it uses and watches."""
         sock = connect(self.address, time.monotonic() + self.connect_timeout)
         self._era += 1
@@ -188,7 +188,7 @@ class Session(NotPicklable):
     def _open_anew(self, used: str, watched: tuple[str, ...]) -> Channel:
         """Open it, and use and watch these tubes. For who has the guard."""
         try:
-            channel = self._dial()
+            channel = self._make_channel()
             self._take_on(channel, used, watched)
         except BaseException as error:
             # With only a part of its tubes it would put into, or reserve from, the wrong ones.

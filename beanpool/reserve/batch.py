@@ -94,13 +94,13 @@ class _Lane:
     @property
     def late_at(self) -> float:
         """When it will have been silent for too long, while replies are due (monotonic seconds)."""
-        return self.connection.give_up_at if self.connection.dialing else self.progress_at + self.patience
+        return self.connection.give_up_at if self.connection.connecting else self.progress_at + self.patience
 
     @property
     def stage(self) -> tuple[bool, int]:
         """How far the first request is."""
         channel = self.connection.opened_channel
-        return self.connection.dialing, channel.due if channel is not None else 0
+        return self.connection.connecting, channel.due if channel is not None else 0
 
 
 class Take:
@@ -212,9 +212,9 @@ class Take:
                 count = 1
                 lane.probe = True
                 if connection.channel_state is None:
-                    connection.begin_dialing()
+                    connection.begin_connecting()
                 connection.begin_reserve(self._tubes, 0)
-                if connection.dialing:
+                if connection.connecting:
                     connection.step()
             else:
                 # What is not there in time would have to go back, and what has come in on the same connection with it.
@@ -250,7 +250,7 @@ class Take:
         return False
 
     def _give_up(self, lane: _Lane) -> None:
-        if lane.connection.dialing:
+        if lane.connection.connecting:
             return
         error = lane.connection.late()
         if isinstance(error, CommandTimeout):

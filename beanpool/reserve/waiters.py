@@ -336,7 +336,7 @@ class Watch:
             self.stations[member] = station
         try:
             if connection.channel_state is None:
-                connection.begin_dialing()
+                connection.begin_connecting()
         except BeanpoolError as error:
             self._lose(station, error)
             return
@@ -353,7 +353,7 @@ class Watch:
             if seconds:
                 connection.waits_since = now
                 connection.evict = functools.partial(self._evict, station.member)
-            if station.connection.dialing:
+            if station.connection.connecting:
                 station.connection.step()
             self._arm(station)
         except BeanpoolError as error:
@@ -367,7 +367,7 @@ class Watch:
             until += LAST_MOMENT
         for station in (*self.stations.values(), *self._beside):
             until = min(until, station.connection.give_up_at)
-            if not station.connection.dialing:
+            if not station.connection.connecting:
                 until = min(until, station.doubted_at if station.returns < 0 else now + _LOOK_AGAIN)
         self._turn(None if until == math.inf else max(0.0, until - now))
         if self.caught:
@@ -375,11 +375,11 @@ class Watch:
         now = time.monotonic()
         for station in (*self.stations.values(), *self._beside):
             if station.connection.waiting and station.connection.give_up_at <= now:
-                if station.connection.dialing:
+                if station.connection.connecting:
                     self._step(station)
                 else:
                     self._lose(station, station.connection.late())
-            elif station.connection.waiting and station.doubted_at <= now and not station.connection.dialing:
+            elif station.connection.waiting and station.doubted_at <= now and not station.connection.connecting:
                 self._doubt(station)
 
     def _doubt(self, station: Station) -> None:

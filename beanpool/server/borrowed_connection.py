@@ -69,7 +69,7 @@ class BorrowedConnection(Connection):
         if self.closed:
             self.reconnect()
 
-    def _dial(self) -> Channel:
+    def _make_channel(self) -> Channel:
         if self._given_back:
             raise ConnectionFailed(
                 f"{self.server}: the connection cannot be opened again: {_GIVEN_BACK}",

@@ -161,7 +161,7 @@ class ConnectionPool:
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
         made_at, connection.made_at = connection.made_at, None
-        # A server that does not say who it is greets anew with every check.
+        # A server that does not say who it is shakes hands anew with every check.
         if made_at is not None:
             self.counters.rare.add("connections_num")
             self._note_connect(made_at, None)

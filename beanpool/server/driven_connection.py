@@ -35,10 +35,10 @@ Plan = tuple[list[Step], Command, bytes]
 
 
 class DrivenConnection:
-    """A connection that nobody has to wait on: :meth:`begin_dialing`, :meth:`begin_reserve` or another of that kind,
-    then :meth:`step` whenever :meth:`fileno` is ready.
+    """A connection that never blocks: first :meth:`begin_connecting`, :meth:`begin_reserve` or the like, then
+    :meth:`step` whenever :meth:`fileno` is ready.
 
-    Who derives from it says by :meth:`greet` what to do with the reply that tells who the server is.
+    A class that derives from it takes in the server's identity, which it gets by ``_identify``.
     """
 
     __slots__ = (
@@ -46,7 +46,7 @@ class DrivenConnection:
         "_allowed_seconds",
         "_channel",
         "_checks",
-        "_dialing",
+        "_connector",
         "_plan",
         "address",
         "channel",
@@ -77,13 +77,13 @@ class DrivenConnection:
         self._channel: Channel | None = None
         self.opened_channel: Channel | None = None
         """The channel once there is one; :attr:`channel` is for who knows that there is."""
-        self._dialing: Connector | None = None
+        self._connector: Connector | None = None
         # What is sent once the connection stands, and who checks the replies that come before the last one.
         self._plan: Callable[[], Plan] | None = None
         self._checks: collections.deque[Callable[[Reply], None]] = collections.deque()
         self._allowed_seconds = 0.0
         self.give_up_at = 0.0
-        """When whatever is in flight is late (monotonic seconds): then call :meth:`step` if it is :attr:`dialing`, else
+        """When what is in flight is late (monotonic seconds). Then call :meth:`step` if it is :attr:`connecting`, else
         :meth:`late`."""
 
     @property
@@ -107,7 +107,7 @@ class DrivenConnection:
         self._channel = self.opened_channel = self.channel = channel
         self.used, self.watched = DEFAULT_TUBE_NAME, (DEFAULT_TUBE_NAME,)
 
-    def _greet(self, reply: Reply, asked_at: float) -> None:
+    def _identify(self, reply: Reply, asked_at: float) -> None:
         """Take in who the server is (the reply to a ``stats``).
 
         :param asked_at: when that was sent (monotonic seconds).
@@ -116,30 +116,30 @@ class DrivenConnection:
         raise NotImplementedError
 
     @property
-    def _is_greeted(self) -> bool:
+    def _is_identified(self) -> bool:
         """Whether the server has said who it is."""
         raise NotImplementedError
 
     # Requests go out.
 
-    def begin_dialing(self, deadline: float = math.inf) -> None:
+    def begin_connecting(self, deadline: float = math.inf) -> None:
         """Start to connect; :meth:`step` goes on with it when :meth:`fileno` is ready.
 
         :param deadline: until when at most (monotonic seconds), if there is less time than is allowed for it.
         """
-        self._dialing = Connector(self.address, min(deadline, time.monotonic() + self.connect_timeout))
+        self._connector = Connector(self.address, min(deadline, time.monotonic() + self.connect_timeout))
 
     @property
-    def dialing(self) -> bool:
+    def connecting(self) -> bool:
         """Whether a connect is under way."""
-        return self._dialing is not None
+        return self._connector is not None
 
     def fileno(self) -> int:
         """The descriptor to wait on; -1 if there is none."""
         # Another thread may close it between two looks.
-        dialing = self._dialing
-        if dialing is not None:
-            return dialing.fileno()
+        connector = self._connector
+        if connector is not None:
+            return connector.fileno()
         return self._channel.fileno() if self._channel is not None else -1
 
     def live_descriptor(self) -> int:
@@ -161,9 +161,9 @@ class DrivenConnection:
     @property
     def wants_write(self) -> bool:
         """Whether to wait until the descriptor is writable, too: a connect is under way, or something is unsent."""
-        dialing = self._dialing
-        if dialing is not None:
-            return dialing.wants_write
+        connector = self._connector
+        if connector is not None:
+            return connector.wants_write
         channel = self.opened_channel
         return channel is not None and channel.wants_write
 
@@ -177,7 +177,7 @@ class DrivenConnection:
         # What is kept for later knows this connection weakly: one that is dropped in between must go at once, place and
         # all, and not when the garbage collector comes to it.
         this = weakref.proxy(self)
-        self._begin(lambda: (list(this._retune(tubes)), RESERVE_WITH_TIMEOUT, request), seconds + self.timeout)
+        self._begin(lambda: (list(this._tube_steps(tubes)), RESERVE_WITH_TIMEOUT, request), seconds + self.timeout)
 
     def sweep(self, tubes: tuple[str, ...], until: float) -> Reply | None:
         """Ask for a job of `tubes` that is ready, and wait for the reply until then (monotonic seconds).
@@ -191,7 +191,7 @@ class DrivenConnection:
             channel.begin(_SWEEP_REQUEST, _SWEEP)
             return channel.pick_up(until)
         if channel is None:
-            self.begin_dialing()
+            self.begin_connecting()
         self.begin_reserve(tubes, 0)
         return self.await_reply(until)
 
@@ -211,8 +211,8 @@ class DrivenConnection:
     ) -> None:
         """Send a command; the reply comes from :meth:`step`. What it takes goes along in the same round trip.
 
-        A connection that is still :attr:`dialing` asks who its server is as well, except with a ``stats``, whose reply
-        says that: give it to :meth:`greet`.
+        A connection that is still :attr:`connecting` asks who its server is as well, unless the command is ``stats``.
+        The reply to that says it: give it to :meth:`identify`.
 
         :param deadline: until when it is to be answered (monotonic seconds).
         :param uses: the tube that the connection has to use; None if that is all the same.
@@ -228,22 +228,22 @@ class DrivenConnection:
             check = functools.partial(DrivenConnection._now_uses, weakref.proxy(self), uses)
             steps.append((USE, encode_tube(USE, uses), check))
         if watches is not None:
-            steps += self._retune(watches)
+            steps += self._tube_steps(watches)
         return steps
 
     def _now_uses(self, tube: str, reply: Reply) -> None:
         results.use(self, tube, self.channel, reply)
 
-    def greet(self, reply: Reply) -> None:
+    def identify(self, reply: Reply) -> None:
         """Take in the reply to a ``stats`` that was the last command."""
-        self._greet(reply, self.give_up_at - self._allowed_seconds)
+        self._identify(reply, self.give_up_at - self._allowed_seconds)
 
     def _begin(self, plan: Callable[[], Plan], allowed_seconds: float) -> None:
         now = time.monotonic()
         self._allowed_seconds = allowed_seconds
-        if self._dialing is not None:
+        if self._connector is not None:
             self._plan = plan
-            self.give_up_at = self._dialing.late_at
+            self.give_up_at = self._connector.late_at
         else:
             self.give_up_at = now + allowed_seconds
             self._send_script(*plan())
@@ -253,7 +253,7 @@ class DrivenConnection:
         watched = self.watched
         return watched == tubes or (len(watched) == len(tubes) and set(watched) == set(tubes))
 
-    def _retune(self, tubes: tuple[str, ...]) -> Iterator[Step]:
+    def _tube_steps(self, tubes: tuple[str, ...]) -> Iterator[Step]:
         this = weakref.proxy(self)
         changes = tube_changes(self.watched, tubes)
         for number, (command, tube, count) in enumerate(changes, 1):
@@ -289,8 +289,8 @@ class DrivenConnection:
         :raises UnexpectedResponse: if the server does not speak the protocol.
         :raises CommandFailed: if it refused a part of the way; the connection is closed then.
         """
-        dialing = self._dialing
-        if dialing is not None and not self._finish_dialing(dialing):
+        connector = self._connector
+        if connector is not None and not self._finish_connecting(connector):
             return None
         return self._pick_up((self.opened_channel or self._open_channel()).pick_up)
 
@@ -298,13 +298,13 @@ class DrivenConnection:
     def next_step(self) -> Callable[[], Reply | None]:
         """What :meth:`step` comes to, as long as nothing else is done with the connection."""
         channel = self.opened_channel
-        return self.step if self._dialing is not None or self._checks or channel is None else channel.pick_up
+        return self.step if self._connector is not None or self._checks or channel is None else channel.pick_up
 
     def await_reply(self, until: float) -> Reply | None:
         """As :meth:`step`, but wait for the reply until this time (monotonic seconds)."""
-        while self._dialing is not None:
+        while self._connector is not None:
             reply = self.step()
-            if reply is not None or self._dialing is None:
+            if reply is not None or self._connector is None:
                 break
             now = time.monotonic()
             if now >= until:
@@ -321,17 +321,17 @@ class DrivenConnection:
     @property
     def waiting(self) -> bool:
         """Whether something is in flight."""
-        return self._dialing is not None or (self._channel is not None and self._channel.due > 0)
+        return self._connector is not None or (self._channel is not None and self._channel.due > 0)
 
-    def _finish_dialing(self, dialing: Connector) -> bool:
-        sock = dialing.step()
-        if sock is None and time.monotonic() >= dialing.late_at:
-            dialing.skip()
-            sock = dialing.step()
+    def _finish_connecting(self, connector: Connector) -> bool:
+        sock = connector.step()
+        if sock is None and time.monotonic() >= connector.late_at:
+            connector.skip()
+            sock = connector.step()
         if sock is None:
-            self.give_up_at = dialing.late_at
+            self.give_up_at = connector.late_at
             return False
-        self._dialing = None
+        self._connector = None
         self._install(Channel(sock, self.server, self.tally))
         started = time.monotonic()
         self.give_up_at = started + self.connect_timeout
@@ -340,13 +340,13 @@ class DrivenConnection:
         if last is STATS:
             self._allowed_seconds = self.connect_timeout
         else:
-            greeted = functools.partial(DrivenConnection._greeted, weakref.proxy(self), started)
-            steps.insert(0, (STATS, IDENTIFY, greeted))
+            check = functools.partial(DrivenConnection._handshake_done, weakref.proxy(self), started)
+            steps.insert(0, (STATS, IDENTIFY, check))
         self._send_script(steps, last, request)
         return True
 
-    def _greeted(self, started: float, reply: Reply) -> None:
-        self._greet(reply, started)
+    def _handshake_done(self, started: float, reply: Reply) -> None:
+        self._identify(reply, started)
         self.give_up_at = started + self._allowed_seconds
 
     def _pick_up(self, receive: Callable[[], Reply | None]) -> Reply | None:
@@ -368,35 +368,35 @@ class DrivenConnection:
     def late(self) -> ConnectionFailed:
         """Close the connection because what is in flight is late, and build the error.
 
-        Not while it is :attr:`dialing`: then :meth:`step` goes on with another address, or raises.
+        Not while it is :attr:`connecting`: then :meth:`step` goes on with another address, or raises.
         """
         now = time.monotonic()
-        greeting = bool(self._checks)
-        asked = "the connection was accepted, but the server does not answer" if greeting else "no reply"
+        in_handshake = bool(self._checks)
+        asked = "the connection was accepted, but the server does not answer" if in_handshake else "no reply"
         error = CommandTimeout(
             f"{self.server}: {asked} in the time allowed",
             server=self.server,
-            phase=Phase.HANDSHAKE if greeting else Phase.WAITING,
-            may_have_taken_effect=not greeting,
+            phase=Phase.HANDSHAKE if in_handshake else Phase.WAITING,
+            may_have_taken_effect=not in_handshake,
         )
         # Less than all of it, if its caller has no patience.
-        allowed = self._allowed_seconds if self._is_greeted else self.connect_timeout
+        allowed = self._allowed_seconds if self._is_identified else self.connect_timeout
         error.waited = max(0.0, now - (self.give_up_at - allowed))
         self.drop(str(error))
         return error
 
     def drop(self, because: str) -> None:
         """Close the connection, in whatever state it is."""
-        if self._dialing is not None:
-            self._dialing.close()
-            self._dialing = None
+        if self._connector is not None:
+            self._connector.close()
+            self._connector = None
         self._checks.clear()
         if self._channel is not None:
             self._channel.close(because)
 
     def half_close(self) -> Channel | None:
         """Cancel the reserve in flight; returns the channel, to be read to its end, or None if there is none yet."""
-        if self._dialing is not None or self._channel is None:
+        if self._connector is not None or self._channel is None:
             self.drop("its reserve was cancelled")
             return None
         self._checks.clear()

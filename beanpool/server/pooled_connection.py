@@ -153,21 +153,21 @@ class PooledConnection(DrivenConnection, NotPicklable):
             reply = self.channel.exchange(STATS, IDENTIFY, deadline)
         except ConnectionFailed as error:
             raise unanswered(self.server, error) from error
-        self._greet(reply, started)
+        self._identify(reply, started)
 
-    def _greet(self, reply: Reply, asked_at: float) -> None:
-        greeted_before = self._is_greeted
+    def _identify(self, reply: Reply, asked_at: float) -> None:
+        identified_before = self._is_identified
         self.identity = identity(self.channel, reply)
         if self.identity.max_job_size is not None:
             self.largest_body = self.identity.max_job_size
         self.origin = (self.server, self.identity.instance)
         # The server may have been restarted since this connection was wished for: it is of the generation it found.
         self.generation = self._learn(self.identity, time.monotonic() - asked_at)
-        if not greeted_before:
+        if not identified_before:
             self._opened(self)
 
     @property
-    def _is_greeted(self) -> bool:
+    def _is_identified(self) -> bool:
         return bool(self.identity.instance)
 
     def use_tube(self, tube: str, deadline: float) -> None:

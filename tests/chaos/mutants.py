@@ -180,7 +180,7 @@ MUTANTS = (
             Edit(
                 "cluster/checks.py",
                 "        if reply is None:\n            return False\n",
-                "        if reply is None and not self._connection.dialing:\n"
+                "        if reply is None and not self._connection.connecting:\n"
                 "            self.member.works()\n"
                 "            return True\n"
                 "        if reply is None:\n            return False\n",

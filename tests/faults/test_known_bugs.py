@@ -241,7 +241,7 @@ def test_a_connection_that_comes_back_to_a_closed_pool_is_closed(beanstalkd: Bea
 
 
 def test_the_end_of_an_outage_is_no_storm_of_connects(cluster: Cluster) -> None:
-    # Every waiting thread dialled at the same moment.
+    # Every waiting thread connected at the same moment.
     [server] = cluster(1)
     limit = 4
     with PoolManager(server.url, max_connections=limit, timeout=4, connect_timeout=0.5, health_interval=0.3) as pool:

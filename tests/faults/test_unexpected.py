@@ -91,7 +91,7 @@ def watched(cluster: Cluster) -> Iterator[tuple[PoolManager, list[BeanstalkdServ
         ("begin_probe", Unforeseen()),
         ("step", SystemExit(1)),
         ("live_descriptor", ValueError("Invalid file descriptor: -1")),
-        ("greet", MemoryError()),
+        ("identify", MemoryError()),
     ],
 )
 def test_a_check_that_fails_in_no_known_way_stops_nobody_elses_and_is_made_anew(
@@ -145,7 +145,7 @@ def test_a_reason_is_given_for_the_connection_that_a_failed_check_took_along(
     wait_until(lambda: all(status.idle for status in pool.servers), "all to have been checked")
     closed: list[Event] = []
     pool.add_listener(lambda event: closed.append(event) if isinstance(event, ConnectionClosed) else None)
-    Trouble(monkeypatch, PooledConnection, "greet", Unforeseen(), server=bad.address)
+    Trouble(monkeypatch, PooledConnection, "identify", Unforeseen(), server=bad.address)
     wait_until(lambda: bool(closed), "a connection to be closed")
     assert closed[0] == ConnectionClosed("p", bad.address, f"the check of {bad.address} failed: Unforeseen")
     wait_until(lambda: bool(unforeseen), "it to be logged")

@@ -15,7 +15,7 @@ from support.waiting import wait_until, within
 
 from beanpool import CommandTimeout, Connection, ConnectionFailed, PoolManager
 from beanpool.errors import Phase
-from beanpool.net import connector as dialing_module
+from beanpool.net import connector as connector_module
 from beanpool.net.connector import connect_error
 from beanpool.net.sockets import Socket, new_socket
 from beanpool.policy.health import Failure
@@ -103,7 +103,7 @@ REFUSED, NO_ADDRESS, NO_ROUTE = errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.E
 def test_the_verdict_comes_from_all_addresses(
     names: Names, monkeypatch: pytest.MonkeyPatch, codes: list[int], verdict: Failure | None
 ) -> None:
-    monkeypatch.setattr(dialing_module, "connect_error", lambda code, family, where: OSError(code, os.strerror(code)))
+    monkeypatch.setattr(connector_module, "connect_error", lambda code, family, where: OSError(code, os.strerror(code)))
     names.have({f"127.0.0.{number}": code for number, code in enumerate(codes, 10)})
     with pytest.raises(ConnectionFailed, match=f"{NAME}:1: ") as caught:
         Connection(NAME, 1)

@@ -40,7 +40,7 @@ _MADE_ANEW = "its connection was closed and made anew since"
 RAN_OUT = "its TTR ran out, or it was finished elsewhere"
 _RESERVED_AGAIN = "its TTR ran out, and the server has given it out again"
 SUPERSEDED = -1
-"""The era of a job that another reservation has taken the place of."""
+"""The epoch of a job that another reservation has taken the place of."""
 
 
 class JobState(enum.Enum):
@@ -73,7 +73,7 @@ class Job(NotPicklable):
     """
 
     __slots__ = (
-        *("__weakref__", "_connection", "_era", "_lease", "_recovery", "_reserved_at", "_state"),
+        *("__weakref__", "_connection", "_epoch", "_lease", "_recovery", "_reserved_at", "_state"),
         *("data", "number", "tube"),
     )
 
@@ -90,7 +90,7 @@ class Job(NotPicklable):
         self.data: bytes = data
         self.tube: str | None = tube
         self._connection = connection
-        self._era = connection._era
+        self._epoch = connection._epoch
         self._recovery = recovery
         self._lease: JobLease[Job] | None = None
         # When it was reserved (monotonic seconds).
@@ -164,7 +164,7 @@ class Job(NotPicklable):
     @property
     def _cut_off(self) -> bool:
         """Whether the very connection that it came from is gone; one that was made anew is another."""
-        return self._connection.closed or self._connection._era != self._era
+        return self._connection.closed or self._connection._epoch != self._epoch
 
     def _has(self, connection: JobConnection) -> bool:
         """Whether the job keeps `connection` for itself; asked by who has its guard, it stays so until that is let go.
@@ -273,7 +273,7 @@ class Job(NotPicklable):
         if self._recovery is None or not self.lost:
             raise self._lost("it cannot be reserved again here")
         connection, lease = self._recovery.reacquire(self, deadline)
-        self._connection, self._era, self._lease = connection, connection._era, lease
+        self._connection, self._epoch, self._lease = connection, connection._epoch, lease
         self._state, self._reserved_at = _RESERVED, _monotonic()
         lease.hold(self)
 
@@ -334,7 +334,7 @@ class Job(NotPicklable):
         if self._recovery is None or self.reserved:
             with turn(connection, deadline):
                 if self._recovery is None or self._has(connection):
-                    if connection._era != self._era:
+                    if connection._epoch != self._epoch:
                         # Who knows what process answers now, and whose job has the id there?
                         raise self._lost(self._why_cut_off())
                     return _exchange(connection, command, request, deadline, read)
@@ -360,7 +360,7 @@ class Job(NotPicklable):
             with turn(connection, deadline):
                 if not self._has(connection):
                     return None
-                if connection._era != self._era:
+                if connection._epoch != self._epoch:
                     return 0
                 request = encode_job(STATS_JOB, self.number)
                 priority = _exchange(connection, STATS_JOB, request, deadline, results.priority)
@@ -386,7 +386,7 @@ class Job(NotPicklable):
                 # As _has(), which every command would have to call.
                 if self._state is not _RESERVED or self._connection is not connection:
                     return False
-                if connection._era != self._era:
+                if connection._epoch != self._epoch:
                     status, lost = "", self._why_cut_off()
                     self._state = _LOST
                 else:
@@ -432,7 +432,7 @@ class Job(NotPicklable):
         return JobTiming(observers, self.server, self.tube, self._reserved_at)
 
     def _why_cut_off(self) -> str:
-        return _RESERVED_AGAIN if self._era == SUPERSEDED else _MADE_ANEW
+        return _RESERVED_AGAIN if self._epoch == SUPERSEDED else _MADE_ANEW
 
     def _disconnected(self, error: BeanpoolError) -> JobLost:
         self._state = _LOST

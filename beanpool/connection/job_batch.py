@@ -30,7 +30,7 @@ def lease_of(job: Job) -> JobLease[Job] | None:
 def is_broken(job: Job) -> bool:
     """Whether its connection broke while it was reserved, and nothing was done about it so far."""
     connection = job._connection
-    return job._state is JobState.RESERVED and connection.closed and not is_inherited(connection) and job._era >= 0
+    return job._state is JobState.RESERVED and connection.closed and not is_inherited(connection) and job._epoch >= 0
 
 
 def end(job: Job, state: JobState) -> bool:
@@ -72,6 +72,6 @@ def supersede(job: Job, connection: object) -> None:
 
     :param connection: where it is reserved now. If that is the same one, it is kept by the other reservation.
     """
-    job._era = SUPERSEDED
+    job._epoch = SUPERSEDED
     if job._connection is connection:
         job._lease = None

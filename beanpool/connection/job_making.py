@@ -30,7 +30,7 @@ def reserved_job(
     job.data = data
     job.tube = tube
     job._connection = connection
-    job._era = connection._era
+    job._epoch = connection._epoch
     job._recovery = recovery
     job._lease = lease
     job._reserved_at = reserved_at

@@ -24,8 +24,8 @@ class JobConnection(Guarded, Protocol):
     encoding: str | None
     parse_yaml: YamlParsing
     _channel: Channel | None
-    _era: int
-    """How often it was connected anew: jobs of an earlier era are not this connection's any more."""
+    _epoch: int
+    """How often it was connected anew: jobs of an earlier epoch are not this connection's any more."""
 
     @property
     def closed(self) -> bool:

@@ -103,8 +103,8 @@ class Session(NotPicklable):
         """Whether it was opened, and not closed by :meth:`close`: its next use opens it if it has no channel then."""
         self._held = Held()
         """The jobs that are reserved here, as far as is known: it may be more than are left, but never fewer."""
-        self._era = 0
-        """How often it was connected anew: jobs of an earlier era are not this connection's any more."""
+        self._epoch = 0
+        """How often it was connected anew: jobs of an earlier epoch are not this connection's any more."""
 
     @classmethod
     def from_url(
@@ -153,7 +153,7 @@ class Session(NotPicklable):
     def _make_channel(self) -> Channel:
         """Get a channel, and note which tubes it uses and watches."""
         sock = connect(self.address, time.monotonic() + self.connect_timeout)
-        self._era += 1
+        self._epoch += 1
         self._held = Held()
         channel = self._channel = Channel(sock, self.server)
         self.used, self.watched = DEFAULT_TUBE_NAME, _AT_FIRST
@@ -232,7 +232,7 @@ class Session(NotPicklable):
             return self._channel.closed_because
         if self._wanted:
             return ""
-        return _CLOSED_BY_CLOSE if self._era else "it was never opened"
+        return _CLOSED_BY_CLOSE if self._epoch else "it was never opened"
 
     # One command.
 

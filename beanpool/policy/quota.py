@@ -20,7 +20,7 @@ def divide(number: int, parts: int) -> list[int]:
 class Lot:
     """One server's part in a :class:`Quota`."""
 
-    __slots__ = ("allotted", "asked", "dry", "in_hand")
+    __slots__ = ("allotted", "asked", "exhausted", "in_hand")
 
     def __init__(self, in_hand: int = 0) -> None:
         self.allotted = 0
@@ -29,17 +29,17 @@ class Lot:
         """How many were asked for and have not been answered."""
         self.in_hand = in_hand
         """How many have come."""
-        self.dry = False
+        self.exhausted = False
         """Whether it is not asked again."""
 
     def __repr__(self) -> str:
-        dry = ", dry" if self.dry else ""
-        return f"<Lot: {self.in_hand} in hand, {self.asked} asked for, {self.allotted} allotted{dry}>"
+        exhausted = ", exhausted" if self.exhausted else ""
+        return f"<Lot: {self.in_hand} in hand, {self.asked} asked for, {self.allotted} allotted{exhausted}>"
 
     @property
     def used_up(self) -> bool:
         """Whether everything that it was allotted has come, so that it may be allotted more."""
-        return not (self.dry or self.allotted or self.asked)
+        return not (self.exhausted or self.allotted or self.asked)
 
     def ask(self, count: int) -> None:
         """`count` of the allotted jobs were asked for."""
@@ -63,7 +63,7 @@ class Lot:
     def stop(self) -> None:
         """Do not ask it again: what it was allotted is free for others."""
         self.allotted = 0
-        self.dry = True
+        self.exhausted = True
 
 
 class Quota:

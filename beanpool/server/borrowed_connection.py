@@ -78,7 +78,7 @@ class BorrowedConnection(Connection):
             )
         self._let_go(clean=False)
         checked_out = self._checked_out = self._pool.acquire(time.monotonic() + self.timeout, self.used)
-        self._era += 1
+        self._epoch += 1
         self._held = Held()
         self._unsettled = False
         self.used, self.watched = checked_out.used, checked_out.watched

@@ -44,7 +44,7 @@ class PooledConnection(DrivenConnection, NotPicklable):
     )
 
     # Its jobs know no other: it is never connected anew, and nobody waits for a job with the guard in hand.
-    _era = 0
+    _epoch = 0
     _reserving = False
     parse_yaml: YamlParsing = True
 

@@ -58,7 +58,7 @@ class TestPartsOfASecond:
                 job = waiting.result(5)
             assert job is not None
             job.delete()
-        assert connection._era == 1
+        assert connection._epoch == 1
 
     @pytest.mark.parametrize("way", ["job", "id", "pipeline"])
     def test_a_job_in_hand_is_kept(self, beanstalkd: BeanstalkdServer, connect: Connect, way: str) -> None:
@@ -81,11 +81,11 @@ class TestPartsOfASecond:
         assert beanstalkd.control.state(jid) == "reserved"
         connection.touch(jid)
         assert finish() is None
-        assert connection._era == 1
+        assert connection._epoch == 1
         empty(connection, 0.1)
         # Now it was given up.
         assert connection.ping()
-        assert connection._era == 2
+        assert connection._epoch == 2
 
     def test_a_job_that_is_lost_is_in_nobodys_way(self, beanstalkd: BeanstalkdServer, connect: Connect) -> None:
         connection = connect(beanstalkd)
@@ -132,7 +132,7 @@ class TestPartsOfASecond:
         job = connection.reserve(0.2)
         assert job is not None
         assert len(job.data) == 100
-        assert connection._era == 1
+        assert connection._epoch == 1
 
     def test_on_the_wire_it_is_rounded_up(self, scripted_server: StartScripted, connect: Connect) -> None:
         server = scripted_server(

@@ -79,7 +79,7 @@ class AnyCall(RuleBasedStateMachine):
         else:
             lot.miss()
             self.asked -= 1
-            assert lot.dry
+            assert lot.exhausted
             assert not lot.allotted
 
     @rule(lot=lots, count=st.integers(1, 7))

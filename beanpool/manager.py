@@ -354,7 +354,9 @@ class PoolManager(NotPicklable):
     def producer(self, linger: float = 0.005, max_batch: int = 500) -> Producer:
         """A buffer for threads that put one job at a time and want the speed of batches; see :class:`Producer`.
 
-        :param linger: how long the first job of a batch may wait for others (seconds; 0 for not at all).
+        :param linger: how long the first job of a batch may wait for others (seconds; 0 for not at all). A job that
+            somebody waits for (by its future's ``result`` or ``exception``, or ``concurrent.futures.wait``) waits for
+            nothing but the batch under way; a callback is no wait.
         :param max_batch: how many jobs go out together at most.
         :raises BeanpoolError: if its thread cannot be started.
         """

@@ -35,6 +35,7 @@ class Producer(NotPicklable):
     ) -> None:
         self._encode = encode
         self._sender = sender
+        self._hurry = sender.hurry
         try:
             sender.start()
         except BaseException:
@@ -73,7 +74,7 @@ class Producer(NotPicklable):
         :raises PoolClosedForPut: if the producer is closed.
         """
         encoded = self._encode(body, priority, delay, ttr, tube, key)
-        promise: Promise[JobId] = Promise()
+        promise: Promise[JobId] = Promise(self._hurry)
         entry = (promise, encoded)
         sender = self._sender
         entries = sender.entries

@@ -39,6 +39,8 @@ _BATCHES_AHEAD = 8
 _BATCHES_UNDER_WAY = 3
 # While puts are stored a flush without a time-out goes on, but not for longer than so many times the pool's.
 _LONGEST_FLUSH = 10
+# How long to wait for those who waited for the last batch, and may put again at once (seconds).
+_UNTIL_THEY_RETURN = 0.0003
 _SHORTEST_BATCH = 0.001
 # How many failed puts are kept, for it to be seen whether somebody asks what became of them.
 _MOST_FAILED = 1000
@@ -97,6 +99,10 @@ class Sender:
         # Of what was taken out of the buffer and is not settled, with the number that it was taken as.
         self._in_flight: list[tuple[int, Promise[JobId]]] = []
         self._flushing = 0
+        # Whether somebody waits for one of those that wait.
+        self._awaited = False
+        # How many waited for puts of the last batch: they may put again at once, and are waited for a little.
+        self._returning = 0
         # Since when it is to close, and the time that it has for that (seconds; None as in _until).
         self._closing: tuple[float, float | None] | None = None
         self._stored_at = 0.0
@@ -147,6 +153,13 @@ class Sender:
         if self._thread is None and not self.closed:
             self.start()
         self._wake()
+
+    def hurry(self) -> None:
+        """Somebody waits for a put that is not on its way yet: let it go as soon as nothing else is."""
+        self._awaited = True
+        # Set back before the thread looks whether anybody waits.
+        if not self._returning:
+            self._wake()
 
     def _wake(self) -> None:
         if self._signal.locked():
@@ -321,6 +334,9 @@ class Sender:
         """Wait for a batch; empty if none will come."""
         with self._lock:
             self._note_settled()
+        if self._returning > 1:
+            self._await_entries(self._returning, time.monotonic() + min(_UNTIL_THEY_RETURN, self._linger))
+        self._returning = 0
         self._await_entries(1, None)
         self._await_entries(self._max_batch, time.monotonic() + self._linger)
         with self._lock:
@@ -338,12 +354,19 @@ class Sender:
 
     def _is_due(self, count: int) -> bool:
         waiting = len(self.entries)
-        return waiting >= count or self.closed or (waiting > 0 and self._flushing > 0)
+        if waiting >= count or self.closed:
+            return True
+        return waiting > 0 and (self._flushing > 0 or (self._awaited and not self._returning))
 
     def _take(self) -> list[Entry]:
+        # Before: who waits from now on says so again.
+        awaited, self._awaited = self._awaited, False
         batch = [self.entries.popleft() for _ in range(min(len(self.entries), self._max_batch))]
         self._in_flight += [(self._taken + number, promise) for number, (promise, _) in enumerate(batch, 1)]
         self._taken += len(batch)
+        if awaited and self.entries:
+            # It may be one of those that are left.
+            self._awaited = True
         self._has_room.notify_all()
         return batch
 
@@ -376,6 +399,7 @@ class Sender:
         failed = []
         for promise, outcome in settled:
             if isinstance(outcome, JobId):
+                self._returning += len(promise.sleepers)
                 promise.set_result(outcome)
             else:
                 promise.set_exception(outcome)

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
 import pytest
@@ -153,6 +153,61 @@ def test_a_full_batch_does_not_wait_for_the_linger(pool: PoolManager) -> None:
         futures = [producer.put("x") for _ in range(10)]
         with within(2, "the batch"):
             assert all(isinstance(future.result(5), JobId) for future in futures)
+
+
+NEVER = 600.0
+
+
+class TestWhoWaits:
+    """A put that somebody waits for does not wait for others; one that nobody waits for does."""
+
+    def test_pays_no_linger(self, pool: PoolManager) -> None:
+        with pool.producer(linger=NEVER) as producer:
+            assert isinstance(producer.put("a").result(10), JobId)
+            assert producer.put("b").exception(10) is None
+            futures = [producer.put(f"{number}") for number in range(3)]
+            assert len(wait(futures, 10).done) == 3
+
+    def test_takes_along_what_was_put_before_and_in_order(self, beanstalkd: BeanstalkdServer) -> None:
+        with PoolManager([beanstalkd.address]) as pool, pool.producer(linger=NEVER) as producer:
+            unasked = [producer.put(f"{number}") for number in range(3)]
+            jid = producer.put("asked").result(10)
+            assert [int(future.result(0)) for future in unasked] == [jid - 3, jid - 2, jid - 1]
+
+    def test_a_callback_is_no_wait(self, pool: PoolManager) -> None:
+        told: list[JobId] = []
+        with pool.producer(linger=NEVER) as producer:
+            future = producer.put("a")
+            future.add_done_callback(lambda done: told.append(done.result()))
+            assert pool.put("meanwhile")
+            assert (future.done(), repr(producer)) == (False, "<Producer: 1 waiting, 0 on their way>")
+        assert told == [future.result(0)]
+
+    def test_one_that_does_not_come_back_is_not_waited_for(self, pool: PoolManager) -> None:
+        """The threads of the last batch may put again at once; one alone gets its turn all the same."""
+        with pool.producer(linger=NEVER) as producer:
+            run_together(*[lambda: producer.put("together").result(10) for _ in range(4)])
+            assert producer.put("alone").result(10)
+            assert producer.put("alone").result(10)
+
+    def test_whoever_waits_in_whatever_order(self, beanstalkd: BeanstalkdServer) -> None:
+        """Some wait, some do not, some give up: every put is stored once, and every wait ends."""
+        with PoolManager([beanstalkd.address]) as pool, pool.producer(linger=NEVER, max_batch=7) as producer:
+
+            def produce(thread: int) -> int:
+                futures = []
+                for number in range(60):
+                    futures.append(producer.put(f"{thread}/{number}"))
+                    if (number + thread) % 3 == 0:
+                        futures[number // 2].result(20)
+                    elif (number + thread) % 3 == 1:
+                        with contextlib.suppress(TimeoutError):
+                            futures[-1].result(0.0001)
+                futures[-1].result(20)
+                return sum(isinstance(future.result(20), JobId) for future in futures)
+
+            assert run_together(*[lambda thread=thread: produce(thread) for thread in range(6)], timeout=60) == [60] * 6
+        assert beanstalkd.control.counter("current-jobs-ready") == 360
 
 
 def test_bad_arguments_are_raised_at_once(pool: PoolManager) -> None:

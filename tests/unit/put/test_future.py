@@ -33,7 +33,7 @@ def running() -> Promise[int]:
 
 
 def waited_for(promise: Promise[int]) -> bool:
-    return bool(promise._condition._waiters)  # type: ignore[attr-defined]  # Not in the type stubs.
+    return bool(promise.sleepers)
 
 
 def test_has_every_attribute_of_a_future() -> None:
@@ -77,6 +77,63 @@ def test_a_wait_ends_with_the_result_or_in_time(started: bool) -> None:
         assert promise.set_running_or_notify_cancel()
     promise.set_result(7)
     assert waiting.result(5) == 7
+
+
+def _as_futures(promise: Promise[int]) -> list[Future[int]]:
+    return [promise]
+
+
+WAYS: dict[str, Callable[[Promise[int]], object]] = {
+    "result": lambda promise: promise.result(5),
+    "exception": lambda promise: promise.exception(5),
+    "wait": lambda promise: concurrent.futures.wait([promise], 5),
+    "as_completed": lambda promise: list(concurrent.futures.as_completed(_as_futures(promise), 5)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_who_waits_for_what_is_not_started_says_so(way: str) -> None:
+    hurried = threading.Event()
+    promise: Promise[int] = Promise(hurried.set)
+    waiting = background(lambda: WAYS[way](promise))
+    assert hurried.wait(5)
+    promise.set_running_or_notify_cancel()
+    promise.set_result(7)
+    waiting.result(5)
+
+
+def test_who_does_not_wait_hurries_nobody() -> None:
+    hurried: list[None] = []
+    promise: Promise[int] = Promise(lambda: hurried.append(None))
+    promise.add_done_callback(lambda _: None)
+    assert not promise.done()
+    assert not promise.running()
+    assert "pending" in repr(promise)
+    promise.set_running_or_notify_cancel()
+    waiting = background(lambda: promise.result(5))
+    wait_until(lambda: waited_for(promise), "the thread to wait")
+    promise.set_result(7)
+    assert waiting.result(5) == 7
+    other: Promise[int] = Promise(lambda: hurried.append(None))
+    assert other.cancel()
+    assert not hurried
+
+
+def test_a_wait_that_was_in_vain_leaves_nothing() -> None:
+    promise = running()
+    for _ in range(3):
+        with pytest.raises(concurrent.futures.TimeoutError):
+            promise.result(0)
+    assert not promise.sleepers
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_all_who_sleep_are_woken(times: int) -> None:
+    promise = running()
+    waiting = [background(lambda: promise.result(5)) for _ in range(times)]
+    wait_until(lambda: len(promise.sleepers) == times, "all threads to wait")
+    promise.set_result(7)
+    assert [thread.result(5) for thread in waiting] == [7] * times
 
 
 def test_cancel_before_it_runs() -> None:

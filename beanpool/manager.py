@@ -55,14 +55,14 @@ from beanpool.protocol import (
 )
 from beanpool.put import (
     EncodedPut,
+    OnOutcomes,
     Outcome,
-    Place,
     Put,
+    PutDefaults,
     PutMany,
     PutRequest,
     Putter,
-    Settle,
-    Usual,
+    Token,
     attempt_outcome,
     check_key,
     encode,
@@ -326,24 +326,24 @@ class PoolManager(NotPicklable):
         :raises TypeError: for one body (``str`` or bytes-like) instead of an iterable of them.
         """
         check_many("items", items)
-        usual = Usual(key, self._used if tube is None else tube, priority, delay, ttr)
-        bad = encoded(b"", usual, self._encoding)
+        defaults = PutDefaults(key, self._used if tube is None else tube, priority, delay, ttr)
+        bad = encoded(b"", defaults, self._encoding)
         if isinstance(bad, Exception):
             raise bad
         encoding = self._encoding
         return put_all(
             items,
-            lambda item: encoded(item, usual, encoding),
-            lambda settle: self._batch(settle, timeout, on_ambiguous),
+            lambda item: encoded(item, defaults, encoding),
+            lambda on_outcomes: self._batch(on_outcomes, timeout, on_ambiguous),
         )
 
     def _batch(
-        self, settle: Settle[Place], timeout: float | None = None, on_ambiguous: str | None = None
-    ) -> PutMany[Place]:
+        self, on_outcomes: OnOutcomes[Token], timeout: float | None = None, on_ambiguous: str | None = None
+    ) -> PutMany[Token]:
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"
         self._start_to_put()
-        return PutMany(self._cluster.current, self._putter, seconds, resend, settle)
+        return PutMany(self._cluster.current, self._putter, seconds, resend, on_outcomes)
 
     def _start_to_put(self) -> None:
         try:

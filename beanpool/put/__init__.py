@@ -1,21 +1,21 @@
 """A put: with fail-over, in batches, buffered."""
 
-from beanpool.put.batch import Outcome, PutMany, Settle
+from beanpool.put.batch import OnOutcomes, Outcome, PutMany
 from beanpool.put.failover import PutRequest, Putter, attempt_outcome, put_once
-from beanpool.put.item import EncodedPut, Put, Usual, check_key, encode, encoded
-from beanpool.put.lane import Place
+from beanpool.put.item import EncodedPut, Put, PutDefaults, check_key, encode, encoded
+from beanpool.put.lane import Token
 from beanpool.put.many import put_all
 
 __all__ = [
     "EncodedPut",
+    "OnOutcomes",
     "Outcome",
-    "Place",
     "Put",
+    "PutDefaults",
     "PutMany",
     "PutRequest",
     "Putter",
-    "Settle",
-    "Usual",
+    "Token",
     "attempt_outcome",
     "check_key",
     "encode",

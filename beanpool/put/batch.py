@@ -28,7 +28,7 @@ from beanpool.put.failover import (
     too_big,
 )
 from beanpool.put.item import EncodedPut
-from beanpool.put.lane import Item, Lane, Place, Retry, as_retry
+from beanpool.put.lane import Item, Lane, Retry, Token, as_retry
 from beanpool.put.observing import AttemptTally
 from beanpool.server import Member
 
@@ -43,14 +43,14 @@ _CHUNK = 16 * 1024
 _GATHERING = 0.002
 _SHORTEST_REPLY = len(b"BURIED 1\r\n")
 # How many items may wait for a server to come back before the batch waits with them.
-_MOST_LEFT_OVER = 256
+_MOST_DEFERRED = 256
 _MOST_LANES = 64
 
-Settle = Callable[[Sequence[tuple[Place, Outcome]]], None]
-"""Is given outcomes, each with the place that was given with its put."""
+OnOutcomes = Callable[[Sequence[tuple[Token, Outcome]]], None]
+"""Is given outcomes, each with the token that was given with its put."""
 
 
-class PutMany(Generic[Place]):
+class PutMany(Generic[Token]):
     """Puts that go out together, and one outcome for each: feed it, then let it finish.
 
     A put that a server does not take goes to the next one of its order within the batch, each at most once; only what
@@ -59,7 +59,7 @@ class PutMany(Generic[Place]):
 
     :param timeout: the longest that the batch may wait without a put being stored (seconds).
     :param resend: whether an item that may or may not be stored is put again.
-    :param settle: is given the outcomes as they come.
+    :param on_outcomes: is given the outcomes as they come.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class PutMany(Generic[Place]):
         putter: Putter,
         timeout: float,
         resend: bool,
-        settle: Settle[Place],
+        on_outcomes: OnOutcomes[Token],
     ) -> None:
         self._topology = topology
         self._putter = putter
         self._resend = resend
-        self._settle = settle
+        self._on_outcomes = on_outcomes
         self._stall = StallBudget(timeout)
-        self._lanes: dict[tuple[Member, str], Lane[Place]] = {}
+        self._lanes: dict[tuple[Member, str], Lane[Token]] = {}
         # Not sent, and on its way to another server.
-        self._again: collections.deque[Item[Place]] = collections.deque()
+        self._again: collections.deque[Item[Token]] = collections.deque()
         # No server is there that could be asked.
-        self._left_over: list[Retry[Place]] = []
+        self._deferred: list[Retry[Token]] = []
         # Servers that have failed since a put was last stored, and how many comebacks there had been by then.
         self._failed: dict[Member, int] = {}
         # Servers that had no connection free when it was waited for.
@@ -90,9 +90,9 @@ class PutMany(Generic[Place]):
         self._replies = 0
         self._pausing_since = 0.0
         self._ended = False
-        self._attempts: AttemptTally[Place] = AttemptTally(putter.reporter.observers)
+        self._attempts: AttemptTally[Token] = AttemptTally(putter.reporter.observers)
 
-    def __enter__(self) -> PutMany[Place]:
+    def __enter__(self) -> PutMany[Token]:
         return self
 
     def __exit__(
@@ -104,14 +104,14 @@ class PutMany(Generic[Place]):
             lane.member.pool.discard(lane.connection, "a batch was interrupted")
         for lane in lanes:
             self._abandon(lane)
-        waiting, self._again = [*self._again, *self._left_over], collections.deque()
-        self._left_over = []
+        waiting, self._again = [*self._again, *self._deferred], collections.deque()
+        self._deferred = []
         for item in waiting:
             self._give_up(as_retry(item))
         self._attempts.tell()
 
-    def feed(self, items: Iterable[tuple[Place, EncodedPut]]) -> bool:
-        """Send these, each with its place, without waiting for the last outcomes.
+    def feed(self, items: Iterable[tuple[Token, EncodedPut]]) -> bool:
+        """Send these, each with its token, without waiting for the last outcomes.
 
         :returns: whether more may be fed; if not, something is amiss, and it is time to finish.
         """
@@ -119,17 +119,17 @@ class PutMany(Generic[Place]):
             self._route(item)
             if self._again:
                 self._route_again()
-            if len(self._left_over) >= _MOST_LEFT_OVER:
+            if len(self._deferred) >= _MOST_DEFERRED:
                 self.finish()
         self._send_all()
-        # What is left over must not wait, nor other callers for the connections of many tubes.
-        return not self._left_over and len(self._lanes) <= len(self._topology().members)
+        # What is deferred must not wait, nor other callers for the connections of many tubes.
+        return not self._deferred and len(self._lanes) <= len(self._topology().members)
 
     def finish(self) -> None:
         """Wait for all outcomes."""
         self._work_off()
-        if self._left_over:
-            self._give_second_chances()
+        if self._deferred:
+            self._retry_deferred()
         self._attempts.tell()
 
     def meanwhile(self) -> bool:
@@ -158,7 +158,7 @@ class PutMany(Generic[Place]):
 
     # Which server.
 
-    def _route(self, item: Item[Place]) -> None:
+    def _route(self, item: Item[Token]) -> None:
         request, size, tube, key = item[1]
         topology = self._topology()
         member = topology.single or (topology.next_taker() if key is None else topology.owner(key))
@@ -166,7 +166,7 @@ class PutMany(Generic[Place]):
         if retried or member is None or not member.accepting:
             member = self._next_member(item)
             if member is None:
-                self._leave_over(item)
+                self._defer(item)
                 return
         lane = self._lanes.get((member, tube)) or self._open_lane(member, tube, item)
         if lane is None:
@@ -181,14 +181,14 @@ class PutMany(Generic[Place]):
         if lane.unsent_bytes >= _CHUNK:
             self._send(lane)
 
-    def _next_member(self, item: Item[Place]) -> Member | None:
+    def _next_member(self, item: Item[Token]) -> Member | None:
         """The first of its order that takes puts and need not be passed over."""
         for member in self._topology().order(item[1].key):
             if member.accepting and (not isinstance(item, Retry) or self._may_ask(item, member)):
                 return member
         return None
 
-    def _may_ask(self, item: Retry[Place], member: Member) -> bool:
+    def _may_ask(self, item: Retry[Token], member: Member) -> bool:
         if member in item.asked:
             return False
         if not has_tried(item.attempts, member):
@@ -203,16 +203,16 @@ class PutMany(Generic[Place]):
         while self._again:
             self._route(self._again.popleft())
 
-    def _leave_over(self, item: Item[Place]) -> None:
+    def _defer(self, item: Item[Token]) -> None:
         retry = as_retry(item)
         if self._putter.is_too_big_for_all(retry.attempts, retry.put.size):
             self._give_up(retry)
         else:
-            self._left_over.append(retry)
+            self._deferred.append(retry)
 
     # Connections.
 
-    def _open_lane(self, member: Member, tube: str, item: Item[Place]) -> Lane[Place] | None:
+    def _open_lane(self, member: Member, tube: str, item: Item[Token]) -> Lane[Token] | None:
         if member in self._full:
             if member.pool.is_full:
                 # The batch has waited for it before.
@@ -226,7 +226,7 @@ class PutMany(Generic[Place]):
             self._finish_lanes()
         patience = self._patience(member, to_connect=True)
         if not patience:
-            self._leave_over(item)
+            self._defer(item)
             return None
         started = time.monotonic()
         try:
@@ -239,7 +239,7 @@ class PutMany(Generic[Place]):
             self._fail(item, member, error)
             return None
         unproven = not member.up or (isinstance(item, Retry) and has_tried(item.attempts, member))
-        opened: Lane[Place] = Lane(member, connection, unproven)
+        opened: Lane[Token] = Lane(member, connection, unproven)
         self._lanes[member, tube] = opened
         return opened
 
@@ -261,7 +261,7 @@ class PutMany(Generic[Place]):
                 break
             self._route_again()
 
-    def _send(self, lane: Lane[Place], *, wait: bool = True) -> None:
+    def _send(self, lane: Lane[Token], *, wait: bool = True) -> None:
         while lane.unsent:
             if not lane.member.accepting:
                 # It has refused, or failed, since these were collected.
@@ -276,7 +276,7 @@ class PutMany(Generic[Place]):
                 patience = self._patience(lane.member)
                 if not patience:
                     for item in lane.take_unsent():
-                        self._leave_over(item)
+                        self._defer(item)
                     return
                 lane.patience = patience
             try:
@@ -288,7 +288,7 @@ class PutMany(Generic[Place]):
                 self._receive(lane)
 
     def _work_off(self) -> None:
-        """Wait until nothing is under way; what is then left over waits for a server."""
+        """Wait until nothing is under way; what is deferred then waits for a server."""
         while True:
             self._finish_lanes()
             if not self._again:
@@ -322,10 +322,10 @@ class PutMany(Generic[Place]):
         if self._replies == replies:
             self._stall.spend(time.monotonic() - started)
 
-    def _give_up_lane(self, lane: Lane[Place]) -> None:
+    def _give_up_lane(self, lane: Lane[Token]) -> None:
         self._lose(lane, lane.late(PUT))
 
-    def _receive(self, lane: Lane[Place]) -> None:
+    def _receive(self, lane: Lane[Token]) -> None:
         origin = lane.connection.origin
         name, answered = new_job_id, lane.answered
         try:
@@ -335,7 +335,7 @@ class PutMany(Generic[Place]):
                     stored = [(item[0], name(number, origin)) for (item, _), number in zip(run, reply, strict=True)]
                     if lane.has_retries:
                         self._declare(lane.member, run, stored)
-                    self._settle(stored)
+                    self._on_outcomes(stored)
                     self._proved(lane)
                     self._attempts.add(lane.member, "stored", run)
                     continue
@@ -344,7 +344,7 @@ class PutMany(Generic[Place]):
                     lane.connection.tally[PUT_BURIED] += 1
                     buried = [(item[0], JobId(reply.number, *origin, buried=True))]
                     self._declare(lane.member, run, buried)
-                    self._settle(buried)
+                    self._on_outcomes(buried)
                     self._proved(lane)
                     self._attempts.add(lane.member, "buried", run)
                 else:
@@ -358,7 +358,7 @@ class PutMany(Generic[Place]):
             lane.patience = self._patience(lane.member)
 
     def _declare(
-        self, member: Member, run: Sequence[tuple[Item[Place], bytes]], stored: Sequence[tuple[Place, JobId]]
+        self, member: Member, run: Sequence[tuple[Item[Token], bytes]], stored: Sequence[tuple[Token, JobId]]
     ) -> None:
         """Say of those that were tried before what their attempts have left behind."""
         for (item, _), (_, jid) in zip(run, stored, strict=True):
@@ -366,7 +366,7 @@ class PutMany(Generic[Place]):
                 jid.maybe_duplicate = is_duplicate(named(item.attempts))
                 self._putter.report_rerouted(member, item.attempts)
 
-    def _proved(self, lane: Lane[Place]) -> None:
+    def _proved(self, lane: Lane[Token]) -> None:
         """The server has stored a put."""
         self._stall.renew()
         self._failed.clear()
@@ -378,7 +378,7 @@ class PutMany(Generic[Place]):
 
     # What goes wrong.
 
-    def _fail(self, item: Item[Place], member: Member, error: BeanpoolError) -> None:
+    def _fail(self, item: Item[Token], member: Member, error: BeanpoolError) -> None:
         """An attempt has failed: the put goes to another server, or that was the end of it."""
         retry = as_retry(item)
         retry.asked.add(member)
@@ -387,12 +387,12 @@ class PutMany(Generic[Place]):
         else:
             self._again.append(retry)
 
-    def _note(self, retry: Retry[Place], member: Member, error: BeanpoolError) -> bool:
+    def _note(self, retry: Retry[Token], member: Member, error: BeanpoolError) -> bool:
         """Add an attempt to those of its put; returns whether the put ends with it."""
         self._attempts.add(member, attempt_outcome(error), [(retry, b"")])
         return self._putter.note(retry.attempts, member, error, retry.put.key, self._resend)
 
-    def _lose(self, lane: Lane[Place], error: BeanpoolError) -> None:
+    def _lose(self, lane: Lane[Token], error: BeanpoolError) -> None:
         """The lane's connection is gone: what was sent may be stored, what was not is not."""
         self._lanes = {key: known for key, known in self._lanes.items() if known is not lane}
         self._failed[lane.member] = self._putter.comebacks
@@ -400,7 +400,7 @@ class PutMany(Generic[Place]):
         for item, failure in lane.split(error):
             self._fail(item, lane.member, failure)
 
-    def _abandon(self, lane: Lane[Place]) -> None:
+    def _abandon(self, lane: Lane[Token]) -> None:
         """The same at the end of a batch that was interrupted: nothing is put any more."""
         address = lane.member.address
         interrupted = ConnectionFailed(f"{address}: the batch of the put was interrupted", server=address)
@@ -409,26 +409,26 @@ class PutMany(Generic[Place]):
             self._note(retry, lane.member, failure)
             self._give_up(retry)
 
-    def _give_up(self, retry: Retry[Place]) -> None:
+    def _give_up(self, retry: Retry[Token]) -> None:
         self._putter.reporter.put_failed()
-        self._settle([(retry.place, self._putter.failure(retry.attempts, retry.put.key, retry.put.size))])
+        self._on_outcomes([(retry.token, self._putter.failure(retry.attempts, retry.put.key, retry.put.size))])
 
-    def _give_second_chances(self) -> None:
-        """Wait for servers with those that no server took, and try again; what is left over then is given up."""
+    def _retry_deferred(self) -> None:
+        """Wait for servers with those that no server took, and try again; what is deferred then is given up."""
         if self._putter.all_drain():
             self._ask_who_drains()
         self._pausing_since = time.monotonic()
         with contextlib.suppress(NotStored):
             self._putter.rounds(self._another_round, self._pausing_since + self._stall.left)
-        if self._left_over:
+        if self._deferred:
             self._stall.spend(time.monotonic() - self._pausing_since)
-        waiting, self._left_over = self._left_over, []
+        waiting, self._deferred = self._deferred, []
         for retry in waiting:
             self._give_up(retry)
 
     def _ask_who_drains(self) -> None:
         """Only another process takes a put then: one put finds out whether there is one, and speaks for all."""
-        retry = self._left_over.pop(0)
+        retry = self._deferred.pop(0)
         started = time.monotonic()
         request = PutRequest(*retry.put, started + self._stall.left, self._resend)
         request.attempts = retry.attempts
@@ -438,21 +438,21 @@ class PutMany(Generic[Place]):
         except BeanpoolError as error:
             outcome = error.with_traceback(None)
             self._stall.spend(time.monotonic() - started)
-        self._settle([(retry.place, outcome)])
+        self._on_outcomes([(retry.token, outcome)])
         if self._putter.all_drain():
-            drained, self._left_over = self._left_over, []
+            drained, self._deferred = self._deferred, []
             for left in drained:
                 self._give_up(left)
 
     def _another_round(self) -> None:
         self._stall.spend(time.monotonic() - self._pausing_since)
         self._permitted.clear()
-        for retry in self._left_over:
+        for retry in self._deferred:
             retry.asked.clear()
-        self._again.extend(self._left_over)
-        self._left_over = []
+        self._again.extend(self._deferred)
+        self._deferred = []
         self._route_again()
         self._work_off()
         self._pausing_since = time.monotonic()
-        if self._left_over:
+        if self._deferred:
             raise AnotherRound

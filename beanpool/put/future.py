@@ -29,7 +29,7 @@ class _Waiters(list[Any]):
 def _nobody_hurries() -> None: ...
 
 
-class Promise(Future[T]):
+class LazyFuture(Future[T]):
     """A :class:`concurrent.futures.Future` that makes its condition when it is first needed.
 
     A condition is most of what a future costs, and futures of a batch are mostly looked at when they are done. All

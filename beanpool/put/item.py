@@ -46,7 +46,7 @@ _new_put: Callable[[tuple[bytes, int, str, str | bytes | None]], EncodedPut] = f
 )
 
 
-class Usual(NamedTuple):
+class PutDefaults(NamedTuple):
     """What holds for the items of a batch that do not say otherwise."""
 
     key: str | bytes | None
@@ -77,18 +77,18 @@ def encode(
     return _new_put((request, len(data), tube, key))
 
 
-def encoded(item: Body | Put, usual: Usual, encoding: str | None) -> EncodedPut | Exception:
-    """What is sent for `item`, with what it leaves open taken from `usual`; or what is wrong with it."""
+def encoded(item: Body | Put, defaults: PutDefaults, encoding: str | None) -> EncodedPut | Exception:
+    """What is sent for `item`, with what it leaves open taken from `defaults`; or what is wrong with it."""
     try:
         if not isinstance(item, Put):
-            return encode(item, *usual, encoding)
+            return encode(item, *defaults, encoding)
         return encode(
             item.body,
-            usual.key if item.key is None else item.key,
-            usual.tube if item.tube is None else item.tube,
-            usual.priority if item.priority is None else item.priority,
-            usual.delay if item.delay is None else item.delay,
-            usual.ttr if item.ttr is None else item.ttr,
+            defaults.key if item.key is None else item.key,
+            defaults.tube if item.tube is None else item.tube,
+            defaults.priority if item.priority is None else item.priority,
+            defaults.delay if item.delay is None else item.delay,
+            defaults.ttr if item.ttr is None else item.ttr,
             encoding,
         )
     except (ValueError, TypeError) as error:

@@ -12,32 +12,32 @@ from beanpool.put.failover import Tried
 from beanpool.put.item import EncodedPut
 from beanpool.server import Member, PooledConnection
 
-Place = TypeVar("Place")
+Token = TypeVar("Token")
 
 
-class Retry(NamedTuple, Generic[Place]):
+class Retry(NamedTuple, Generic[Token]):
     """A put that was tried: it begins as one that was not."""
 
-    place: Place
+    token: Token
     put: EncodedPut
     attempts: Tried
     asked: set[Member]
     """The servers that need not be asked again this time round."""
 
 
-Item = tuple[Place, EncodedPut] | Retry[Place]
-"""A put, and the place that its outcome has."""
+Item = tuple[Token, EncodedPut] | Retry[Token]
+"""A put, and the token that its outcome has."""
 
-Run = Sequence[tuple[Item[Place], bytes]]
+Run = Sequence[tuple[Item[Token], bytes]]
 """Puts that were answered in the same way, each with its request."""
 
 
-def as_retry(item: Item[Place]) -> Retry[Place]:
+def as_retry(item: Item[Token]) -> Retry[Token]:
     """The put as one that was tried."""
     return item if isinstance(item, Retry) else Retry(item[0], item[1], [], set())
 
 
-class Lane(Exchange[Item[Place]]):
+class Lane(Exchange[Item[Token]]):
     """One connection that puts into one tube of one server.
 
     :param unproven: whether the server has failed before: it gets one put, and more when it has stored that.
@@ -52,7 +52,7 @@ class Lane(Exchange[Item[Place]]):
         self.member = member
         self.unproven = unproven
         self.has_retries = False
-        self.unsent: list[Item[Place]] = []
+        self.unsent: list[Item[Token]] = []
         self.unsent_bytes = 0
         self.in_flight = 0
         """How much is due (bytes)."""
@@ -70,12 +70,12 @@ class Lane(Exchange[Item[Place]]):
         self.in_flight += size
         self.send(PUT, items, requests)
 
-    def split(self, error: BeanpoolError) -> list[tuple[Item[Place], BeanpoolError]]:
+    def split(self, error: BeanpoolError) -> list[tuple[Item[Token], BeanpoolError]]:
         """Empty the lane, whose connection is gone: each put, and what it is told. Some were sent, some were not."""
         unsent = [(item, self.failure(error, sent=False)) for item in self.take_unsent()]
         return [*self.fail(error), *unsent]
 
-    def take_unsent(self) -> list[Item[Place]]:
+    def take_unsent(self) -> list[Item[Token]]:
         """Take out what was collected and not sent."""
         unsent, self.unsent = self.unsent, []
         self.unsent_bytes = 0

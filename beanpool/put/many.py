@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from beanpool.connection import JobId
 from beanpool.errors import PutAmbiguous
-from beanpool.put.batch import Outcome, PutMany, Settle
+from beanpool.put.batch import OnOutcomes, Outcome, PutMany
 from beanpool.put.item import EncodedPut
 from beanpool.put.slow_source import SlowSource
 
@@ -22,7 +22,7 @@ _NEVER_SLOW = (list, tuple, set, frozenset, dict, range, collections.deque)
 def put_all(
     items: Iterable[Given],
     encode: Callable[[Given], EncodedPut | Exception],
-    batch: Callable[[Settle[int]], PutMany[int]],
+    batch: Callable[[OnOutcomes[int]], PutMany[int]],
 ) -> list[Outcome]:
     """Put all as one batch; returns one outcome per item, in order.
 
@@ -42,20 +42,20 @@ def put_all(
             broken.append(error)
 
     def numbered(source: Iterable[Given]) -> Iterator[tuple[int, EncodedPut]]:
-        for place, item in enumerate(source):
+        for position, item in enumerate(source):
             put = encode(item)
             if isinstance(put, Exception):
                 outcomes.append(put)
             else:
                 outcomes.append(None)
-                yield place, put
+                yield position, put
 
-    def settle(settled: Sequence[tuple[int, Outcome]]) -> None:
-        for place, outcome in settled:
-            outcomes[place] = outcome
+    def note(found: Sequence[tuple[int, Outcome]]) -> None:
+        for position, outcome in found:
+            outcomes[position] = outcome
 
     try:
-        with batch(settle) as running:
+        with batch(note) as running:
             if type(items) in _NEVER_SLOW:
                 running.feed(numbered(items))
             else:

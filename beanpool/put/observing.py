@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Generic
 
-from beanpool.put.lane import Place, Run
+from beanpool.put.lane import Run, Token
 from beanpool.server import Member
 from beanpool.telemetry import AttemptOutcome, Observers
 
@@ -13,7 +13,7 @@ from beanpool.telemetry import AttemptOutcome, Observers
 _KEPT_FOR = 1.0
 
 
-class AttemptTally(Generic[Place]):
+class AttemptTally(Generic[Token]):
     """Adds up the attempts of a batch, by server, tube and outcome, so that each observer is called once for all.
 
     Nothing is measured for a batch that begins while there is no observer.
@@ -26,7 +26,7 @@ class AttemptTally(Generic[Place]):
         self._began = time.monotonic()
         self._counts: dict[tuple[str, str, AttemptOutcome], tuple[int, int]] = {}
 
-    def add(self, member: Member, outcome: AttemptOutcome, run: Run[Place]) -> None:
+    def add(self, member: Member, outcome: AttemptOutcome, run: Run[Token]) -> None:
         """Attempts to put into one tube of a server have ended."""
         if self._observers is None:
             return

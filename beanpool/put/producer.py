@@ -10,7 +10,7 @@ from types import TracebackType
 from beanpool.connection import JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosedForPut
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, Body
-from beanpool.put.future import Promise
+from beanpool.put.future import LazyFuture
 from beanpool.put.item import EncodedPut
 from beanpool.put.sender import Sender
 from beanpool.validation import check_wait
@@ -74,8 +74,8 @@ class Producer(NotPicklable):
         :raises PoolClosedForPut: if the producer is closed.
         """
         encoded = self._encode(body, priority, delay, ttr, tube, key)
-        promise: Promise[JobId] = Promise(self._hurry)
-        entry = (promise, encoded)
+        future: LazyFuture[JobId] = LazyFuture(self._hurry)
+        entry = (future, encoded)
         sender = self._sender
         entries = sender.entries
         if len(entries) >= sender.room:
@@ -89,7 +89,7 @@ class Producer(NotPicklable):
                 raise
         if sender.closed and sender.withdraw(entry):
             raise PoolClosedForPut("the producer is closed")
-        return promise
+        return future
 
     def flush(self, timeout: float | None = None) -> None:
         """Send what was put so far, and wait until every future of it is done, whatever others put meanwhile.

@@ -26,8 +26,8 @@ from beanpool.errors import (
     PutAmbiguous,
     PutFailed,
 )
-from beanpool.put.batch import Outcome, PutMany, Settle
-from beanpool.put.future import Promise
+from beanpool.put.batch import OnOutcomes, Outcome, PutMany
+from beanpool.put.future import LazyFuture
 from beanpool.put.item import EncodedPut
 from beanpool.runtime import Lock
 from beanpool.telemetry import log_safely, logger
@@ -49,7 +49,7 @@ _THREADS_END_WITHIN = 1.0
 _GRACE = 0.25
 
 _log = logger("producer")
-Entry = tuple[Promise[JobId], EncodedPut]
+Entry = tuple[LazyFuture[JobId], EncodedPut]
 # Not a WeakSet, whose callbacks swallow interrupts.
 _senders: dict[int, weakref.ref[Sender]] = {}
 
@@ -65,7 +65,7 @@ class Sender:
 
     def __init__(
         self,
-        batch: Callable[[Settle[Promise[JobId]], float | None], PutMany[Promise[JobId]]],
+        batch: Callable[[OnOutcomes[LazyFuture[JobId]], float | None], PutMany[LazyFuture[JobId]]],
         linger: float,
         max_batch: int,
         timeout: float,
@@ -96,8 +96,8 @@ class Sender:
         self.wake_at: int = 0
         """How many must be there for the thread to be woken: more than ever are while it is busy."""
         self._taken = 0
-        # Of what was taken out of the buffer and is not settled, with the number that it was taken as.
-        self._in_flight: list[tuple[int, Promise[JobId]]] = []
+        # Of what was taken out of the buffer and is not finished, with the number that it was taken as.
+        self._in_flight: list[tuple[int, LazyFuture[JobId]]] = []
         self._flushing = 0
         # Whether somebody waits for one of those that wait.
         self._awaited = False
@@ -106,7 +106,7 @@ class Sender:
         # Since when it is to close, and the time that it has for that (seconds; None as in _until).
         self._closing: tuple[float, float | None] | None = None
         self._stored_at = 0.0
-        self._failed: list[Promise[JobId]] = []
+        self._failed: list[LazyFuture[JobId]] = []
         self._more_failed = 0
         self._abandoned = False
         self._ended = False
@@ -190,12 +190,12 @@ class Sender:
                 return True
 
     def flush(self, timeout: float | None) -> None:
-        """Send what is there, and wait until it is settled. See :meth:`Producer.flush`."""
+        """Send what is there, and wait until it is finished. See :meth:`Producer.flush`."""
         if self._thread is threading.current_thread():
             raise BeanpoolError("a callback of a future cannot flush the producer: it is the sending thread that waits")
         with self._lock:
             target = self._taken + len(self.entries)
-        done = self._await_settled(lambda: self._is_settled(target), timeout)
+        done = self._await_finished(lambda: self._is_settled(target), timeout)
         self._tell(None if done else "the producer could not send everything in time; it goes on trying")
 
     def close(self, timeout: float | None, since: float | None = None) -> None:
@@ -208,7 +208,7 @@ class Sender:
             # In a callback of a future: the thread ends when it has sent what is left.
             return
         if self._thread is not None:
-            if not self._await_settled(lambda: self._ended, timeout, since):
+            if not self._await_finished(lambda: self._ended, timeout, since):
                 self._give_up()
             self._thread.join(_THREADS_END_WITHIN)
         self._tell(None)
@@ -218,9 +218,9 @@ class Sender:
         with self._lock:
             late = list(self.entries)
             self.entries.clear()
-            unsure = sum(not promise.done() for _, promise in self._in_flight)
+            unsure = sum(not future.done() for _, future in self._in_flight)
         given_up = PoolTimeoutForPut("the producer was closed before a server had taken this put; it was not put")
-        self._finish([(promise, given_up) for promise, _ in _started(late)])
+        self._finish([(future, given_up) for future, _ in _started(late)])
         self._tell("the producer was closed before the servers had taken everything", given_up, unsure)
 
     def begin_to_close(self) -> None:
@@ -235,7 +235,7 @@ class Sender:
         if self._thread is None:
             atexit.unregister(self._at_exit)
 
-    def _await_settled(self, settled: Callable[[], bool], timeout: float | None, since: float | None = None) -> bool:
+    def _await_finished(self, finished: Callable[[], bool], timeout: float | None, since: float | None = None) -> bool:
         started = time.monotonic() if since is None else since
         if self.closed:
             self._closing = started, timeout
@@ -244,7 +244,7 @@ class Sender:
             try:
                 self._has_room.notify_all()
                 self._wake()
-                while not (done := settled()):
+                while not (done := finished()):
                     remaining = self._until(started, timeout) - time.monotonic()
                     if remaining <= 0:
                         break
@@ -286,7 +286,7 @@ class Sender:
         with self._lock:
             failed, self._failed = self._failed, []
             more, self._more_failed = self._more_failed, 0
-        errors = [error for promise in failed if (error := promise.unasked_error()) is not None]
+        errors = [error for future in failed if (error := future.unasked_error()) is not None]
         if not errors and late is None:
             return
         text = late or "puts of the producer have failed"
@@ -305,12 +305,12 @@ class Sender:
         summary.may_be_stored = ambiguous + unsure > 0 or (late is not None and given_up is None)
         raise summary from first
 
-    def _note_failed(self, promises: list[Promise[JobId]]) -> None:
+    def _note_failed(self, futures: list[LazyFuture[JobId]]) -> None:
         with self._lock:
-            self._failed += promises
+            self._failed += futures
             if len(self._failed) > _MOST_FAILED:
                 # Who never flushes, and asks of no future, would keep all of them.
-                unasked = [promise for promise in self._failed if promise.unasked_error() is not None]
+                unasked = [future for future in self._failed if future.unasked_error() is not None]
                 self._failed = unasked[:_MOST_FAILED]
                 self._more_failed += len(unasked) - len(self._failed)
 
@@ -362,7 +362,7 @@ class Sender:
         # Before: who waits from now on says so again.
         awaited, self._awaited = self._awaited, False
         batch = [self.entries.popleft() for _ in range(min(len(self.entries), self._max_batch))]
-        self._in_flight += [(self._taken + number, promise) for number, (promise, _) in enumerate(batch, 1)]
+        self._in_flight += [(self._taken + number, future) for number, (future, _) in enumerate(batch, 1)]
         self._taken += len(batch)
         if awaited and self.entries:
             # It may be one of those that are left.
@@ -377,13 +377,13 @@ class Sender:
 
     def _deliver(self, batch: list[Entry]) -> None:
         """Send a batch, and those that are due by then, without waiting for the replies in between."""
-        settled: list[tuple[Promise[JobId], Outcome]] = []
+        finished: list[tuple[LazyFuture[JobId], Outcome]] = []
         live = _started(batch)
         try:
-            with self._batch(settled.extend, self._seconds_left()) as running:
+            with self._batch(finished.extend, self._seconds_left()) as running:
                 while live:
                     goes_on = running.feed(live)
-                    self._finish(settled)
+                    self._finish(finished)
                     with self._lock:
                         self._note_settled()
                         goes_on = goes_on and len(self._in_flight) <= (_BATCHES_UNDER_WAY - 1) * self._max_batch
@@ -391,34 +391,34 @@ class Sender:
                     live = _started(batch)
                 running.finish()
         except Exception as error:
-            self._finish(settled)
-            settled = [(promise, error) for _, promise in self._in_flight if not promise.done()]
-        self._finish(settled)
+            self._finish(finished)
+            finished = [(future, error) for _, future in self._in_flight if not future.done()]
+        self._finish(finished)
 
-    def _finish(self, settled: list[tuple[Promise[JobId], Outcome]]) -> None:
+    def _finish(self, finished: list[tuple[LazyFuture[JobId], Outcome]]) -> None:
         failed = []
-        for promise, outcome in settled:
+        for future, outcome in finished:
             if isinstance(outcome, JobId):
-                self._returning += len(promise.sleepers)
-                promise.set_result(outcome)
+                self._returning += len(future.sleepers)
+                future.set_result(outcome)
             else:
-                promise.set_exception(outcome)
-                failed.append(promise)
-        if len(failed) < len(settled):
+                future.set_exception(outcome)
+                failed.append(future)
+        if len(failed) < len(finished):
             self._stored_at = time.monotonic()
         if failed:
             self._note_failed(failed)
-        settled.clear()
+        finished.clear()
 
     # In a forked child.
 
     def leave_to_parent(self) -> None:
         """Start afresh: what was put so far, and the thread, are the parent's."""
-        inherited = [promise for promise, _ in self.entries] + [promise for _, promise in self._in_flight]
+        inherited = [future for future, _ in self.entries] + [future for _, future in self._in_flight]
         self._begin()
         error = PutAmbiguous("the put was made by the parent process, and only that will know whether it is stored")
-        for promise in inherited:
-            promise.leave_to_parent(error)
+        for future in inherited:
+            future.leave_to_parent(error)
 
 
 class _AtExit:

@@ -328,7 +328,7 @@ class TestWhatIsLost:
             asked = producer.put("x")
             producer.put("x").add_done_callback(lambda future: told_to.append(future.exception()))
             waiting = background(lambda: asked.result(5))
-            wait_until(lambda: asked._asked, "somebody to wait for it")  # type: ignore[attr-defined]  # It is a Promise.
+            wait_until(lambda: asked._asked, "somebody to wait for it")  # type: ignore[attr-defined]  # It is a LazyFuture.
             with pytest.raises(NoServerForPut, match=r"3 are not stored, 0 may or may not be.*first error") as told:
                 producer.flush()
             assert set(told.value.errors) == {refused}

@@ -1,4 +1,4 @@
-"""A promise is a Future in everything, whenever it is looked at."""
+"""A lazy future is a Future in everything, whenever it is looked at."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool.put.future import Promise
+from beanpool.put.future import LazyFuture
 
 
 @pytest.fixture
@@ -26,19 +26,19 @@ def many_switches() -> Iterator[None]:
     sys.setswitchinterval(usual)
 
 
-def running() -> Promise[int]:
-    promise: Promise[int] = Promise()
+def running() -> LazyFuture[int]:
+    promise: LazyFuture[int] = LazyFuture()
     assert promise.set_running_or_notify_cancel()
     return promise
 
 
-def waited_for(promise: Promise[int]) -> bool:
+def waited_for(promise: LazyFuture[int]) -> bool:
     return bool(promise.sleepers)
 
 
 def test_has_every_attribute_of_a_future() -> None:
-    assert isinstance(Promise(), Future)
-    assert all(hasattr(Promise(), name) for name in vars(Future()))
+    assert isinstance(LazyFuture(), Future)
+    assert all(hasattr(LazyFuture(), name) for name in vars(Future()))
 
 
 def test_the_result_is_there_for_who_comes_later() -> None:
@@ -66,7 +66,7 @@ def test_an_error_is_raised() -> None:
 
 @pytest.mark.parametrize("started", [False, True])
 def test_a_wait_ends_with_the_result_or_in_time(started: bool) -> None:
-    promise: Promise[int] = running() if started else Promise()
+    promise: LazyFuture[int] = running() if started else LazyFuture()
     with pytest.raises(concurrent.futures.TimeoutError):
         promise.result(0.01)
     with pytest.raises(concurrent.futures.TimeoutError):
@@ -79,11 +79,11 @@ def test_a_wait_ends_with_the_result_or_in_time(started: bool) -> None:
     assert waiting.result(5) == 7
 
 
-def _as_futures(promise: Promise[int]) -> list[Future[int]]:
+def _as_futures(promise: LazyFuture[int]) -> list[Future[int]]:
     return [promise]
 
 
-WAYS: dict[str, Callable[[Promise[int]], object]] = {
+WAYS: dict[str, Callable[[LazyFuture[int]], object]] = {
     "result": lambda promise: promise.result(5),
     "exception": lambda promise: promise.exception(5),
     "wait": lambda promise: concurrent.futures.wait([promise], 5),
@@ -94,7 +94,7 @@ WAYS: dict[str, Callable[[Promise[int]], object]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_who_waits_for_what_is_not_started_says_so(way: str) -> None:
     hurried = threading.Event()
-    promise: Promise[int] = Promise(hurried.set)
+    promise: LazyFuture[int] = LazyFuture(hurried.set)
     waiting = background(lambda: WAYS[way](promise))
     assert hurried.wait(5)
     promise.set_running_or_notify_cancel()
@@ -104,7 +104,7 @@ def test_who_waits_for_what_is_not_started_says_so(way: str) -> None:
 
 def test_who_does_not_wait_hurries_nobody() -> None:
     hurried: list[None] = []
-    promise: Promise[int] = Promise(lambda: hurried.append(None))
+    promise: LazyFuture[int] = LazyFuture(lambda: hurried.append(None))
     promise.add_done_callback(lambda _: None)
     assert not promise.done()
     assert not promise.running()
@@ -114,7 +114,7 @@ def test_who_does_not_wait_hurries_nobody() -> None:
     wait_until(lambda: waited_for(promise), "the thread to wait")
     promise.set_result(7)
     assert waiting.result(5) == 7
-    other: Promise[int] = Promise(lambda: hurried.append(None))
+    other: LazyFuture[int] = LazyFuture(lambda: hurried.append(None))
     assert other.cancel()
     assert not hurried
 
@@ -137,7 +137,7 @@ def test_all_who_sleep_are_woken(times: int) -> None:
 
 
 def test_cancel_before_it_runs() -> None:
-    promise: Promise[int] = Promise()
+    promise: LazyFuture[int] = LazyFuture()
     waiting = background(promise.result)
     wait_until(lambda: waited_for(promise), "the thread to wait")
     assert promise.cancel()
@@ -195,7 +195,7 @@ def test_wrapped_for_asyncio() -> None:
 @pytest.mark.usefixtures("many_switches")
 def test_any_interleaving() -> None:
     """Threads look at, wait for and cancel promises in every way while another one starts and finishes them."""
-    promises: list[Promise[int]] = [Promise() for _ in range(3000)]
+    promises: list[LazyFuture[int]] = [LazyFuture() for _ in range(3000)]
     called: list[int] = []
 
     def finish() -> int:
@@ -209,7 +209,7 @@ def test_any_interleaving() -> None:
 
     def look(seed: int) -> int:
         chance = random.Random(seed)
-        ways: list[Callable[[int, Promise[int]], object]] = [
+        ways: list[Callable[[int, LazyFuture[int]], object]] = [
             lambda _, promise: promise.done(),
             lambda _, promise: promise.cancel(),
             lambda number, promise: promise.add_done_callback(lambda _: called.append(number)),
@@ -240,7 +240,7 @@ def test_any_interleaving() -> None:
 @pytest.mark.usefixtures("many_switches")
 def test_a_start_and_a_cancel_have_one_winner() -> None:
     for _ in range(2000):
-        promise: Promise[int] = Promise()
+        promise: LazyFuture[int] = LazyFuture()
         barrier = threading.Barrier(2)
 
         def decide(way: Callable[[], bool], barrier: threading.Barrier = barrier) -> bool:

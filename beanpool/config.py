@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
-import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,8 +16,10 @@ from beanpool.net import (
     Address,
     parse_address,
     split_scheme,
+    unquoted,
 )
 from beanpool.protocol import DEFAULT_TUBE_NAME, check_tube
+from beanpool.runtime import load
 from beanpool.validation import check_encoding, check_on_ambiguous, check_seconds
 
 ENVIRONMENT_VARIABLES = ("BEANPOOL_URL", "BEANSTALKD_URL", "BEANSTALK_URL")
@@ -234,7 +234,7 @@ def _parse_options(query: str) -> dict[str, Any]:
             raise ValueError(f"{option} is there twice in the URL")
         try:
             # Not as in a form, where a plus sign is a space: tube names have plus signs.
-            value = urllib.parse.unquote(written, errors="strict")
+            value = unquoted(written)
         except UnicodeDecodeError:
             raise ValueError(f"{option} is not UTF-8 in the URL") from None
         read = _READERS.get(option)
@@ -243,7 +243,8 @@ def _parse_options(query: str) -> dict[str, Any]:
 
 
 def _closest(option: str) -> str:
-    return difflib.get_close_matches(option.lower(), list(_CHECKS), n=1, cutoff=0)[0]
+    closest: str = load("difflib").get_close_matches(option.lower(), list(_CHECKS), n=1, cutoff=0)[0]
+    return closest
 
 
 def _read_int(option: str, text: str) -> int:

@@ -8,6 +8,7 @@ from beanpool.net.address import (
     Address,
     parse_address,
     split_scheme,
+    unquoted,
 )
 from beanpool.net.channel import OF_THE_PARENT, Channel, ChannelState
 from beanpool.net.connector import Connector, connect
@@ -34,5 +35,6 @@ __all__ = [
     "new_poller",
     "parse_address",
     "split_scheme",
+    "unquoted",
     "wait_for",
 ]

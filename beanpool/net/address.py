@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 import re
 import sys
-import urllib.parse
+from collections.abc import Callable
+
+from beanpool.runtime import load
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 11300
@@ -123,6 +124,17 @@ def split_scheme(text: str) -> tuple[str, str]:
     return scheme, after
 
 
+def unquoted(text: str) -> str:
+    """What a part of a URL stands for.
+
+    :raises UnicodeDecodeError: if it is not UTF-8.
+    """
+    if "%" not in text:
+        return text
+    unquote: Callable[..., str] = load("urllib.parse").unquote
+    return unquote(text, errors="strict")
+
+
 def _parse_unix(text: str, rest: str) -> Address:
     path, question_mark, _ = rest.partition("?")
     if question_mark:
@@ -130,7 +142,7 @@ def _parse_unix(text: str, rest: str) -> Address:
     if not path.startswith("/"):
         raise ValueError(f"{text!r} needs a path from the root: write beanstalk+unix:///run/beanstalkd.sock")
     try:
-        return Address(path=urllib.parse.unquote(path, errors="strict"))
+        return Address(path=unquoted(path))
     except UnicodeDecodeError:
         raise ValueError(f"the path in {text!r} is not UTF-8") from None
 
@@ -158,7 +170,7 @@ def _is_host(text: str) -> bool:
     if ":" not in text:
         return "%" not in text
     try:
-        ipaddress.IPv6Address(text)
+        load("ipaddress").IPv6Address(text)
     except ValueError:
         return False
     return True

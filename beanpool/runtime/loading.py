@@ -1,4 +1,4 @@
-"""Packages that most programs never need: they are loaded when they are first needed."""
+"""Packages and modules that most programs never need: they are loaded when they are first needed."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Channel(Stream):
                 data = self._patient.recv(READ_SIZE)
             except OSError as error:
                 data = self._receive_failed(command, deadline, error)
-            reply = command.whole(data)
+            reply = command.parse_whole(data)
             if reply is None:
                 reply = self._read_on(command, data, deadline)
         except BaseException as error:
@@ -323,7 +323,7 @@ class Channel(Stream):
                 if not data:
                     raise self._broken_in_reply(command, "the server closed the connection")
                 if not parser.buffer:
-                    reply = command.whole(data)
+                    reply = command.parse_whole(data)
                 if reply is None:
                     parser.feed(data)
                     reply = parser.next(command)

@@ -22,7 +22,7 @@ from beanpool.protocol.arguments import (
     check_tube,
     check_whole_seconds,
 )
-from beanpool.protocol.replies import BARE, COUNT, DOCUMENT, ID, JOB, TUBE, Whole, line_pattern, whole_reply
+from beanpool.protocol.replies import BARE, COUNT, DOCUMENT, ID, JOB, TUBE, WholeParser, line_pattern, whole_parser
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +39,7 @@ class Command:
     """Matches the whole lines that they may have."""
     success: str = dataclasses.field(init=False)
     """The word that most often answers it: the first of `replies`."""
-    whole: Whole = dataclasses.field(init=False)
+    parse_whole: WholeParser = dataclasses.field(init=False)
     """Parses the usual reply if it comes in one piece and alone; returns None for anything else."""
     out_of_step: frozenset[str] = frozenset()
     """The refusals after which the connection is out of step with the server."""
@@ -48,7 +48,7 @@ class Command:
         object.__setattr__(self, "verb", self.name.encode() + b" ")
         object.__setattr__(self, "success", next(iter(self.replies), ""))
         object.__setattr__(self, "line", line_pattern(self.replies))
-        object.__setattr__(self, "whole", whole_reply(self.replies))
+        object.__setattr__(self, "parse_whole", whole_parser(self.replies))
 
 
 _JOB_OR_NOT_FOUND = {"FOUND": JOB, "NOT_FOUND": BARE}

@@ -87,7 +87,7 @@ def line_pattern(replies: dict[str, str]) -> re.Pattern[bytes]:
     return re.compile(b"(?:" + b"|".join(alternatives) + b")\r\n")
 
 
-Whole = Callable[[bytes], Reply | None]
+WholeParser = Callable[[bytes], Reply | None]
 """Parses what nearly always comes: one whole reply in one piece. Returns None for anything else."""
 
 _ID_AT = len(b"INSERTED ")
@@ -98,15 +98,15 @@ _ZERO = ord("0")
 _new_tuple = tuple.__new__
 
 
-def whole_reply(replies: dict[str, str]) -> Whole:
+def whole_parser(replies: dict[str, str]) -> WholeParser:
     """Return what reads the usual reply among `replies` (word to shape) when it comes in one piece."""
     bare_words = [*ERRORS, *(word for word, shape in replies.items() if shape == BARE)]
-    bare: Whole = {word.encode() + b"\r\n": Reply(word) for word in bare_words}.get
+    bare: WholeParser = {word.encode() + b"\r\n": Reply(word) for word in bare_words}.get
     if "INSERTED" in replies:
-        return _whole_inserted
+        return _parse_whole_inserted
     for word, shape in replies.items():
         if shape == JOB:
-            return functools.partial(_whole_job, word, word.encode() + b" ", bare)
+            return functools.partial(_parse_whole_job, word, word.encode() + b" ", bare)
     return bare
 
 
@@ -114,7 +114,7 @@ def whole_reply(replies: dict[str, str]) -> Whole:
 # expression has much more to load into them.
 
 
-def _whole_inserted(data: bytes) -> Reply | None:
+def _parse_whole_inserted(data: bytes) -> Reply | None:
     try:
         number = int(data[_ID_AT:-2])
     except ValueError:
@@ -125,7 +125,7 @@ def _whole_inserted(data: bytes) -> Reply | None:
     return None
 
 
-def _whole_job(word: str, opening: bytes, bare: Whole, data: bytes) -> Reply | None:
+def _parse_whole_job(word: str, opening: bytes, bare: WholeParser, data: bytes) -> Reply | None:
     if not data.startswith(opening):
         return bare(data)
     start = data.find(b"\r\n") + 2

@@ -69,14 +69,14 @@ class TestSplits:
         if command is not commands.PUT:
             usual = usual or wire == reply.status.encode() + b"\r\n"
         # Documents, counts and tubes are nobody's hot path, nor is the refusal of a put.
-        assert command.whole(wire) == (reply if usual else None)
+        assert command.parse_whole(wire) == (reply if usual else None)
 
     def test_what_is_not_one_whole_reply(self, command: Command, wire: bytes, reply: Reply) -> None:
         for cut in range(len(wire)):
-            assert command.whole(wire[:cut]) is None
-            assert command.whole(wire[cut:]) in ((None,) if cut else (reply, None))
+            assert command.parse_whole(wire[:cut]) is None
+            assert command.parse_whole(wire[cut:]) in ((None,) if cut else (reply, None))
         for more in (b"\n", b"\r\n", b"D", b"DELETED\r\n", wire):
-            assert command.whole(wire + more) is None
+            assert command.parse_whole(wire + more) is None
 
     def test_byte_by_byte_and_never_too_early(self, command: Command, wire: bytes, reply: Reply) -> None:
         parser = Parser()
@@ -222,7 +222,7 @@ def test_garbage_is_a_reply_or_nothing_or_an_unexpected_response(pieces: list[by
 @example(data=b"INSERTED 1\n\r\n", command=commands.PUT)
 @example(data=b"FOUND 1 0\r\n\r\n", command=commands.RESERVE)
 def test_reading_a_whole_reply_is_as_strict_as_the_parser(data: bytes, command: Command) -> None:
-    reply = command.whole(data)
+    reply = command.parse_whole(data)
     if reply is not None:
         parser = Parser()
         parser.feed(data)
@@ -246,7 +246,7 @@ def test_a_whole_job_is_taken_as_strictly(line: bytes, body: bytes) -> None:
         reply = parser.next(commands.RESERVE_WITH_TIMEOUT)
     if parser.unread or (reply is not None and reply.number >= 10**19):
         reply = None
-    assert commands.RESERVE_WITH_TIMEOUT.whole(wire) == reply
+    assert commands.RESERVE_WITH_TIMEOUT.parse_whole(wire) == reply
 
 
 BAD_NUMBERS = [
@@ -392,7 +392,7 @@ class TestLimits:
                 parser = Parser()
                 parser.feed(head + ending)
                 parser.next(command)
-            assert command.whole(head + ending) is None
+            assert command.parse_whole(head + ending) is None
 
     def test_a_job_without_an_end_is_named(self) -> None:
         parser = Parser("q1:11300")

@@ -17,18 +17,20 @@ from beanpool.cluster import (
     Answers,
     Cluster,
     Question,
+    about_tube,
     about_tubes,
     ask_all,
+    ask_for_many,
     for_a_job,
     gather,
-    kick_in_turn,
+    kick_all,
     merge_stats,
 )
 from beanpool.config import DEFAULTS, AnyServer, Settings, from_environment, parse_servers
 from beanpool.connection import Connection, Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
 from beanpool.events import Event
-from beanpool.jobs import DeleteMany, JobsById
+from beanpool.jobs import DeleteMany, JobsById, stats_of_jobs
 from beanpool.policy import RetryBudget, RetryPolicy
 from beanpool.protocol import (
     DEFAULT_PRIORITY,
@@ -39,7 +41,6 @@ from beanpool.protocol import (
     PEEK_BURIED,
     PEEK_DELAYED,
     PEEK_READY,
-    STATS_TUBE,
     Body,
     Command,
     check_id,
@@ -51,7 +52,6 @@ from beanpool.protocol import (
     encode_pause_tube,
     encode_put,
     encode_release,
-    encode_tube,
 )
 from beanpool.put import (
     EncodedPut,
@@ -596,6 +596,21 @@ class PoolManager(NotPicklable):
         document: dict[str, Any] = self._jobs.stats(jid, server, timeout)
         return document
 
+    def stats_jobs(
+        self, jobs: Iterable[Job | int], *, server: AnyServer | None = None, timeout: float | None = None
+    ) -> list[dict[str, Any] | Exception]:
+        """The statistics of many jobs, in one round trip to all servers at once (``stats-job``).
+
+        :param jobs: jobs, and what :meth:`stats_job` takes as a job's id.
+        :param server: where ids are that do not say so.
+        :param timeout: how long all of it may take (seconds); None for the pool's.
+        :returns: one outcome per item, in order: the statistics, or the exception that :meth:`stats_job` would have
+            raised.
+        """
+        check_many("jobs", jobs)
+        self._cluster.start()
+        return stats_of_jobs(self._jobs.locate, jobs, server, self._cluster.deadline(timeout))
+
     def peek(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job | None:
         """Look at the job with this id without reserving it (``peek``); None if there is none.
 
@@ -607,99 +622,163 @@ class PoolManager(NotPicklable):
         member, _ = self._jobs.locate(jid, server)
         return self._reserver.at_home(member, self._jobs.peek(jid, server, timeout))
 
-    # All servers. What is asked of them has a form ``..._by_server``, which hides no missing server.
+    # All servers. What is asked of them has a form ``..._by_server``, which hides no missing server. It may take
+    # `timeout` seconds (None for the pool's): who has not answered until then is an error in its place.
 
-    def ping(self) -> bool:
+    def ping(self, *, timeout: float | None = None) -> bool:
         """Make a round trip to every server (``list-tube-used``); True if one answers.
 
         :raises NoServerAvailable: if none does; ``errors`` says why, by address.
         """
-        return bool(gather(self.ping_by_server(), "answered"))
+        return bool(gather(self.ping_by_server(timeout=timeout), "answered"))
 
-    def ping_by_server(self) -> Answers:
+    def ping_by_server(self, *, timeout: float | None = None) -> Answers:
         """How long every server took to answer (seconds), or its error, by address."""
-        return self._ask_all(ROUND_TRIP)
+        return self._ask_all(ROUND_TRIP, timeout)
 
-    def peek_ready(self, *, tube: str | None = None) -> Job | None:
+    def peek_ready(self, *, tube: str | None = None, timeout: float | None = None) -> Job | None:
         """Look at a ready job of the used tube, on whichever server has one (``peek-ready``)."""
-        return self._peek(PEEK_READY, tube)
+        return self._peek(PEEK_READY, tube, timeout)
 
-    def peek_delayed(self, *, tube: str | None = None) -> Job | None:
+    def peek_ready_by_server(self, tube: str | None = None, *, timeout: float | None = None) -> Answers:
+        """Every server's own ready job of the used tube, None, or its error, by address."""
+        return self._peek_by_server(PEEK_READY, tube, timeout)
+
+    def peek_delayed(self, *, tube: str | None = None, timeout: float | None = None) -> Job | None:
         """Look at a delayed job of the used tube, on whichever server has one (``peek-delayed``)."""
-        return self._peek(PEEK_DELAYED, tube)
+        return self._peek(PEEK_DELAYED, tube, timeout)
 
-    def peek_buried(self, *, tube: str | None = None) -> Job | None:
+    def peek_delayed_by_server(self, tube: str | None = None, *, timeout: float | None = None) -> Answers:
+        """Every server's own delayed job of the used tube, None, or its error, by address."""
+        return self._peek_by_server(PEEK_DELAYED, tube, timeout)
+
+    def peek_buried(self, *, tube: str | None = None, timeout: float | None = None) -> Job | None:
         """Look at a buried job of the used tube, on whichever server has one (``peek-buried``)."""
-        return self._peek(PEEK_BURIED, tube)
+        return self._peek(PEEK_BURIED, tube, timeout)
 
-    def _peek(self, command: Command, tube: str | None) -> Job | None:
+    def peek_buried_by_server(self, tube: str | None = None, *, timeout: float | None = None) -> Answers:
+        """Every server's own buried job of the used tube, None, or its error, by address."""
+        return self._peek_by_server(PEEK_BURIED, tube, timeout)
+
+    def _peek(self, command: Command, tube: str | None, timeout: float | None) -> Job | None:
+        answers = gather(self._peek_by_server(command, tube, timeout), "could be asked for a job")
+        return next((job for job in answers if job is not None), None)
+
+    def _peek_by_server(self, command: Command, tube: str | None, timeout: float | None) -> Answers:
         used = self._used if tube is None else tube
         check_tube(used)
-        answers = self._ask_all(for_a_job(command, used))
-        for job in gather(answers, "could be asked for a job"):
-            if job is not None:
-                member = self._cluster.topology.find(job.server)
-                return self._reserver.at_home(member, job) if member is not None else None
-        return None
+        answers = self._ask_all(for_a_job(command, used), timeout)
+        for member in self._cluster.topology.members:
+            job = answers.get(member.address)
+            if isinstance(job, Job):
+                answers[member.address] = self._reserver.at_home(member, job)
+        return answers
 
-    def tubes(self) -> list[str]:
+    def tubes(self, *, timeout: float | None = None) -> list[str]:
         """The names of the tubes of all servers that answer, sorted (``list-tubes``)."""
-        return sorted({name for names in gather(self.tubes_by_server(), "listed its tubes") for name in names})
+        answers = gather(self.tubes_by_server(timeout=timeout), "listed its tubes")
+        return sorted({name for names in answers for name in names})
 
-    def tubes_by_server(self) -> Answers:
+    def tubes_by_server(self, *, timeout: float | None = None) -> Answers:
         """Every server's own tubes, or its error, by address."""
-        return self._ask_all_for_tubes(LIST_TUBES, encode_bare(LIST_TUBES), None)
+        return self._ask_all(about_tubes(LIST_TUBES, encode_bare(LIST_TUBES), None, self._used, self._watched), timeout)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self, *, timeout: float | None = None) -> dict[str, Any]:
         """The statistics of all servers that answer, added up (``stats``): see ``cluster/fan_out.py``."""
-        return merge_stats(gather(self.stats_by_server(), "gave its statistics"))
+        return merge_stats(gather(self.stats_by_server(timeout=timeout), "gave its statistics"))
 
-    def stats_by_server(self) -> Answers:
+    def stats_by_server(self, *, timeout: float | None = None) -> Answers:
         """Every server's own statistics, or its error, by address."""
-        return self._ask_all(STATISTICS)
+        return self._ask_all(STATISTICS, timeout)
 
-    def stats_tube(self, tube: str) -> dict[str, Any]:
+    def stats_tube(self, tube: str, *, timeout: float | None = None) -> dict[str, Any]:
         """The statistics of a tube, added up over the servers that have it (``stats-tube``).
 
         :raises NotFound: if no server has it.
         """
-        return merge_stats(gather(self.stats_tube_by_server(tube), f"gave the statistics of tube {tube}"))
+        answers = self.stats_tube_by_server(tube, timeout=timeout)
+        return merge_stats(gather(answers, f"gave the statistics of tube {tube}"))
 
-    def stats_tube_by_server(self, tube: str) -> Answers:
+    def stats_tube_by_server(self, tube: str, *, timeout: float | None = None) -> Answers:
         """Every server's own statistics of a tube, or its error, by address."""
-        return self._ask_all_for_tubes(STATS_TUBE, encode_tube(STATS_TUBE, tube), tube)
+        return self._ask_all(about_tube(tube, *self._of_ours([tube])), timeout)
 
-    def pause_tube(self, tube: str, seconds: float) -> None:
+    def stats_tubes(
+        self, names: Iterable[str], *, timeout: float | None = None
+    ) -> dict[str, dict[str, Any] | BeanpoolError]:
+        """The statistics of many tubes, each added up over the servers that have it, in one round trip.
+
+        :param names: of the tubes.
+        :returns: for each name the statistics, or the error that :meth:`stats_tube` would have raised.
+        :raises NoServerAvailable: if no server answered.
+        """
+        by_server = self.stats_tubes_by_server(names, timeout=timeout)
+        answers = gather(by_server, "gave the statistics of tubes")
+        found: dict[str, dict[str, Any] | BeanpoolError] = {}
+        for name in answers[0]:
+            own = {
+                address: answer if isinstance(answer, BaseException) else answer[name]
+                for address, answer in by_server.items()
+            }
+            try:
+                found[name] = merge_stats(gather(own, f"gave the statistics of tube {name}"))
+            except BeanpoolError as error:
+                found[name] = error.with_traceback(None)
+        return found
+
+    def stats_tubes_by_server(self, names: Iterable[str], *, timeout: float | None = None) -> Answers:
+        """Every server's own statistics of many tubes, by address: a dict of the statistics, or the error, by name.
+
+        A server that answered nothing is an error in its place. All servers are asked all at once.
+
+        :param names: of the tubes.
+        """
+        tubes = (names,) if isinstance(names, str) else tuple(names)
+        for tube in tubes:
+            check_tube(tube, "names")
+        ours = self._of_ours(tubes)
+        return ask_for_many(
+            self._cluster.members(),
+            {tube: about_tube(tube, *ours) for tube in tubes},
+            self._cluster.deadline(timeout),
+        )
+
+    def pause_tube(self, tube: str, seconds: float, *, timeout: float | None = None) -> None:
         """Let nobody reserve from `tube` for this long, on all servers that have it (``pause-tube``).
 
         :raises NotFound: if no server has it.
         """
-        gather(self.pause_tube_by_server(tube, seconds), f"paused tube {tube}")
+        gather(self.pause_tube_by_server(tube, seconds, timeout=timeout), f"paused tube {tube}")
 
-    def pause_tube_by_server(self, tube: str, seconds: float) -> Answers:
+    def pause_tube_by_server(self, tube: str, seconds: float, *, timeout: float | None = None) -> Answers:
         """As :meth:`pause_tube`; returns None, or the error, by address."""
-        return self._ask_all_for_tubes(PAUSE_TUBE, encode_pause_tube(tube, seconds), tube)
+        request = encode_pause_tube(tube, seconds)
+        return self._ask_all(about_tubes(PAUSE_TUBE, request, tube, *self._of_ours([tube])), timeout)
 
-    def kick(self, bound: int = 1, *, tube: str | None = None) -> int:
-        """Kick up to `bound` jobs of the used tube over all servers (``kick``); returns how many were made ready."""
-        return sum(gather(self.kick_by_server(bound, tube=tube), "kicked jobs"))
+    def kick(self, bound: int = 1, *, tube: str | None = None, timeout: float | None = None) -> int:
+        """Kick up to `bound` jobs of the used tube over all servers (``kick``); returns how many were made ready.
 
-    def kick_by_server(self, bound: int = 1, *, tube: str | None = None) -> Answers:
+        Delayed jobs are kicked only if no server that answers has buried ones. Each server is asked for a thousand at a
+        time: it answers nobody else meanwhile.
+        """
+        return sum(gather(self.kick_by_server(bound, tube=tube, timeout=timeout), "kicked jobs"))
+
+    def kick_by_server(self, bound: int = 1, *, tube: str | None = None, timeout: float | None = None) -> Answers:
         """As :meth:`kick`; returns every server's own count, or its error, by address."""
         check_int("bound", bound, 0, MAX_UINT32)
         used = self._used if tube is None else tube
         check_tube(used)
-        return kick_in_turn(self._cluster.members(), _monotonic() + self._timeout, bound, used)
+        return kick_all(self._cluster.members(), self._cluster.deadline(timeout), bound, used)
 
-    def _ask_all(self, question: Question) -> Answers:
-        deadline = _monotonic() + self._timeout
+    def _ask_all(self, question: Question, timeout: float | None) -> Answers:
+        deadline = self._cluster.deadline(timeout)
         return ask_all(self._cluster.members(), deadline, question)
 
-    def _ask_all_for_tubes(self, command: Command, request: bytes, tube: str | None) -> Answers:
+    def _of_ours(self, tubes: Iterable[str]) -> tuple[str | None, tuple[str, ...] | None]:
+        """What a connection has to use and watch while it is asked about these tubes."""
         # What this pool uses and watches exists, as for a Connection, also if nothing was put into it yet.
-        ours = tube is None or tube == self._used or tube in self._watched
-        used, watched = (self._used, self._watched) if ours else (None, None)
-        return self._ask_all(about_tubes(command, request, tube, used, watched))
+        used, watched = self._used, self._watched
+        return (used, watched) if any(tube == used or tube in watched for tube in tubes) else (None, None)
 
     # Which servers there are.
 

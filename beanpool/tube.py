@@ -48,22 +48,22 @@ class TubePool(Protocol):
     def reserve_many(self, limit: int, timeout: float | None, *, tubes: str) -> list[Job]:
         """Reserve many jobs."""
 
-    def peek_ready(self, *, tube: str | None) -> Job | None:
+    def peek_ready(self, *, tube: str | None, timeout: float | None) -> Job | None:
         """Look at a ready job."""
 
-    def peek_delayed(self, *, tube: str | None) -> Job | None:
+    def peek_delayed(self, *, tube: str | None, timeout: float | None) -> Job | None:
         """Look at a delayed job."""
 
-    def peek_buried(self, *, tube: str | None) -> Job | None:
+    def peek_buried(self, *, tube: str | None, timeout: float | None) -> Job | None:
         """Look at a buried job."""
 
-    def kick(self, bound: int, *, tube: str | None) -> int:
+    def kick(self, bound: int, *, tube: str | None, timeout: float | None) -> int:
         """Kick jobs."""
 
-    def stats_tube(self, tube: str) -> dict[str, Any]:
+    def stats_tube(self, tube: str, *, timeout: float | None) -> dict[str, Any]:
         """The statistics of a tube."""
 
-    def pause_tube(self, tube: str, seconds: float) -> None:
+    def pause_tube(self, tube: str, seconds: float, *, timeout: float | None) -> None:
         """Pause a tube."""
 
 
@@ -127,26 +127,26 @@ class Tube(NotPicklable):
         """Reserve up to `limit` jobs of this tube at once; see :meth:`PoolManager.reserve_many`."""
         return self._pool.reserve_many(limit, timeout, tubes=self.name)
 
-    def peek_ready(self) -> Job | None:
+    def peek_ready(self, *, timeout: float | None = None) -> Job | None:
         """Look at a ready job of this tube, on whichever server has one."""
-        return self._pool.peek_ready(tube=self.name)
+        return self._pool.peek_ready(tube=self.name, timeout=timeout)
 
-    def peek_delayed(self) -> Job | None:
+    def peek_delayed(self, *, timeout: float | None = None) -> Job | None:
         """Look at a delayed job of this tube, on whichever server has one."""
-        return self._pool.peek_delayed(tube=self.name)
+        return self._pool.peek_delayed(tube=self.name, timeout=timeout)
 
-    def peek_buried(self) -> Job | None:
+    def peek_buried(self, *, timeout: float | None = None) -> Job | None:
         """Look at a buried job of this tube, on whichever server has one."""
-        return self._pool.peek_buried(tube=self.name)
+        return self._pool.peek_buried(tube=self.name, timeout=timeout)
 
-    def kick(self, bound: int = 1) -> int:
+    def kick(self, bound: int = 1, *, timeout: float | None = None) -> int:
         """Kick up to `bound` jobs of this tube over all servers; see :meth:`PoolManager.kick`."""
-        return self._pool.kick(bound, tube=self.name)
+        return self._pool.kick(bound, tube=self.name, timeout=timeout)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self, *, timeout: float | None = None) -> dict[str, Any]:
         """The tube's statistics, added up over the servers; see :meth:`PoolManager.stats_tube`."""
-        return self._pool.stats_tube(self.name)
+        return self._pool.stats_tube(self.name, timeout=timeout)
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float, *, timeout: float | None = None) -> None:
         """Let nobody reserve from this tube for this long, on all servers; see :meth:`PoolManager.pause_tube`."""
-        self._pool.pause_tube(self.name, seconds)
+        self._pool.pause_tube(self.name, seconds, timeout=timeout)

@@ -3,8 +3,9 @@
 from beanpool.cluster.availability import Availability
 from beanpool.cluster.background import BackgroundExecutor
 from beanpool.cluster.cluster import CLOSE_GRACE, Cluster
-from beanpool.cluster.fan_out import Answers, Question, ask_all, ask_one, gather, merge_stats
-from beanpool.cluster.questions import ROUND_TRIP, STATISTICS, about_tubes, for_a_job, kick_in_turn
+from beanpool.cluster.fan_out import Answers, Question, ask_all, ask_each, ask_for_many, ask_one, gather, merge_stats
+from beanpool.cluster.kick import kick_all
+from beanpool.cluster.questions import ROUND_TRIP, STATISTICS, about_tube, about_tubes, for_a_job
 from beanpool.cluster.topology import Topology
 
 __all__ = [
@@ -17,11 +18,14 @@ __all__ = [
     "Cluster",
     "Question",
     "Topology",
+    "about_tube",
     "about_tubes",
     "ask_all",
+    "ask_each",
+    "ask_for_many",
     "ask_one",
     "for_a_job",
     "gather",
-    "kick_in_turn",
+    "kick_all",
     "merge_stats",
 ]

@@ -25,6 +25,7 @@ from beanpool.policy import Health, ServerState
 from beanpool.runtime import Lock, ReentrantEvent, refuse_within
 from beanpool.server import InHand, Member, PoolCounters
 from beanpool.telemetry import Reporter, total
+from beanpool.validation import check_seconds
 
 # How long commands that are on their way may take when the pool closes (seconds).
 CLOSE_GRACE = 0.25
@@ -117,6 +118,13 @@ class Cluster:
         if not self.started or self.closing.is_set():
             self.start()
         return self.topology.members
+
+    def deadline(self, timeout: float | None) -> float:
+        """When a call that begins now must end (monotonic seconds).
+
+        :param timeout: how long it may take (seconds); None for the pool's.
+        """
+        return time.monotonic() + (self.timeout if timeout is None else check_seconds("timeout", timeout))
 
     def begin_to_close(self) -> None:
         """Let no call begin, and none wait for a server."""
@@ -257,7 +265,7 @@ class Cluster:
             # Those that leave are the last: where one of them is the same process as another member, that one is used.
             members = (*(member for member, _ in staying), *change.leaving)
             weights = {member: float(server.weight) for member, server in staying} | dict.fromkeys(change.leaving, 0.0)
-            # Who takes puts from now on does so before the ring says so, and who takes none any more takes them until
+            # Who takes puts from now on does so before the hash says so, and who takes none any more takes them until
             # then: no put is sent on to a third server.
             for member, server in staying:
                 member.name = server.key

@@ -7,7 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from beanpool.errors import About, BeanpoolError, CommandFailed, CommandTimeout, NotFound, no_server, refusal
+from beanpool.errors import (
+    About,
+    BeanpoolError,
+    CommandFailed,
+    CommandTimeout,
+    ConnectionFailed,
+    NotFound,
+    UnexpectedResponse,
+    no_server,
+    refusal,
+)
 from beanpool.net import drive
 from beanpool.protocol import Command, Reply
 from beanpool.server import Member, PooledConnection
@@ -25,7 +35,7 @@ _OF_ONE_SERVER = frozenset({"id", "pid", "hostname", "binlog-oldest-index", "bin
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """What every server is asked, in one round trip."""
+    """What a server is asked, by one command."""
 
     command: Command
     request: bytes
@@ -38,20 +48,52 @@ class Question:
 
 
 def ask_all(members: Iterable[Member], deadline: float, question: Question) -> Answers:
-    """Ask every server at once, in the caller's thread; a silent one delays nobody, and not beyond `deadline`.
+    """Ask every server the same at once, as :func:`ask_each` does; returns the answers in the order of the servers.
 
-    Nobody waits for a connection: where all are in use, one more is made, and closed afterwards.
+    A server process that has two names is not asked twice: its jobs are not twice as many.
+    """
+    everyone = list(members)
+    asked = ask_each({member: [question] for member in everyone if member.duplicate_of is None}, deadline)
+    return {
+        member.address: asked[member][0] if member in asked else member.unusable("not asked") for member in everyone
+    }
+
+
+def ask_for_many(members: Iterable[Member], questions: Mapping[str, Question], deadline: float) -> Answers:
+    """Ask every server the same things at once; returns by address the answers, each by the name of its question.
+
+    A server that could not be asked at all is an error in its place.
+    """
+    everyone = list(members)
+    asked = ask_each({m: list(questions.values()) for m in everyone if m.duplicate_of is None}, deadline)
+    answers: Answers = {}
+    for member in everyone:
+        said = asked.get(member)
+        first = said[0] if said else None
+        if said is None:
+            answers[member.address] = member.unusable("not asked")
+        elif isinstance(first, BaseException) and not isinstance(first, CommandFailed):
+            # It has not answered the first, nor what was asked behind it.
+            answers[member.address] = first
+        else:
+            answers[member.address] = dict(zip(questions, said, strict=True))
+    return answers
+
+
+def ask_each(questions: Mapping[Member, Sequence[Question]], deadline: float) -> dict[Member, list[Any]]:
+    """Ask each server its questions, all servers at once and in the caller's thread.
+
+    The questions to a server share a connection and a round trip; the connection uses and watches what the first of
+    them says. A silent server delays nobody, and not beyond `deadline`. Nobody waits for a connection: where all are in
+    use, one more is made, and closed afterwards.
 
     :param deadline: monotonic seconds.
+    :returns: for each server an answer to each of its questions, or the error in its place.
     """
-    fan_out = _FanOut(question, deadline)
+    fan_out = _FanOut(deadline)
     try:
-        for member in members:
-            # In the order of the servers, whoever answers first.
-            fan_out.answers[member.address] = member.unusable("not asked")
-            # The same process is not asked twice: its jobs are not twice as many.
-            if not member.down and member.duplicate_of is None:
-                fan_out.ask(member)
+        for member, asked in questions.items():
+            fan_out.ask(member, asked)
         fan_out.finish()
     except BaseException:
         fan_out.discard()
@@ -62,49 +104,69 @@ def ask_all(members: Iterable[Member], deadline: float, question: Question) -> A
 class _Asked:
     """A server that is asked."""
 
-    __slots__ = ("_deadline", "connection", "member", "pending", "since")
+    __slots__ = ("_deadline", "connection", "member", "pending", "questions", "replies", "since")
 
-    def __init__(self, member: Member, connection: PooledConnection, deadline: float) -> None:
+    def __init__(
+        self, member: Member, questions: Sequence[Question], connection: PooledConnection, deadline: float
+    ) -> None:
         self.member = member
+        self.questions = questions
         self.connection = connection
         self._deadline = deadline
+        self.replies: list[Reply] = []
+        """What has come, but for the last one."""
         self.pending = True
-        """Whether its answer is due."""
+        """Whether its answers are due."""
         self.since = time.monotonic()
-        """When the question was sent (monotonic seconds)."""
+        """When the questions were sent (monotonic seconds)."""
 
     @property
     def late_at(self) -> float:
         """When it is late (monotonic seconds): at once if another thread has closed the connection."""
         return min(self.connection.give_up_at, self._deadline) if self.connection.fileno() >= 0 else 0.0
 
+    def begin(self) -> None:
+        """Send the questions."""
+        connection = self.connection
+        if connection.channel_state is None:
+            connection.begin_connecting(self._deadline)
+        first, last = self.questions[0], self.questions[-1]
+        # Not this object: it knows the connection, which must not be kept alive by what it waits for.
+        note = self.replies.append
+        connection.begin_command(
+            last.command,
+            last.request,
+            self._deadline,
+            uses=first.uses,
+            watches=first.watches,
+            after=[(question.command, question.request, note) for question in self.questions[:-1]],
+        )
+
 
 class _FanOut:
-    """One question on its way to many servers."""
+    """Questions on their way to many servers."""
 
-    def __init__(self, question: Question, deadline: float) -> None:
-        self.answers: Answers = {}
-        self._question = question
+    def __init__(self, deadline: float) -> None:
+        self.answers: dict[Member, list[Any]] = {}
         self._began = time.monotonic()
         self._deadline = deadline
         self._asked: list[_Asked] = []
 
-    def ask(self, member: Member) -> None:
-        """Send the question."""
-        question = self._question
+    def ask(self, member: Member, questions: Sequence[Question]) -> None:
+        """Send the questions to a server."""
+        # In the order of the servers, whoever answers first.
+        self.answers[member] = [member.unusable("not asked")] * len(questions)
+        if member.down or not questions:
+            return
         try:
             connection = member.pool.try_acquire(()) or member.pool.probe_connection()
         except BeanpoolError as error:
-            self.answers[member.address] = error.with_traceback(None)
+            self.answers[member] = [error.with_traceback(None)] * len(questions)
             return
-        asked = _Asked(member, connection, self._deadline)
+        asked = _Asked(member, questions, connection, self._deadline)
         self._asked.append(asked)
         try:
-            if connection.channel_state is None:
-                connection.begin_connecting(self._deadline)
-            connection.begin_command(
-                question.command, question.request, self._deadline, uses=question.uses, watches=question.watches
-            )
+            asked.begin()
             self._step(asked)
         except BeanpoolError as error:
             self._fail(asked, error)
@@ -134,27 +196,53 @@ class _FanOut:
             asked.since = now
         if reply is None:
             return
-        answer = self._question.read(connection, reply, now - asked.since)
-        asked.member.pool.checkin(connection)
-        asked.pending = False
-        asked.member.works()
-        self.answers[asked.member.address] = answer
+        asked.replies.append(reply)
+        answers = self._read(asked, now - asked.since)
+        broken = next((answer for answer in answers if _breaks(answer)), None)
+        self._settle(asked, answers, broken)
+        if broken is None:
+            asked.member.works()
 
     def _fail(self, asked: _Asked, error: BeanpoolError) -> None:
-        asked.pending = False
         if isinstance(error, CommandTimeout) and error.waited is None:
             error.waited = time.monotonic() - self._began
-        self.answers[asked.member.address] = error.with_traceback(None)
-        if isinstance(error, CommandFailed):
-            asked.member.pool.checkin(asked.connection)
-        else:
-            asked.member.pool.checkin(asked.connection, broken=error)
+        error = error.with_traceback(None)
+        answers = self._read(asked, 0.0)
+        self._settle(
+            asked,
+            [*answers, *[error] * (len(asked.questions) - len(answers))],
+            None if isinstance(error, CommandFailed) else error,
+        )
+
+    def _read(self, asked: _Asked, seconds: float) -> list[Any]:
+        """The answers in the replies that are there."""
+        return [
+            _answer(question, asked.connection, reply, seconds)
+            for question, reply in zip(asked.questions, asked.replies, strict=False)
+        ]
+
+    def _settle(self, asked: _Asked, answers: list[Any], broken: BeanpoolError | None) -> None:
+        asked.pending = False
+        self.answers[asked.member] = answers
+        asked.member.pool.checkin(asked.connection, broken=broken)
 
     def discard(self) -> None:
         """The caller was interrupted."""
         for asked in self._asked:
             if asked.pending:
                 asked.member.pool.discard(asked.connection, "the caller was interrupted")
+
+
+def _answer(question: Question, connection: PooledConnection, reply: Reply, seconds: float) -> Any:
+    try:
+        return question.read(connection, reply, seconds)
+    except BeanpoolError as error:
+        return error.with_traceback(None)
+
+
+def _breaks(answer: Any) -> bool:
+    """Whether it is the error of a connection that is of no more use."""
+    return isinstance(answer, ConnectionFailed | UnexpectedResponse)
 
 
 def ask_one(

@@ -1,17 +1,24 @@
-"""What the servers of a cluster are asked, all at once or one after the other."""
+"""What the servers of a cluster are asked, command by command."""
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Sequence
 from typing import Any
 
-from beanpool.cluster.fan_out import Answers, Question, ask_one
+from beanpool.cluster.fan_out import Question
 from beanpool.connection import Job, found_job, results
-from beanpool.errors import About, BeanpoolError
-from beanpool.protocol import KICK, LIST_TUBE_USED, STATS, Command, Reply, encode_bare, encode_kick
-from beanpool.server import Member, PooledConnection
+from beanpool.errors import About
+from beanpool.protocol import (
+    KICK,
+    LIST_TUBE_USED,
+    STATS,
+    STATS_TUBE,
+    Command,
+    Reply,
+    encode_bare,
+    encode_kick,
+    encode_tube,
+)
+from beanpool.server import PooledConnection
 
 
 def _round_trip(connection: PooledConnection, reply: Reply, seconds: float) -> float:
@@ -63,33 +70,15 @@ def about_tubes(
     return Question(command, request, read, uses=used, watches=watched)
 
 
-def kick_in_turn(members: Sequence[Member], deadline: float, bound: int, tube: str) -> Answers:
-    """Kick up to `bound` jobs, which is one bound for all servers; returns each one's count, or its error.
-
-    :param deadline: monotonic seconds.
-    """
-    answers: Answers = {}
-    left = bound
-    for index, member in enumerate(members):
-        answers[member.address] = 0
-        if not left:
-            continue
-        if member.down or member.duplicate_of is not None:
-            answers[member.address] = member.unusable("not asked")
-            continue
-        # A silent server must leave time for those after it.
-        now = time.monotonic()
-        share = now + (deadline - now) / (len(members) - index)
-        try:
-            kicked = ask_one(member, share, functools.partial(_kick, left), tube)
-        except BeanpoolError as error:
-            answers[member.address] = error.with_traceback(None)
-        else:
-            answers[member.address] = kicked
-            left -= kicked
-    return answers
+def about_tube(tube: str, used: str | None = None, watched: tuple[str, ...] | None = None) -> Question:
+    """The statistics of a tube; the rest as for :func:`about_tubes`."""
+    return about_tubes(STATS_TUBE, encode_tube(STATS_TUBE, tube), tube, used, watched)
 
 
-def _kick(bound: int, connection: PooledConnection, deadline: float) -> int:
-    channel = connection.channel
-    return results.kicked(channel, channel.exchange(KICK, encode_kick(bound), deadline))
+def to_kick(bound: int, tube: str) -> Question:
+    """How many jobs of the tube were made ready, up to `bound`."""
+
+    def read(connection: PooledConnection, reply: Reply, _: float) -> int:
+        return results.kicked(connection.channel, reply)
+
+    return Question(KICK, encode_kick(bound), read, uses=tube)

@@ -2,8 +2,10 @@
 
 from beanpool.jobs.by_id import JobsById
 from beanpool.jobs.delete import DeleteMany
+from beanpool.jobs.statistics import stats_of_jobs
 
 __all__ = [
     "DeleteMany",
     "JobsById",
+    "stats_of_jobs",
 ]

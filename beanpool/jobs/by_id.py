@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,7 +12,6 @@ from beanpool.connection import Job, JobId, found_job, results
 from beanpool.errors import job_lost, refusal
 from beanpool.protocol import DELETE, KICK_JOB, PEEK, STATS_JOB, Command, Reply, check_id, encode_job
 from beanpool.server import Member, PooledConnection, why_another
-from beanpool.validation import check_seconds
 
 Answer = TypeVar("Answer")
 
@@ -50,8 +48,7 @@ class JobsById:
 
         :param timeout: how long it may take (seconds); None for the cluster's.
         """
-        seconds = self._cluster.timeout if timeout is None else check_seconds("timeout", timeout)
-        return time.monotonic() + seconds
+        return self._cluster.deadline(timeout)
 
     def delete(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> None:
         """Delete a job."""

@@ -7,7 +7,7 @@ import functools
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from beanpool.connection import IDENTIFY, results, tube_changes
 from beanpool.errors import CommandFailed, CommandTimeout, ConnectionFailed, Phase
@@ -207,7 +207,14 @@ class DrivenConnection:
         self._begin(lambda: (questions, STATS, IDENTIFY), min(patience, self.connect_timeout))
 
     def begin_command(
-        self, command: Command, request: bytes, deadline: float, *, uses: str | None, watches: tuple[str, ...] | None
+        self,
+        command: Command,
+        request: bytes,
+        deadline: float,
+        *,
+        uses: str | None,
+        watches: tuple[str, ...] | None,
+        after: Sequence[Step] = (),
     ) -> None:
         """Send a command; the reply comes from :meth:`step`. What it takes goes along in the same round trip.
 
@@ -217,10 +224,13 @@ class DrivenConnection:
         :param deadline: until when it is to be answered (monotonic seconds).
         :param uses: the tube that the connection has to use; None if that is all the same.
         :param watches: the tubes that it has to watch; None if that is all the same.
+        :param after: commands that are sent before it, in the same round trip, each with what takes its reply.
         """
         # As in begin_reserve.
         this = weakref.proxy(self)
-        self._begin(lambda: (this._prepare_for(uses, watches), command, request), deadline - time.monotonic())
+        self._begin(
+            lambda: ([*this._prepare_for(uses, watches), *after], command, request), deadline - time.monotonic()
+        )
 
     def _prepare_for(self, uses: str | None, watches: tuple[str, ...] | None) -> list[Step]:
         steps: list[Step] = []
@@ -371,7 +381,7 @@ class DrivenConnection:
         Not while it is :attr:`connecting`: then :meth:`step` goes on with another address, or raises.
         """
         now = time.monotonic()
-        in_handshake = bool(self._checks)
+        in_handshake = bool(self._checks) and not self._is_identified
         asked = "the connection was accepted, but the server does not answer" if in_handshake else "no reply"
         error = CommandTimeout(
             f"{self.server}: {asked} in the time allowed",

@@ -23,7 +23,7 @@ from support.ledger import Ledger
 from support.processes import children, thread_names
 from support.records import Records
 from support.scripted import Script, ScriptedConnection, ScriptedServer
-from support.server_kinds import ServerKind, other_kinds
+from support.server_kinds import ServerKind, kinds_of
 from support.servers import (
     BeanstalkdServer,
     ServerFactory,
@@ -33,10 +33,13 @@ from support.servers import (
     no_beanstalkd,
     require_beanstalkd,
 )
+from support.sliced_servers import SlicedBeanstalkd
+from support.toxiproxy import no_toxiproxy, require_toxiproxy
 from support.waiting import wait_until
 
 from beanpool import Connection
 from beanpool.testing.failures import NoBeanstalkd
+from beanpool.testing.toxiproxy import Toxiproxy
 
 TESTS = Path(__file__).resolve().parent
 # What stands on the core has folders of these names, in tests/ or below unit, functional and faults.
@@ -69,9 +72,10 @@ _seed = pytest.StashKey[int]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--servers",
-        choices=("real", "all"),
+        choices=("real", "all", "sliced"),
         default="real",
-        help="all: some tests run once more on embedded servers, and on servers that are 0.3 s away",
+        help="all: some tests run once more on embedded servers, and on servers that are 0.3 s away; "
+        "sliced: the servers send and receive byte by byte",
     )
     parser.addoption(
         "--floors",
@@ -117,12 +121,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.config.getoption("servers") == "all":
-        fixtures = set(metafunc.fixturenames)
-        others = list(other_kinds(metafunc.definition.path, metafunc.function.__name__, fixtures))
-        if others:
-            ids = [pytest.HIDDEN_PARAM, *(kind.name.lower() for kind in others)]
-            metafunc.parametrize("server_kind", [ServerKind.REAL, *others], ids=ids, indirect=True)
+    wanted = metafunc.config.getoption("servers")
+    kinds = list(kinds_of(metafunc.definition.path, metafunc.function.__name__, set(metafunc.fixturenames), wanted))
+    if kinds != [ServerKind.REAL]:
+        ids = [pytest.HIDDEN_PARAM if kind is ServerKind.REAL else kind.name.lower() for kind in kinds]
+        metafunc.parametrize("server_kind", kinds, ids=ids, indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -162,8 +165,9 @@ def skipped_without_beanstalkd() -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    # pytest's summary merges skips that have their place and reason in common: one line for all tests without a server.
-    if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(no_beanstalkd()):
+    # pytest's summary merges skips of one place and reason: one line for all tests without a program.
+    missing = (no_beanstalkd(), no_toxiproxy())
+    if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(missing):
         report.longrepr = (__file__, 0, report.longrepr[2])
     return report
 
@@ -199,6 +203,20 @@ def unforeseen() -> Iterator[Records]:
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers that repeat with BEANPOOL_SEED, whichever other tests run; the header shows the seed."""
     return random.Random(f"{request.config.stash[_seed]} {request.node.nodeid}")
+
+
+@pytest.fixture(scope="session")
+def toxiproxy_server() -> Iterator[Toxiproxy]:
+    """The one toxiproxy-server of the session."""
+    with Toxiproxy(require_toxiproxy()) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def slicers(request: pytest.FixtureRequest) -> None:
+    """What sliced servers need, before a test looks for what it leaves behind."""
+    if request.config.getoption("servers") == "sliced":
+        SlicedBeanstalkd.toxiproxy = request.getfixturevalue("toxiproxy_server")
 
 
 @pytest.fixture

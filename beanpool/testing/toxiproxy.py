@@ -5,12 +5,14 @@ Only what a test needs of its HTTP interface, with nothing beside the standard l
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterator
 from typing import Any, Literal, Protocol
 
 from beanpool.testing.embedded.binding import ClaimedPort
@@ -53,15 +55,18 @@ class Toxiproxy(Service):
     """A toxiproxy-server on a free port of loopback. As a context manager it is started and stopped.
 
     :param binary: the program; by default what :func:`find_toxiproxy` finds.
+    :param seed: of its own random numbers (jitter, toxicity); by default the program's.
     :raises ServerFailed: if there is none.
     """
 
-    def __init__(self, binary: str | None = None) -> None:
+    def __init__(self, binary: str | None = None, *, seed: int | None = None) -> None:
         found = binary or find_toxiproxy()
         if found is None:
             raise ServerFailed(no_toxiproxy())
         self.binary = found
+        self._seed = () if seed is None else ("-seed", str(seed))
         self._port = 0
+        self._made = 0
         self._proxied: list[ProxiedServer] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._guard = ParentDeathGuard()
@@ -74,7 +79,7 @@ class Toxiproxy(Service):
         """
         port = ClaimedPort(LOOPBACK)
         self._port = port.number
-        command = (self.binary, "-host", LOOPBACK, "-port", str(self._port))
+        command = (self.binary, "-host", LOOPBACK, "-port", str(self._port), *self._seed)
         try:
             with open(self._log, "ab") as log:
                 self._process = subprocess.Popen(
@@ -97,11 +102,17 @@ class Toxiproxy(Service):
 
     def link(self, server: _Upstream) -> ProxiedServer:
         """A proxy before `server`, whose address the client is given instead of the server's."""
-        link = ProxiedServer(self, f"link-{len(self._proxied) + 1}", ClaimedPort(LOOPBACK))
-        self._proxied.append(link)
+        self._made += 1
         upstream = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
-        self.ask("POST", "/proxies", {"name": link.name, "listen": link.address, "upstream": upstream})
+        link = ProxiedServer(self, f"link-{self._made}", upstream, ClaimedPort(LOOPBACK))
+        self._proxied.append(link)
+        link._create()
         return link
+
+    @property
+    def port(self) -> int:
+        """The port of its HTTP interface."""
+        return self._port
 
     def stop(self) -> None:
         """End the process and give up its ports."""
@@ -146,13 +157,17 @@ class ProxiedServer:
     :ivar port: and the port.
     """
 
-    def __init__(self, proxy: Toxiproxy, name: str, port: ClaimedPort) -> None:
+    def __init__(self, proxy: Toxiproxy, name: str, upstream: str, port: ClaimedPort) -> None:
         self.name = name
         self.host, self.port = LOOPBACK, port.number
         self._proxy = proxy
+        self._upstream = upstream
         self._port = port
         self._lock = threading.Lock()
         self._toxics: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.name} at {self.address}: {', '.join(self._toxics) or 'no toxic'}>"
 
     @property
     def address(self) -> str:
@@ -168,13 +183,22 @@ class ProxiedServer:
         :param toxicity: the part of the connections that it is for, 0 to 1.
         """
         with self._lock:
-            name = f"{kind}-{len(self._toxics)}"
+            name = f"{kind}-{stream}-{len(self._toxics)}"
             toxic = {"name": name, "type": kind, "stream": stream, "toxicity": toxicity, "attributes": attributes}
             self._proxy.ask("POST", f"/proxies/{self.name}/toxics", toxic)
             self._toxics.append(name)
 
+    @contextlib.contextmanager
+    def toxic(self, kind: str, stream: Stream = "downstream", **attributes: int) -> Iterator[None]:
+        """As :meth:`add`, for a block; all toxics end with it."""
+        self.add(kind, stream, **attributes)
+        try:
+            yield
+        finally:
+            self.clear()
+
     def clear(self) -> None:
-        """Remove all toxics."""
+        """Remove all toxics. The connections that a ``timeout`` held are closed by that."""
         with self._lock:
             while self._toxics:
                 self._proxy.ask("DELETE", f"/proxies/{self.name}/toxics/{self._toxics.pop()}")
@@ -187,6 +211,32 @@ class ProxiedServer:
         """Take connections again."""
         self._proxy.ask("POST", f"/proxies/{self.name}", {"enabled": True})
 
+    def cut(self) -> None:
+        """Close all connections, once."""
+        with self._lock:
+            self.down()
+            self.up()
+
+    def renew(self) -> None:
+        """Close all connections, and begin anew without toxics.
+
+        Toxiproxy 2.12 can wait for ever when a toxic is removed that holds data for a client that has gone. It need
+        not be removed from a proxy that is no more.
+        """
+        with self._lock:
+            self._toxics.clear()
+            self._proxy.ask("DELETE", f"/proxies/{self.name}")
+            self._create()
+
+    def close(self) -> None:
+        """End the proxy and its connections, and give up the port."""
+        self._proxy.ask("DELETE", f"/proxies/{self.name}")
+        self.forget()
+
     def forget(self) -> None:
         """Give up the port; the proxy itself ends with its server."""
         self._port.give_up()
+
+    def _create(self) -> None:
+        document = {"name": self.name, "listen": self.address, "upstream": self._upstream}
+        self._proxy.ask("POST", "/proxies", document)

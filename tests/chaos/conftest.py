@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import pytest
-from chaos.proxies import ProxiedClusters, ProxiedServer, Toxiproxy, no_toxiproxy
+from chaos.proxies import LinkedServer, ProxiedClusters
 from chaos.report import Results
 from support.servers import ServerOptions
+
+from beanpool.testing.toxiproxy import Toxiproxy
 
 
 class StartProxied(Protocol):
     """The type of the fixture ``proxied``."""
 
-    def __call__(self, count: int, **options: Unpack[ServerOptions]) -> list[ProxiedServer]: ...
+    def __call__(self, count: int, **options: Unpack[ServerOptions]) -> list[LinkedServer]: ...
 
 
 _results = pytest.StashKey[Results]()
@@ -25,20 +27,11 @@ _results = pytest.StashKey[Results]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption("--chaos-report", metavar="FILE", help="write the table of faults and operations into this file")
-    group.addoption("--soak-seconds", type=float, metavar="N", help="how long the soak injects faults (default: 30)")
+    group.addoption("--soak-seconds", type=float, metavar="N", help="how long the soak injects faults (default: 12)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_results] = Results()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    # The summary merges skips that have place and reason in common: one line for all of them.
-    if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(no_toxiproxy()):
-        report.longrepr = (__file__, 0, report.longrepr[2])
-    return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -71,13 +64,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def results(pytestconfig: pytest.Config) -> Results:
     """Takes what the session's table shows."""
     return pytestconfig.stash.setdefault(_results, Results())
-
-
-@pytest.fixture(scope="session")
-def toxiproxy_server() -> Iterator[Toxiproxy]:
-    """The one toxiproxy-server of the session."""
-    with Toxiproxy() as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from chaos.proxies import ProxiedServer
+from chaos.proxies import LinkedServer
 from support.lag import LagProbe
 from support.ledger import Ledger
 from support.threads import Background, background
@@ -36,8 +36,8 @@ class Stage:
 
     def __init__(
         self,
-        sick: ProxiedServer,
-        healthy: ProxiedServer,
+        sick: LinkedServer,
+        healthy: LinkedServer,
         tube: str,
         ledger: Ledger,
         lag: LagProbe,
@@ -79,7 +79,7 @@ class Stage:
             allowed = (self.deadline if limit is None else limit) + SLACK + self._lag.stalled(started, started + took)
             assert took <= allowed, f"{what} took {took:.3f} s, and was to end within {allowed:.3f} s"
 
-    def store(self, server: ProxiedServer) -> tuple[bytes, int]:
+    def store(self, server: LinkedServer) -> tuple[bytes, int]:
         """Put a job past the pool, and past the fault."""
         body = self.ledger.token()
         jid = server.control.put(body, self.tube)
@@ -470,7 +470,7 @@ OPERATIONS: tuple[type[Operation], ...] = (
 
 
 @contextlib.contextmanager
-def witnesses(ledger: Ledger, servers: list[ProxiedServer]) -> Iterator[None]:
+def witnesses(ledger: Ledger, servers: list[LinkedServer]) -> Iterator[None]:
     """Jobs that nobody asked for, with ids around those of the test: the ledger says if one is gone."""
     for server in servers:
         body = ledger.token()
@@ -481,7 +481,7 @@ def witnesses(ledger: Ledger, servers: list[ProxiedServer]) -> Iterator[None]:
         ledger.acked(body, server.address, server.control.put(body, "witness"))
 
 
-def settle(ledger: Ledger, servers: list[ProxiedServer]) -> None:
+def settle(ledger: Ledger, servers: list[LinkedServer]) -> None:
     """The pools are closed: no connection is left, and the books balance."""
     for server in servers:
         wait_until(lambda server=server: server.control.other_connections() == 0, "no connection left", RECOVERY)  # type: ignore[misc]  # mypy infers no type for a lambda with defaults

@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from chaos.proxies import STREAMS, ProxiedServer
+from chaos.proxies import LinkedServer
+from support.toxiproxy import STREAMS
 
 ALL = -1
 """Stands for all servers."""
@@ -32,7 +33,13 @@ class Planned:
         return f"{self.at:8.3f} to {self.until:8.3f} s: {self.kind} ({self.number}) on {where}"
 
 
-Begin = Callable[[ProxiedServer, int], object]
+Begin = Callable[[LinkedServer, int], object]
+
+
+def _far(server: LinkedServer, number: int) -> None:
+    for stream in STREAMS:
+        server.link.add("latency", stream, latency=number // 2)
+
 
 KINDS: dict[str, Begin] = {
     **{
@@ -61,7 +68,7 @@ KINDS: dict[str, Begin] = {
         )
         for stream in STREAMS
     },
-    "far": lambda server, number: [server.link.add("latency", stream, latency=number // 2) for stream in STREAMS],
+    "far": _far,
     "link down": lambda server, number: server.link.down(),
     "link cut": lambda server, number: server.link.cut(),
     "kill -9": lambda server, number: server.kill(),
@@ -106,7 +113,7 @@ def make_schedule(seed: int, seconds: float, servers: int) -> list[Planned]:
 class Injector:
     """Does to the servers what the schedule says."""
 
-    def __init__(self, servers: Sequence[ProxiedServer], planned: Sequence[Planned]) -> None:
+    def __init__(self, servers: Sequence[LinkedServer], planned: Sequence[Planned]) -> None:
         self._servers = servers
         steps = [(fault.at, 1, fault) for fault in planned] + [(fault.until, 0, fault) for fault in planned]
         self._steps = sorted(steps)
@@ -127,7 +134,7 @@ class Injector:
         for server in self._servers:
             server.heal(cut=True)
 
-    def _heal(self, server: ProxiedServer, fault: Planned) -> None:
+    def _heal(self, server: LinkedServer, fault: Planned) -> None:
         if fault.kind == "drain":
             server.control.close()
             server.server.restart()

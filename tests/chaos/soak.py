@@ -22,7 +22,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from chaos.proxies import ProxiedClusters, ProxiedServer, Toxiproxy
+from chaos.proxies import LinkedServer, ProxiedClusters
 from chaos.schedule import Injector, make_schedule
 from chaos.traffic import DEADLINE, Traffic
 from chaos.watchdog import Watchdog, dump_stacks
@@ -31,6 +31,7 @@ from support.processes import assert_baseline
 from support.waiting import wait_until
 
 from beanpool import PoolManager
+from beanpool.testing.toxiproxy import Toxiproxy
 
 QUIET = 40.0
 """The longest time for all jobs to be worked off once the faults are over (seconds)."""
@@ -120,7 +121,7 @@ def run(
     return result
 
 
-def _play(result: Result, cluster: list[ProxiedServer], producers: int, workers: int, pause: float) -> Ledger:
+def _play(result: Result, cluster: list[LinkedServer], producers: int, workers: int, pause: float) -> Ledger:
     ledger = Ledger()
     injector = Injector(cluster, make_schedule(result.seed, result.seconds, len(cluster)))
     with (
@@ -176,7 +177,7 @@ def _inject(injector: Injector, aborted: threading.Event, result: Result) -> Non
         raise
 
 
-def _jobs_at(server: ProxiedServer) -> int:
+def _jobs_at(server: LinkedServer) -> int:
     statistics = server.control.stats()
     return sum(int(statistics[f"current-jobs-{state}"]) for state in ("ready", "reserved", "delayed"))
 

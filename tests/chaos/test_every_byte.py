@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chaos.operations import CONNECT_TIMEOUT, DEADLINE, RECOVERY, Stage, settle, witnesses
-from chaos.proxies import STREAMS, ProxiedServer, Stream
+from chaos.proxies import LinkedServer
 from chaos.report import Results
 from support.lag import LagProbe
 from support.ledger import Ledger
 from support.threads import background
+from support.toxiproxy import STREAMS
 from support.waiting import wait_until
 
 from beanpool import Connection, Job, JobId, JobLost, NoServerAvailable, PoolManager
 from beanpool.errors import BeanpoolError, ConnectionFailed
 from beanpool.testing.raw_client import StoredJob
+from beanpool.testing.toxiproxy import Stream
 
 if TYPE_CHECKING:
     from chaos.conftest import StartProxied
@@ -33,7 +35,7 @@ def cuts(length: int, step: int = 3) -> list[int]:
 
 
 @contextlib.contextmanager
-def stage_on(servers: list[ProxiedServer], ledger: Ledger, lag: LagProbe) -> Iterator[Stage]:
+def stage_on(servers: list[LinkedServer], ledger: Ledger, lag: LagProbe) -> Iterator[Stage]:
     """A pool whose monitor keeps still, with a connection to the sick server."""
     stage = Stage(servers[0], servers[1], "tube", ledger, lag, health_interval=60.0)
     with stage.pool:

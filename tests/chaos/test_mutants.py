@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from chaos.mutants import MUTANTS, DoesNotFit, Edit, Mutant, apply, copy_of_package, try_out
-from chaos.proxies import require_toxiproxy
 from chaos.report import Results
+from support.toxiproxy import require_toxiproxy
 
 
 # That its tests pass on the package as it is, the same run shows.

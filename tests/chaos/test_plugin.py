@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from chaos.proxies import require_toxiproxy
+from support.toxiproxy import require_toxiproxy
 
 pytest_plugins = ["pytester"]
 

@@ -1,4 +1,4 @@
-"""The fixture itself: what it mends in toxiproxy-python, and that its toxics do what the tests take them for."""
+"""The fixture itself: its toxics do what the tests take them for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import toxiproxy.api
-from chaos.proxies import Toxiproxy, ToxiproxyFailed
 from support.processes import assert_baseline
 from support.waiting import wait_until
 
@@ -46,22 +44,6 @@ def test_the_port_of_a_link_that_is_down_is_nobody_elses(proxied: StartProxied) 
         other.bind((server.link.host, server.link.port))
         other.listen()
     server.link.up()
-
-
-def test_errors_of_the_server_are_errors(toxiproxy_server: Toxiproxy, proxied: StartProxied) -> None:
-    (server,) = proxied(1)
-    with pytest.raises(ToxiproxyFailed, match="500"):
-        toxiproxy_server._api.create(server.server.address, "a-second-one", listen=server.address)
-    with pytest.raises(toxiproxy.api.InvalidToxic):
-        server.link.add("no_such_toxic")
-    with pytest.raises(ToxiproxyFailed, match="one is in use"):
-        Toxiproxy().start()
-
-
-def test_proxy_variables_are_not_obeyed(toxiproxy_server: Toxiproxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert toxiproxy_server.version
 
 
 def test_toxics_leave_no_descriptor_behind(proxied: StartProxied) -> None:

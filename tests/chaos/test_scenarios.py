@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chaos.operations import settle
-from chaos.proxies import ProxiedServer
+from chaos.proxies import LinkedServer
 from chaos.report import Results
 from support.interrupts import interrupted_when
 from support.lag import LagProbe
@@ -42,17 +42,17 @@ def lag() -> Iterator[LagProbe]:
         yield probe
 
 
-def key_of(pool: PoolManager, server: ProxiedServer) -> str:
+def key_of(pool: PoolManager, server: LinkedServer) -> str:
     """A key that belongs to this server."""
     return next(key for key in map(str, itertools.count()) if pool.route(key)[0] == server.address)
 
 
-def state_of(pool: PoolManager, server: ProxiedServer) -> str:
+def state_of(pool: PoolManager, server: LinkedServer) -> str:
     """What the pool believes of the server."""
     return next(status.state for status in pool.servers if status.address == server.address)
 
 
-def jobs_at(server: ProxiedServer) -> int:
+def jobs_at(server: LinkedServer) -> int:
     """How many jobs the server still has for workers."""
     return server.control.counter("current-jobs-ready") + server.control.counter("current-jobs-reserved")
 
@@ -68,7 +68,7 @@ def ends_within(seconds: float, lag: LagProbe, what: str) -> Iterator[None]:
 
 
 def pool_of(
-    servers: list[ProxiedServer],
+    servers: list[LinkedServer],
     *,
     timeout: float = 1.0,
     connect_timeout: float = 0.4,
@@ -232,7 +232,7 @@ def test_one_of_four_black_holed_one_way_slows_nobody_down(
     """What the client sends to one of four is lost: deliveries from the other three are as quick as before."""
     servers = proxied(4)
 
-    def measure(pool: PoolManager, healthy: list[ProxiedServer]) -> list[float]:
+    def measure(pool: PoolManager, healthy: list[LinkedServer]) -> list[float]:
         took = []
         for number in range(120):
             body = ledger.token()

@@ -1,4 +1,4 @@
-"""The soak, for half a minute by default, and its parts."""
+"""The soak, for seconds by default and for hours if one likes, and its parts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import threading
 import time
 
 import pytest
-from chaos.proxies import Toxiproxy
 from chaos.report import Results
 from chaos.schedule import KINDS, make_schedule
 from chaos.soak import run
 from chaos.watchdog import HUNG_AFTER, Watchdog
 from support.waiting import wait_until
+
+from beanpool.testing.toxiproxy import Toxiproxy
+
+SECONDS = 12.0
 
 
 # The soak has its own watchdog, and may be told to run for hours.
@@ -20,7 +23,7 @@ from support.waiting import wait_until
 @pytest.mark.timeout(0)
 def test_soak(toxiproxy_server: Toxiproxy, results: Results, pytestconfig: pytest.Config) -> None:
     named = pytestconfig.getoption("soak_seconds", default=None) or os.environ.get("BEANPOOL_SOAK_SECONDS")
-    result = run(toxiproxy_server, seed=int(os.environ["BEANPOOL_SEED"]), seconds=float(named or 30.0))
+    result = run(toxiproxy_server, seed=int(os.environ["BEANPOOL_SEED"]), seconds=float(named or SECONDS))
     print(result)
     results.figures("soak", result.summary(), sum(result.operations.values()))
     assert not result.problems, str(result)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chaos.operations import DEADLINE, OPERATIONS, PATIENT, Operation, Put, Stage, settle, witnesses
-from chaos.proxies import STREAMS, ProxiedServer, Stream
+from chaos.proxies import LinkedServer
 from chaos.report import Results
 from support.lag import LagProbe
 from support.ledger import Ledger
 from support.threads import background
+from support.toxiproxy import STREAMS
+
+from beanpool.testing.toxiproxy import Stream
 
 if TYPE_CHECKING:
     from chaos.conftest import StartProxied
@@ -31,7 +34,7 @@ class Fault:
     """
 
     name: str
-    apply: Callable[[ProxiedServer], object]
+    apply: Callable[[LinkedServer], object]
     works: bool = False
     arrives: bool | None = None
     cut: bool = False

@@ -1,104 +1,19 @@
-"""Servers 0.3 s away in the place of near ones, for tests that know nothing of it.
-
-They see the servers at the addresses of delay lines; what a test asks of a server by its ``control`` or ``raw()`` takes
-the short way.
-"""
+"""Servers 0.3 s away."""
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
-import pytest
-
-from beanpool.testing.raw_client import RawClient
 from support.delay_line import DelayLine
+from support.proxied_servers import ServerBehindProxy
 from support.servers import BeanstalkdServer
 
 ROUND_TRIP = 0.3
 
 
-class ShortWay(RawClient):
-    """A connection past the line. It says that it is at the line's address, as all that beanpool reports does."""
+class FarBeanstalkd(ServerBehindProxy):
+    """A beanstalkd behind a delay line."""
 
-    def __init__(self, server: BeanstalkdServer, address: str, timeout: float) -> None:
-        super().__init__(server.target, timeout)
-        self._address = address
-
-    @property
-    def address(self) -> str:
-        return self._address
-
-
-class FarBeanstalkd(BeanstalkdServer):
-    """What a test knows of a BeanstalkdServer, and one behind a delay line."""
-
-    def __init__(self, **options: Any) -> None:
-        if options.get("unix"):
-            pytest.skip("the delay line leads to a port")
-        self._near = BeanstalkdServer(**options)
-        try:
-            self._line = DelayLine(self._near.host, self._near.port, ROUND_TRIP)
-        except BaseException:
-            self._near.stop()
-            raise
-        self._line.down()
-        self.host, self.port = self._line.host, self._line.port
-        self.binary = self._near.binary
-        self.path = None
-        self.wal_dir = self._near.wal_dir
-        self.max_job_size = self._near.max_job_size
-        self._clients = []
-        self.control = self.raw()
-
-    @property
-    def running(self) -> bool:
-        return self._near.running
-
-    @property
-    def pid(self) -> int:
-        return self._near.pid
-
-    @property
-    def log(self) -> str:
-        return self._near.log
-
-    def raw(self, timeout: float = 5.0) -> RawClient:
-        client = ShortWay(self._near, self._line.address, timeout)
-        self._near._clients.append(client)
-        return client
-
-    def start(self, *, wait: bool = True) -> None:
-        self._near.start(wait=wait)
-        self._line.up()
-
-    def wait_ready(self, timeout: float = 5.0) -> None:
-        self._near.wait_ready(timeout)
-
-    def kill(self) -> None:
-        self._line.down()
-        self._near.kill()
-
-    def terminate(self) -> None:
-        self._line.down()
-        self._near.terminate()
-
-    def restart(self) -> None:
-        self.kill()
-        self.start()
-
-    def freeze(self) -> None:
-        self._near.freeze()
-
-    def thaw(self) -> None:
-        self._near.thaw()
-
-    def drain(self) -> None:
-        self._near.drain()
-
-    def stop(self) -> None:
-        with contextlib.closing(self._line):
-            self._near.stop()
+    def open_line(self, server: BeanstalkdServer) -> DelayLine:
+        return DelayLine(server.host, server.port, ROUND_TRIP)
 
 
 # Tests that say nothing about a far server, by what they are about.

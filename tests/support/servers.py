@@ -18,12 +18,14 @@ from beanpool.testing.beanstalkd import (
     no_beanstalkd,
     takes_listening_socket,
 )
+from beanpool.testing.raw_client import RawClient
 
 # Tests import them from here.
 __all__ = [
     "BeanstalkdServer",
     "ServerFactory",
     "ServerOptions",
+    "ShortWay",
     "beanstalkd_version",
     "find_beanstalkd",
     "have_ipv6",
@@ -31,6 +33,19 @@ __all__ = [
     "require_beanstalkd",
     "takes_listening_socket",
 ]
+
+
+class ShortWay(RawClient):
+    """A connection past a server's proxy. It says that it is at the proxy's address, as all does that beanpool says."""
+
+    def __init__(self, server: BeanstalkdServer, address: str, timeout: float = 5.0) -> None:
+        super().__init__(server.target, timeout)
+        self._address = address
+
+    @property
+    def address(self) -> str:
+        """The address by which beanpool knows the server."""
+        return self._address
 
 
 class ServerOptions(TypedDict, total=False):

@@ -35,8 +35,8 @@ class Command:
     """The words that may answer it, with the shape of their line (general errors aside)."""
     verb: bytes = dataclasses.field(init=False)
     """The name and a blank, as the line begins."""
-    line: re.Pattern[bytes] = dataclasses.field(init=False)
-    """Matches the whole lines that they may have."""
+    line: re.Pattern[bytes] | None = dataclasses.field(init=False, default=None)
+    """Matches the whole lines that they may have; compiled when the first is to be read, for most never are."""
     success: str = dataclasses.field(init=False)
     """The word that most often answers it: the first of `replies`."""
     parse_whole: WholeParser = dataclasses.field(init=False)
@@ -47,8 +47,13 @@ class Command:
     def __post_init__(self) -> None:
         object.__setattr__(self, "verb", self.name.encode() + b" ")
         object.__setattr__(self, "success", next(iter(self.replies), ""))
-        object.__setattr__(self, "line", line_pattern(self.replies))
         object.__setattr__(self, "parse_whole", whole_parser(self.replies))
+
+    def compile_line(self) -> re.Pattern[bytes]:
+        """Make what matches the lines of its replies."""
+        line = line_pattern(self.replies)
+        object.__setattr__(self, "line", line)
+        return line
 
 
 _JOB_OR_NOT_FOUND = {"FOUND": JOB, "NOT_FOUND": BARE}

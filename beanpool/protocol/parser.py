@@ -62,7 +62,7 @@ class Parser:
         :raises UnexpectedResponse: if no reply to `command` can begin with these bytes.
         """
         if self._head is None:
-            match = command.line.match(self.buffer, self._position)
+            match = (command.line or command.compile_line()).match(self.buffer, self._position)
             if match is None:
                 self._check_partial_line(command)
                 return None

@@ -79,14 +79,14 @@ class TestJobs:
             ids = [pool.put(f"job {number}", tube=f"tube-{number % 3}") for number in range(30)]
             job = pool.reserve(1, tubes="tube-1")
             assert job is not None
-            gone, silly = ids[4], "no id"
+            gone, silly = ids[6], "no id"
             pool.delete(gone)
             outcomes = pool.stats_jobs([job, *ids, 7, silly])  # type: ignore[list-item]  # that it is refused
             told = [(o["id"], o["tube"]) for o in outcomes[1:] if isinstance(o, dict)]
             assert told == [(int(jid), f"tube-{number % 3}") for number, jid in enumerate(ids) if jid != gone]
             assert isinstance(outcomes[0], dict)
             assert (outcomes[0]["id"], outcomes[0]["state"]) == (int(job.id), "reserved")
-            assert isinstance(outcomes[5], NotFound)
+            assert isinstance(outcomes[7], NotFound)
             assert [type(outcome) for outcome in outcomes[-2:]] == [ValueError, TypeError]
             [there] = pool.stats_jobs([int(ids[0])], server=ids[0].server)
             assert isinstance(there, dict)

@@ -222,7 +222,7 @@ class Checks:
             # One that was removed is not checked any more.
             return
         with self._error_log.catching(f"tidying up after {member.name}"):
-            member.pool.trim(_IDLE_FOR)
+            member.pool.pruning.trim(_IDLE_FOR)
         fresh = self._fresh_checks.due(member, now)
         if member not in self._wanted and not fresh:
             if member.up and not member.leaving and member.pool.returns != self._returns_seen.get(member):

@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from beanpool.errors import (
     BeanpoolError,
@@ -18,11 +17,12 @@ from beanpool.errors import (
     UnexpectedResponse,
 )
 from beanpool.net import Address, Channel, ChannelState
-from beanpool.protocol import Identity
 from beanpool.runtime import Lock, refuse_within
 from beanpool.server.places import Places, Stage
 from beanpool.server.pool_closing import PoolClosing
 from beanpool.server.pool_counters import PoolCounters
+from beanpool.server.pool_owner import PoolOwner
+from beanpool.server.pool_pruning import PoolPruning
 from beanpool.server.pool_queue import PoolQueue
 from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.ticket import Ticket
@@ -34,28 +34,6 @@ _REMEMBERED_FOR = 5.0
 _IN_STEP = ChannelState.IN_STEP
 _OPEN = Stage.OPEN
 _monotonic = time.monotonic
-
-
-class PoolOwner(Protocol):
-    """Who a pool tells of what it sees. Called outside of the pool's lock."""
-
-    def learn(self, identity: Identity, round_trip: float) -> int:
-        """A handshake told who the server is; returns the generation that the connection belongs to."""
-
-    def report(self, error: BeanpoolError, generation: int) -> None:
-        """A connection of this generation failed."""
-
-    def starved(self) -> None:
-        """A caller waits for a connection and none is free: free one, if you can."""
-
-    def connected(self, seconds: float, error: Exception | None) -> None:
-        """An attempt to connect has ended after so long (seconds), and why it failed."""
-
-    def opened(self, connection: PooledConnection) -> None:
-        """A connection stands."""
-
-    def closed(self, connection: PooledConnection, because: str) -> None:
-        """A connection that stood was given up."""
 
 
 class ConnectionPool:
@@ -102,6 +80,7 @@ class ConnectionPool:
             checkin=self.checkin,
             ended=self._ended,
         )
+        self.pruning: PoolPruning = PoolPruning(self._lock, self.places, self.discard)
         self._closing = PoolClosing(self.places.connections, self.discard)
 
     def __repr__(self) -> str:
@@ -435,36 +414,14 @@ class ConnectionPool:
         with self._lock:
             self.places.fill()
 
-    def start_generation(self, generation: int) -> None:
-        """Give up idle connections from before `generation`; those in use follow when they come back."""
-        with self._lock:
-            idle = self.places.start_generation(generation)
-        for connection in idle:
-            self.discard(connection, "the server was down, or restarted, since it was made")
-
     @property
     def keeps_nothing(self) -> bool:
         """Whether every check-out gets a new connection."""
         return self.places.kept_generation < 0
 
-    def keep_nothing(self) -> None:
-        """From now on give every check-out a new connection: each may lead to another server process."""
-        with self._lock:
-            self.places.kept_generation = -1
-            idle = self.places.empty()
-        for connection in idle:
-            self.discard(connection, "its address leads to several server processes")
-
     def fail_waiters(self, build_error: Callable[[], BeanpoolError]) -> None:
         """Let those who wait for a connection fail now: the server is not worth waiting for."""
         self._queue.fail(build_error)
-
-    def trim(self, idle_for: float) -> None:
-        """Close what has been idle for longer than this (seconds), but for the newest; spare ones much sooner."""
-        with self._lock:
-            old = self.places.trim(idle_for)
-        for connection in old:
-            self.discard(connection, "it was idle for long")
 
     def remove(self) -> None:
         """The server left the cluster: as :meth:`close_to_new`, but other servers can do what was wanted of it."""

@@ -259,9 +259,9 @@ class Member:
             self.up = self.health.state is ServerState.UP
             self.accepting = self._accepts()
         if after.alternates and not before.alternates:
-            self.pool.keep_nothing()
+            self.pool.pruning.keep_nothing()
         if after.generation != before.generation:
-            self.pool.start_generation(after.generation)
+            self.pool.pruning.start_generation(after.generation)
         if after.state is not ServerState.UP and before.state is ServerState.UP:
             self.pool.fail_waiters(self._not_worth_waiting)
         if after is not before:

@@ -35,7 +35,7 @@ class Owner:
         if self.instances and self.instances[-1] != identity.instance:
             self.generation += 1
             if self.pool is not None:
-                self.pool.start_generation(self.generation)
+                self.pool.pruning.start_generation(self.generation)
         if identity.instance not in self.instances:
             self.instances.append(identity.instance)
         return self.generation

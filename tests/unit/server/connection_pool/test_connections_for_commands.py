@@ -40,7 +40,7 @@ def test_every_worker_with_a_job_in_hand_can_put(beanstalkd: BeanstalkdServer) -
         assert sum(len(ids) for ids in run_together(*[work] * workers, timeout=20)) == 4 * workers
         assert beanstalkd.control.counter("current-jobs-ready", "next") == 4 * workers
         assert workers < pool.servers[0].open <= workers + workers // 4
-        inside(pool).connections_of(0).trim(0)
+        inside(pool).connections_of(0).pruning.trim(0)
         assert pool.servers[0].open <= workers, "when the jobs are finished, there are no more than the limit"
 
 
@@ -58,7 +58,7 @@ def test_only_as_many_as_jobs_hold_and_a_quarter_of_the_limit(beanstalkd: Beanst
                 assert pool.servers[0].open == most
             for job in held:
                 job.delete()
-            inside(pool).connections_of(0).trim(0)
+            inside(pool).connections_of(0).pruning.trim(0)
 
 
 def test_reserves_get_none_of_them(beanstalkd: BeanstalkdServer) -> None:

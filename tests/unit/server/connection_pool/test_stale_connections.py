@@ -75,7 +75,7 @@ class TestStaleConnections:
             in_use, idle = pool.acquire(soon()), pool.acquire(soon())
             pool.checkin(idle)
             owner.generation = 1
-            pool.start_generation(1)
+            pool.pruning.start_generation(1)
             assert idle.closed
             assert ask(in_use) == "NOT_FOUND", "who is at work is left alone"
             pool.checkin(in_use)
@@ -84,7 +84,7 @@ class TestStaleConnections:
             with pool.lend(soon()) as fresh:
                 assert fresh.generation == 1
             assert pool.counts() == (1, 1)
-            pool.start_generation(0)
+            pool.pruning.start_generation(0)
             assert pool.counts() == (1, 1), "an older generation is no news"
 
     def test_trim_leaves_the_newest(self, beanstalkd: BeanstalkdServer) -> None:
@@ -92,9 +92,9 @@ class TestStaleConnections:
             connections = [pool.acquire(soon()) for _ in range(3)]
             for connection in connections:
                 pool.checkin(connection)
-            pool.trim(60)
+            pool.pruning.trim(60)
             assert pool.counts() == (3, 3)
             wait_until(lambda: time.monotonic() > connections[-1].channel.used_at, "the clock to move")
-            pool.trim(0)
+            pool.pruning.trim(0)
             assert pool.counts() == (1, 1)
             assert pool.acquire(soon()) is connections[-1]

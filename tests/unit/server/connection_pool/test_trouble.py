@@ -42,8 +42,8 @@ class TestTrouble:
                 pool.counts()
                 pool.stats()
                 pool.full_of_jobs()
-                pool.start_generation(0)
-                pool.trim(60)
+                pool.pruning.start_generation(0)
+                pool.pruning.trim(60)
                 assert pool.try_acquire(("default",)) is None
                 with pytest.raises(PoolTimeout):
                     pool.acquire(time.monotonic() + 0.05)

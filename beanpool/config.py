@@ -293,7 +293,8 @@ def _check_watch(value: Any) -> tuple[str, ...]:
     return tubes
 
 
-def _check_max_connections(value: Any) -> int:
+def check_max_connections(value: Any) -> int:
+    """Check a limit of connections, and return it."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"max_connections must be an int of at least 1, not {type(value).__name__}")
     if value < 1:
@@ -314,7 +315,7 @@ def _check_name(value: Any) -> str | None:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "tube": _check_tube,
     "watch": _check_watch,
-    "max_connections": _check_max_connections,
+    "max_connections": check_max_connections,
     # None means "for ever" to other clients; here no wait is without an end.
     "connect_timeout": lambda value: 2.0 if value is None else check_seconds("connect_timeout", value),
     "timeout": lambda value: check_seconds("timeout", value),

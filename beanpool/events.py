@@ -84,6 +84,23 @@ class ReservationLost(Event):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionsShort(Event):
+    """Callers go short of connections to a server: its limit is lower than what they need at the same time.
+
+    It is told once, and again when it had been over for a minute.
+    """
+
+    server: str
+    max_connections: int
+    held_by_jobs: int
+    """How many of them are held by unfinished jobs."""
+    wanted: int
+    """The most that were in use and waited for at the same time."""
+    advised: int
+    """What to set ``max_connections`` to, at least."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RetryScheduled(Event):
     """No server took a put: it will be tried again."""
 

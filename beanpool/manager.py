@@ -26,7 +26,7 @@ from beanpool.cluster import (
     kick_all,
     merge_stats,
 )
-from beanpool.config import DEFAULTS, AnyServer, Settings, from_environment, parse_servers
+from beanpool.config import DEFAULTS, AnyServer, Settings, check_max_connections, from_environment, parse_servers
 from beanpool.connection import Connection, Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
 from beanpool.events import Event
@@ -96,9 +96,9 @@ class PoolManager(NotPicklable):
         :class:`Server` objects, ``"host:port"`` texts, URLs of one server and ``(host, port)`` tuples; or one of them.
     :param tube: the tube that puts go to when not told otherwise.
     :param watch: the tubes that reserves take from when not told otherwise.
-    :param max_connections: the most connections to each server. An unfinished job holds one (those of one
-        :meth:`reserve_many` share one), so let it be at least the number of threads that work on jobs. While jobs hold
-        some, puts and other short commands may open a quarter more, at least one.
+    :param max_connections: the most connections to each server; :meth:`resize` changes it. An unfinished job holds one
+        (those of one :meth:`reserve_many` share one), so let it be at least the number of threads that work on jobs.
+        While jobs hold some, puts and other short commands may open a quarter more, at least one.
     :param connect_timeout: the longest wait for a connection and the server's first answer (seconds).
     :param timeout: the longest time a call may take when not told otherwise (seconds).
     :param health_interval: how often an idle server is checked (seconds).
@@ -837,6 +837,16 @@ class PoolManager(NotPicklable):
         :param server: its name or address.
         """
         self._cluster.set_weight(server, weight)
+
+    def resize(self, max_connections: int) -> None:
+        """Change `max_connections`, the limit of connections to each server, while the pool runs.
+
+        Raised, it lets those who wait for a connection have one at once. Lowered, it closes idle connections; those in
+        use are closed when they come back, and unfinished jobs keep theirs.
+
+        :raises ValueError: if it is less than 1.
+        """
+        self._cluster.resize(check_max_connections(max_connections))
 
     def wait(self, min_servers: int = 1, timeout: float | None = None) -> None:
         """Wait until so many servers answer: a check for start-up scripts.

@@ -336,6 +336,17 @@ class Cluster:
             **self.reporter.counters.snapshot(),
         }
 
+    def resize(self, max_connections: int) -> None:
+        """Change the limit of connections to each server; see :meth:`beanpool.PoolManager.resize`."""
+        refuse_within(self._lock, "changing the limit of connections")
+        with self._lock:
+            # That of servers which join later, too, and of a forked child.
+            self._settings = dataclasses.replace(self._settings, max_connections=max_connections)
+            members = (*self.topology.members, *self._removed)
+        for member in members:
+            member.pool.pruning.resize(max_connections)
+        self.on_change()
+
     def set_weight(self, server: AnyServer, weight: float) -> None:
         """Change a server's share of the puts; see :meth:`beanpool.PoolManager.set_weight`."""
         checked = Server(weight=weight).weight

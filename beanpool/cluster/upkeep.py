@@ -66,6 +66,7 @@ class Upkeep:
             if member.leaving and member.is_gone(now):
                 with self._tidying_up(member):
                     member.emptied()
+            member.tell_of_shortage(now)
             if member.pool.starving:
                 with self._tidying_up(member):
                     member.pool.fill_places()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -28,7 +27,6 @@ from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.ticket import Ticket
 
 _TRUSTED_IDLE_SECONDS = 0.01
-_REMEMBERED_FOR = 5.0
 
 # Without a look into the class for every call.
 _IN_STEP = ChannelState.IN_STEP
@@ -55,7 +53,6 @@ class ConnectionPool:
     ) -> None:
         self.address = address
         self.server = str(address)
-        self.max_connections = max_connections
         self.reclaim: Callable[[], None] = _nothing_to_reclaim
         """Gives back what was dropped while it held connections: called before a caller is let wait for one."""
         self.returns = 0
@@ -67,12 +64,10 @@ class ConnectionPool:
         self.counters: PoolCounters = PoolCounters()
         # With every call: without a call.
         self._requests = 0
-        # When a reserve that could not wait was last told that jobs have all connections.
-        self._refused_at = -math.inf
         self._lock = Lock()
         # Changed under the lock only.
         self.places = Places(max_connections, self.probe_connection)
-        self._queue = PoolQueue(
+        self.queue: PoolQueue = PoolQueue(
             self._lock,
             self.places,
             self.counters.rare,
@@ -86,7 +81,7 @@ class ConnectionPool:
     def __repr__(self) -> str:
         opened, idle = self.counts()
         stage = "" if self.places.stage is _OPEN else f", {self.places.stage.value}"
-        return f"<ConnectionPool of {self.server}: {opened} of {self.max_connections} open, {idle} idle{stage}>"
+        return f"<ConnectionPool of {self.server}: {opened} of {self.places.limit} open, {idle} idle{stage}>"
 
     def counts(self) -> tuple[int, int]:
         """How many connections are open (or being opened), and how many of them are idle."""
@@ -105,7 +100,12 @@ class ConnectionPool:
 
     def full_of_jobs(self) -> bool:
         """Whether all connections that a reserve may have are held by unfinished jobs."""
-        return self.places.held_by_jobs() >= self.max_connections
+        return self.places.held_by_jobs() >= self.places.limit
+
+    @property
+    def max_connections(self) -> int:
+        """How many there may be; while jobs hold some of them, a few more."""
+        return self.places.limit
 
     @property
     def is_full(self) -> bool:
@@ -120,13 +120,13 @@ class ConnectionPool:
     @property
     def starving(self) -> bool:
         """Whether somebody wants a connection, waiting for it or not, or went without one a moment ago."""
-        return bool(self.places.queue) or _monotonic() - self._refused_at < _REMEMBERED_FOR
+        return self.queue.starving
 
     def stats(self) -> dict[str, int]:
         """The pool's counters, and how it is filled now."""
         opened, idle = self.counts()
         return {
-            "pool_max": self.max_connections,
+            "pool_max": self.places.limit,
             "pool_size": opened,
             "pool_available": idle,
             "requests_waiting": len(self.places.queue),
@@ -182,7 +182,7 @@ class ConnectionPool:
             if connection is None:
                 connection = self._check_out(tube)
             if connection is None:
-                connection = self._queue.wait(deadline)
+                connection = self.queue.wait(deadline)
             if connection is None:
                 raise self.exhausted()
             try:
@@ -206,7 +206,7 @@ class ConnectionPool:
             self._requests += 1
             idle = self.places.idle
             connection = None
-            if idle and idle[-1].watched == tubes and len(self.places.taken) <= self.max_connections:
+            if idle and idle[-1].watched == tubes and len(self.places.taken) <= self.places.limit:
                 connection = idle.pop()
                 connection.may_hold_jobs = True
         while True:
@@ -236,13 +236,13 @@ class ConnectionPool:
             if places.queue or places.stage is not _OPEN:
                 return None
             if not places.may_hold_more_jobs():
-                self._refused_at = _monotonic()
+                self.queue.refuse()
                 return None
             return places.take_for_jobs(lambda connection: connection.watches_only(tubes))
 
     def _make_room(self) -> None:
         """Before somebody has to wait, or has one connection too many."""
-        if len(self.places.taken) >= self.max_connections:
+        if len(self.places.taken) >= self.places.limit:
             self.reclaim()
 
     def probe_connection(self) -> PooledConnection:
@@ -268,7 +268,7 @@ class ConnectionPool:
         :raises ConnectionFailed: if the server was removed.
         """
         refuse_within(self._lock, f"a command to {self.server}")
-        self._queue.join(ticket)
+        self.queue.join(ticket)
 
     def collect(self, ticket: Ticket) -> PooledConnection | None:
         """The connection that a ticket has got, as :meth:`try_acquire` gives it; None if it has none that is of use.
@@ -285,17 +285,11 @@ class ConnectionPool:
 
     def leave(self, ticket: Ticket) -> None:
         """Queue no longer."""
-        self._queue.leave(ticket)
+        self.queue.leave(ticket)
 
     def exhausted(self) -> PoolTimeout:
         """The error of a caller for whom no connection became free."""
-        limit = self.max_connections
-        in_use = min(limit, len(self.places.connections()))
-        return PoolTimeout(
-            f"{self.server}: no connection became free in time: {in_use} of {limit} are in use, "
-            f"{self.places.held_by_jobs()} of them by unfinished jobs. Finish or release jobs (one that failed is kept "
-            f"by its traceback, too), or raise max_connections, which is {limit}"
-        )
+        return self.queue.exhausted(self.server)
 
     def _make_ready(self, connection: PooledConnection, deadline: float) -> bool:
         if connection.channel_state is None:
@@ -335,7 +329,12 @@ class ConnectionPool:
         with self._lock:
             self.returns += 1
             places = self.places
-            if connection.counted and connection.generation == places.kept_generation and places.stage is _OPEN:
+            if (
+                connection.counted
+                and connection.generation == places.kept_generation
+                and places.stage is _OPEN
+                and not (places.shrinking and places.has_too_many())
+            ):
                 connection.may_hold_jobs = False
                 if not places.queue or not places.serve(connection):
                     places.idle.append(connection)
@@ -421,7 +420,7 @@ class ConnectionPool:
 
     def fail_waiters(self, build_error: Callable[[], BeanpoolError]) -> None:
         """Let those who wait for a connection fail now: the server is not worth waiting for."""
-        self._queue.fail(build_error)
+        self.queue.fail(build_error)
 
     def remove(self) -> None:
         """The server left the cluster: as :meth:`close_to_new`, but other servers can do what was wanted of it."""

@@ -167,6 +167,14 @@ class Member:
         if self.observers.active:
             self.observers.connected(self.address, seconds, error)
 
+    def tell_of_shortage(self, now: float) -> None:
+        """Have it said once if callers go short of connections; called now and then (monotonic seconds)."""
+        demand = self.pool.queue.shortage(now, self.pool.returns)
+        if demand is not None:
+            self._reporter.connections_short(
+                self.address, self.name, demand.limit, demand.held_by_jobs, demand.wanted, demand.advised
+            )
+
     def opened(self, connection: PooledConnection) -> None:
         """A connection stands."""
         self.reservations.opened(connection)

@@ -49,6 +49,8 @@ class Places:
     def __init__(self, limit: int, make: Callable[[], PooledConnection]) -> None:
         self.limit = limit
         self._make = make
+        self.shrinking = False
+        """Whether there may be more than the limit because that was lowered."""
         self.stage = _OPEN
         self.generation = 0
         self.kept_generation = 0
@@ -74,11 +76,22 @@ class Places:
 
     def has_room(self) -> bool:
         """Whether there may be another connection for a command."""
+        return self._surplus() < 0
+
+    def has_too_many(self) -> bool:
+        """Whether one that comes back is to be closed, since the limit was lowered."""
+        self.shrinking = len(self.connections()) > self.limit
+        return self._surplus() > 0
+
+    def _surplus(self) -> int:
+        """How many there are beyond what commands may have; negative if there may be more."""
         connections, limit = self.connections(), self.limit
         if len(connections) >= limit:
             spare = max(1, limit // _JOBS_PER_SPARE)
-            limit += min(spare, sum(bool(connection.jobs) for connection in connections))
-        return len(connections) < limit
+            jobs = sum(bool(connection.jobs) for connection in connections)
+            # More than the limit hold jobs if that was lowered meanwhile: they must be finished all the same.
+            limit = max(limit + min(spare, jobs), jobs + spare)
+        return len(connections) - limit
 
     def others_come_first(self) -> bool:
         """Whether somebody waits who could be served."""
@@ -181,6 +194,15 @@ class Places:
         self.fill()
         return counted
 
+    def resize(self, limit: int) -> list[PooledConnection]:
+        """Change the limit: those who wait get what there is more; returns what is idle and too many."""
+        self.limit = limit
+        self.fill()
+        surplus = max(0, len(self.connections()) - limit)
+        self.shrinking = surplus > 0
+        # The oldest ones are the first.
+        return self._take_idle(self.idle[:surplus])
+
     # What is given up; the caller closes it.
 
     def empty(self) -> list[PooledConnection]:
@@ -204,10 +226,13 @@ class Places:
         # The oldest ones are the first.
         candidates = [(c, min(idle_for, _SPARE_IDLE_FOR)) for c in self.idle[:-1][:surplus]]
         candidates += [(c, idle_for) for c in self.idle[:-1][surplus:]]
-        old = []
-        for connection in [c for c, longest in candidates if now - c.channel.used_at > longest]:
+        return self._take_idle([c for c, longest in candidates if now - c.channel.used_at > longest])
+
+    def _take_idle(self, connections: list[PooledConnection]) -> list[PooledConnection]:
+        taken = []
+        for connection in connections:
             # A signal handler in this thread may have taken it meanwhile.
             with contextlib.suppress(ValueError):
                 self.idle.remove(connection)
-                old.append(connection)
-        return old
+                taken.append(connection)
+        return taken

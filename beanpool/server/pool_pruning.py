@@ -40,6 +40,12 @@ class PoolPruning:
             old = self._places.trim(idle_for)
         self._close(old, "it was idle for long")
 
+    def resize(self, limit: int) -> None:
+        """Change how many there may be: who waits gets what there is more at once; what is too many goes when idle."""
+        with self._lock:
+            idle = self._places.resize(limit)
+        self._close(idle, "max_connections was lowered")
+
     def _close(self, connections: Iterable[PooledConnection], because: str) -> None:
         for connection in connections:
             self._discard(connection, because)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 
-from beanpool.errors import BeanpoolError
+from beanpool.errors import BeanpoolError, PoolTimeout
 from beanpool.server.places import Places, Stage
 from beanpool.server.pooled_connection import PooledConnection
+from beanpool.server.shortage import Demand, Shortage
 from beanpool.server.ticket import Ticket
 from beanpool.telemetry import Counters
+
+_REMEMBERED_FOR = 5.0
 
 
 class PoolQueue:
@@ -32,12 +36,47 @@ class PoolQueue:
         checkin: Callable[[PooledConnection], None],
         ended: Callable[[], BeanpoolError],
     ) -> None:
+        self._shortage = Shortage()
+        # When a reserve that could not wait was last told that jobs have all connections.
+        self._refused_at = -math.inf
         self._lock = lock
         self._places = places
         self._counters = counters
         self._starved = starved
         self._checkin = checkin
         self._ended = ended
+
+    @property
+    def starving(self) -> bool:
+        """Whether somebody wants a connection, waiting for it or not, or went without one a moment ago."""
+        return bool(self._places.queue) or time.monotonic() - self._refused_at < _REMEMBERED_FOR
+
+    def refuse(self) -> None:
+        """A reserve that does not wait is told that jobs have all connections; called under the pool's lock."""
+        self._refused_at = time.monotonic()
+        self._shortage.note(len(self._places.taken) + 1, refused=True)
+
+    def shortage(self, now: float, returns: int) -> Demand | None:
+        """What callers want if they go short of connections and nobody was told so far; to be asked now and then.
+
+        :param now: monotonic seconds.
+        :param returns: how often a connection has come back.
+        """
+        places = self._places
+        if not places.queue and not self._shortage.of_interest:
+            return None
+        with self._lock:
+            return self._shortage.look(now, places.limit, places.held_by_jobs(), len(places.queue), returns)
+
+    def exhausted(self, server: str) -> PoolTimeout:
+        """The error of a caller for whom no connection became free."""
+        places = self._places
+        in_use = max(min(places.limit, len(places.connections())), places.held_by_jobs())
+        return PoolTimeout(
+            f"{server}: no connection became free in time: {in_use} of {places.limit} are in use, "
+            f"{places.held_by_jobs()} of them by unfinished jobs. Finish or release jobs (one that failed is kept "
+            f"by its traceback, too), or raise max_connections, which is {places.limit} (or pool.resize)"
+        )
 
     def wait(self, deadline: float) -> PooledConnection | None:
         """Wait for a connection for a command; None if there is none until then (monotonic seconds).
@@ -55,8 +94,7 @@ class PoolQueue:
                 connection = None if self._places.others_come_first() else self._places.take()
                 if connection is not None:
                     return connection
-                self._places.queue.append(ticket)
-                self._counters.add("requests_queued")
+                self._append(ticket)
             self._starved()
             ticket.signal.acquire(timeout=max(0.0, deadline - started))
         except BaseException:
@@ -68,6 +106,12 @@ class PoolQueue:
         if connection is None and ticket.error is not None:
             raise ticket.error
         return connection
+
+    def _append(self, ticket: Ticket) -> None:
+        places = self._places
+        places.queue.append(ticket)
+        self._counters.add("requests_queued")
+        self._shortage.note(len(places.taken) + len(places.queue))
 
     def _leave(self, ticket: Ticket, since: float) -> PooledConnection | None:
         with self._lock:
@@ -85,8 +129,7 @@ class PoolQueue:
         with self._lock:
             if self._places.stage is not Stage.OPEN:
                 raise self._ended()
-            self._counters.add("requests_queued")
-            self._places.queue.append(ticket)
+            self._append(ticket)
             self._places.fill()
 
     def leave(self, ticket: Ticket) -> None:

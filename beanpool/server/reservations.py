@@ -107,8 +107,11 @@ class Reservations:
     def may_wait(self) -> bool:
         """Whether a reserve that has found no job may keep its connection waiting for one.
 
-        Not if somebody wants a connection, and calls would have fewer than reserves that wait.
+        Not if somebody wants a connection, and calls would have fewer than reserves that wait, nor if the limit was
+        lowered and there are too many.
         """
+        if self._pool.places.shrinking and self._pool.places.has_too_many():
+            return False
         if not self._pool.contended:
             return True
         waiting, calls = self._waiting_and_calls()

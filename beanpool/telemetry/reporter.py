@@ -8,6 +8,7 @@ from beanpool.errors import BeanpoolError, describe
 from beanpool.events import (
     ConnectionClosed,
     ConnectionOpened,
+    ConnectionsShort,
     PutMadeAmbiguous,
     PutRerouted,
     ReservationLost,
@@ -93,6 +94,19 @@ class Reporter:
         """A connection was closed."""
         if self.listeners.active:
             self.listeners.publish(ConnectionClosed(self.name, server, reason))
+
+    def connections_short(
+        self, server: str, name: str, limit: int, held_by_jobs: int, wanted: int, advised: int
+    ) -> None:
+        """Callers go short of connections to a server; see :class:`~beanpool.events.ConnectionsShort`."""
+        text = (
+            "callers go short of connections to server %s: max_connections is %d, unfinished jobs hold %d of them, and "
+            "up to %d were wanted at the same time. Set max_connections to %d or more, or call pool.resize: each "
+            "thread that works on jobs needs one, and each set of tubes that reserves wait for"
+        )
+        self._log(logging.WARNING, text, name, limit, held_by_jobs, wanted, advised)
+        if self.listeners.active:
+            self.listeners.publish(ConnectionsShort(self.name, server, limit, held_by_jobs, wanted, advised))
 
     def put_rerouted(self, server: str, instead_of: str, error: BeanpoolError) -> None:
         """A put went to another server than the one that was tried before."""

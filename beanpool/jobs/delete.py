@@ -77,7 +77,7 @@ class _Lane(Exchange[int]):
     def collect(self) -> None:
         """Take in the answers that are there."""
         try:
-            for requests, reply in self.receive(self.connection.channel.collect_deleted()):
+            for requests, reply in self.receive(self.connection.channel.collect_done(DELETE)):
                 if isinstance(reply, Reply) and reply.status != "DELETED":
                     position = requests[0][0]
                     self.refusals[position] = self.connection.refuse(DELETE, reply, job=self.ids[position])

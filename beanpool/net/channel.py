@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import itertools
 import socket
 import time
@@ -17,7 +18,7 @@ from typing import TypeVar, Unpack
 from beanpool.errors import About, CommandFailed, ConnectionFailed, Phase, describe, refusal
 from beanpool.net.readiness import wait_for
 from beanpool.net.stream import LARGE_READ_SIZE, OF_THE_PARENT, READ_SIZE, ChannelState, Stream, is_timeout
-from beanpool.protocol import DELETE, ID, PUT, RESERVE_WITH_TIMEOUT, Command, Reply
+from beanpool.protocol import ID, PUT, RESERVE_WITH_TIMEOUT, Command, Reply
 
 __all__ = ["OF_THE_PARENT", "Channel", "ChannelState"]
 
@@ -32,6 +33,11 @@ _GATHERED = 128
 _TIMEOUT_SLACK = 0.05
 
 Item = TypeVar("Item")
+
+
+def _no_run(most: int) -> Sequence[int]:
+    return ()
+
 
 # A global is found faster than a member of an enumeration.
 _IN_STEP = ChannelState.IN_STEP
@@ -227,9 +233,13 @@ class Channel(Stream):
         """The same of posted ``reserve-with-timeout``; a run of ``RESERVED`` comes as the list of ids and bodies."""
         return self._collect(RESERVE_WITH_TIMEOUT, self._parser.next_reserved)
 
-    def collect_deleted(self) -> Iterator[Reply | Sequence[int]]:
-        """The same of posted deletes; a run of ``DELETED`` comes as a range of so many."""
-        return self._collect(DELETE, self._parser.next_deleted)
+    def collect_done(self, command: Command) -> Iterator[Reply | Sequence[int]]:
+        """The same of posted ``delete``, ``release``, ``bury`` or ``touch``; a run of usual ones comes as a range."""
+        return self._collect(command, functools.partial(self._parser.next_done, command))
+
+    def collect(self, command: Command) -> Iterator[Reply | Sequence[int]]:
+        """The same of any posted command, reply by reply."""
+        return self._collect(command, _no_run)
 
     def _collect(self, command: Command, next_run: Callable[[int], Sequence[Item]]) -> Iterator[Reply | Sequence[Item]]:
         due = self._due

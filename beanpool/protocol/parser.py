@@ -10,12 +10,13 @@ import re
 
 from beanpool.errors import UnexpectedResponse
 from beanpool.protocol.arguments import MAX_ID, MAX_JOB_SIZE
-from beanpool.protocol.commands import Command
+from beanpool.protocol.commands import BURY, DELETE, RELEASE, TOUCH, Command
 from beanpool.protocol.replies import BARE_WORD, DOCUMENT_SIZE, JOB_SIZE, MAX_LINE, NUMBER, WORDS, Reply
 
 _INSERTED_RUN = re.compile(rb"(?:INSERTED [1-9][0-9]{0,18}\r\n)+")
-_DELETED = b"DELETED\r\n"
-_DELETED_RUN = re.compile(rb"(?:DELETED\r\n)+")
+# The reply of each to a job that they found, and many of it.
+_DONE = {command: command.success.encode() + b"\r\n" for command in (BURY, DELETE, RELEASE, TOUCH)}
+_DONE_RUN = {command: re.compile(b"(?:%b)+" % line) for command, line in _DONE.items()}
 _RESERVED_LINE = re.compile(rb"RESERVED ([1-9][0-9]{0,18}) (0|[1-9][0-9]{0,8})\r\n")
 MAX_DOCUMENT_SIZE = 64 * 1024 * 1024
 """The largest ``stats`` or ``list`` reply that is read (bytes)."""
@@ -134,15 +135,19 @@ class Parser:
         self._consume(position)
         return found
 
-    def next_deleted(self, most: int) -> range:
-        """The ``DELETED`` replies that come next, up to `most`, as a range of so many; empty if another comes next."""
+    def next_done(self, command: Command, most: int) -> range:
+        """The usual replies to ``delete``, ``release``, ``bury`` or ``touch`` that come next, up to `most`.
+
+        They come as a range of so many, which is empty if another reply comes next.
+        """
         if self._head is not None:
             return range(0)
-        match = _DELETED_RUN.match(self.buffer, self._position)
+        match = _DONE_RUN[command].match(self.buffer, self._position)
         if match is None:
             return range(0)
-        count = min(most, (match.end() - self._position) // len(_DELETED))
-        self._consume(self._position + count * len(_DELETED))
+        size = len(_DONE[command])
+        count = min(most, (match.end() - self._position) // size)
+        self._consume(self._position + count * size)
         return range(count)
 
     def _next_body(self, command: Command) -> Reply | None:

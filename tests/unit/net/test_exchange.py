@@ -50,7 +50,7 @@ class Deletes(Exchange[str]):
 
     def collect(self) -> None:
         try:
-            for requests, reply in self.receive(self.connection.channel.collect_deleted()):
+            for requests, reply in self.receive(self.connection.channel.collect_done(DELETE)):
                 status = reply.status if isinstance(reply, Reply) else "DELETED"
                 self.outcomes |= {token: status for token, _ in requests}
         except (ConnectionFailed, UnexpectedResponse) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import traceback
 from collections.abc import Callable, Iterable
@@ -441,6 +442,10 @@ def test_an_error_never_shows_what_came(command: Command) -> None:
         assert f"q1:11300 answered {command.name} with " in shown
 
 
+def next_done(command: Command, parser: Parser, most: int) -> object:
+    return parser.next_done(command, most)
+
+
 RUNS = [
     (commands.PUT, st.integers(1, MAX_UINT64).map(lambda jid: b"INSERTED %d\r\n" % jid), Parser.next_inserted),
     (
@@ -450,7 +455,10 @@ RUNS = [
         ),
         Parser.next_reserved,
     ),
-    (commands.DELETE, st.just(b"DELETED\r\n"), Parser.next_deleted),
+    (commands.DELETE, st.just(b"DELETED\r\n"), functools.partial(next_done, commands.DELETE)),
+    (commands.RELEASE, st.just(b"RELEASED\r\n"), functools.partial(next_done, commands.RELEASE)),
+    (commands.BURY, st.just(b"BURIED\r\n"), functools.partial(next_done, commands.BURY)),
+    (commands.TOUCH, st.just(b"TOUCHED\r\n"), functools.partial(next_done, commands.TOUCH)),
 ]
 OTHERS = {
     commands.PUT: [b"BURIED 7\r\n", b"DRAINING\r\n", b"INSERTED 0\r\n", b"RESERVED 1 1\r\nx\r\n"],
@@ -459,6 +467,9 @@ OTHERS = {
         *(b"RESERVED 01 1\r\nx\r\n", b"RESERVED 1 9999999999\r\nx", b"RESERVED 1 1\nx\r\n", b"DELETED\r\n"),
     ],
     commands.DELETE: [b"NOT_FOUND\r\n", b"DELETED \r\n", b"deleted\r\n", b"INSERTED 1\r\n"],
+    commands.RELEASE: [b"NOT_FOUND\r\n", b"BURIED\r\n", b"RELEASE\r\n", b"DELETED\r\n"],
+    commands.BURY: [b"NOT_FOUND\r\n", b"BURIED 7\r\n", b"RELEASED\r\n"],
+    commands.TOUCH: [b"NOT_FOUND\r\n", b"OUT_OF_MEMORY\r\n", b"TOUCHED TOUCHED\r\n"],
 }
 
 
@@ -495,8 +506,8 @@ def test_a_run_of_replies_says_what_they_say_one_by_one(
         return found
 
     def as_reply(item: object) -> Reply:
-        if command is commands.DELETE:
-            return Reply("DELETED")
+        if command not in (commands.PUT, commands.RESERVE_WITH_TIMEOUT):
+            return Reply(command.success)
         if isinstance(item, tuple):
             return Reply("RESERVED", *item)
         assert isinstance(item, int)

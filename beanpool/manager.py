@@ -30,7 +30,7 @@ from beanpool.config import DEFAULTS, AnyServer, Settings, check_max_connections
 from beanpool.connection import Connection, Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
 from beanpool.events import Event
-from beanpool.jobs import DeleteMany, JobsById, stats_of_jobs
+from beanpool.jobs import BuryMany, DeleteMany, JobsById, ReleaseMany, TouchMany, stats_of_jobs
 from beanpool.policy import RetryBudget, RetryPolicy
 from beanpool.protocol import (
     DEFAULT_PRIORITY,
@@ -515,19 +515,72 @@ class PoolManager(NotPicklable):
         """
         self._jobs.delete(jid, server, timeout)
 
-    def delete_many(self, jobs: Iterable[Job | int]) -> list[Exception | None]:
+    def delete_many(self, jobs: Iterable[Job | int], *, timeout: float | None = None) -> list[Exception | None]:
         """Delete many jobs, in few round trips and to all servers at once.
 
         :param jobs: :class:`Job` objects, of whatever servers and connections, and what :meth:`delete` takes as a job's
             id; any iterable: it is read as the deletes go out.
+        :param timeout: how long a server may let a reply wait, once in all (seconds); None for the pool's. What was
+            lost has as much again, all together.
         :returns: one outcome per item, in order: None for a job that was deleted, else the exception that
-            :meth:`Job.delete` or :meth:`delete` would have raised. A failed item does not stop its neighbours. A server
-            may let a reply wait for the pool's timeout, once in all; what was lost has as much again, all together.
+            :meth:`Job.delete` or :meth:`delete` would have raised. A failed item does not stop its neighbours.
         """
+        seconds = self._begin_many(jobs, timeout)
+        return DeleteMany(self._jobs.locate, self._jobs.held, seconds, self._cluster.reporter.observers).run(jobs)
+
+    def touch_many(self, jobs: Iterable[Job | int], *, timeout: float | None = None) -> list[Exception | None]:
+        """Start the TTR of many jobs that this pool has reserved anew, in few round trips and on all servers at once.
+
+        :param jobs: :class:`Job` objects, of whatever servers and connections, and the ids of jobs in hand.
+        :param timeout: how long a server may let a reply wait, once in all (seconds); None for the pool's. One that is
+            silent for so long costs its own jobs, as it does with :meth:`Job.touch`, and holds up no other server's.
+        :returns: one outcome per item, in order: None for a job that was touched, or is not reserved, else the
+            exception that :meth:`Job.touch` or :meth:`touch` would have raised, such as :class:`JobLost`.
+        """
+        seconds = self._begin_many(jobs, timeout)
+        return TouchMany(self._jobs.get, seconds, self._cluster.reporter.observers).run(jobs)
+
+    def release_many(
+        self,
+        jobs: Iterable[Job | int],
+        *,
+        priority: int | None = None,
+        delay: float = 0,
+        timeout: float | None = None,
+    ) -> list[Exception | None]:
+        """Give many jobs that this pool has reserved back to their tubes, in few round trips, on all servers at once.
+
+        :param priority: their new priority; None keeps what each has (one more round trip for all of them).
+        :param delay: how long before they become ready again (seconds).
+        :returns: one outcome per item, in order: None for a job that was released, or is not reserved, else the
+            exception that :meth:`Job.release` or :meth:`release` would have raised. `jobs` and `timeout` are those of
+            :meth:`touch_many`.
+        """
+        encode_release(1, 0 if priority is None else priority, delay)
+        seconds = self._begin_many(jobs, timeout)
+        return ReleaseMany(self._jobs.get, seconds, self._cluster.reporter.observers, priority, delay).run(jobs)
+
+    def bury_many(
+        self, jobs: Iterable[Job | int], *, priority: int | None = None, timeout: float | None = None
+    ) -> list[Exception | None]:
+        """Put many jobs that this pool has reserved aside, in few round trips and on all servers at once.
+
+        :param priority: their new priority; None keeps what each has (one more round trip for all of them).
+        :returns: one outcome per item, in order: None for a job that was buried, or is not reserved, else the
+            exception that :meth:`Job.bury` or :meth:`bury` would have raised. `jobs` and `timeout` are those of
+            :meth:`touch_many`.
+        """
+        encode_bury(1, 0 if priority is None else priority)
+        seconds = self._begin_many(jobs, timeout)
+        return BuryMany(self._jobs.get, seconds, self._cluster.reporter.observers, priority).run(jobs)
+
+    def _begin_many(self, jobs: Iterable[Job | int], timeout: float | None) -> float:
+        """Check what a command on many jobs is given, and return its timeout (seconds)."""
         check_many("jobs", jobs)
+        seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         if not self._cluster.started:
             self._cluster.start()
-        return DeleteMany(self._jobs.locate, self._jobs.held, self._timeout, self._cluster.reporter.observers).run(jobs)
+        return seconds
 
     def release(
         self,

@@ -10,6 +10,7 @@ from beanpool.connection.job_batch import (
     gone,
     is_broken,
     lease_of,
+    lose,
     ran_out,
     recovered,
     recovery_of,
@@ -22,7 +23,7 @@ from beanpool.connection.job_making import found_job, reserved_job
 from beanpool.connection.pipeline import Pipeline
 from beanpool.connection.results import YamlParsing
 from beanpool.connection.session import Held
-from beanpool.connection.turns import turn
+from beanpool.connection.turns import take_turns, turn
 
 __all__ = [
     "IDENTIFY",
@@ -41,6 +42,7 @@ __all__ = [
     "is_broken",
     "new_job_id",
     "lease_of",
+    "lose",
     "ran_out",
     "recovered",
     "recovery_of",
@@ -51,5 +53,6 @@ __all__ = [
     "supersede",
     "tube_changes",
     "turn",
+    "take_turns",
     "unanswered",
 ]

@@ -57,6 +57,13 @@ def broke(job: Job, error: BeanpoolError) -> None:
     job._disconnected(error)
 
 
+def lose(job: Job, error: BeanpoolError) -> JobLost:
+    """Its connection broke while a batch had something else to do for it: tell of the loss, and build the error."""
+    lost = job._lose(error)
+    lost.__cause__ = error
+    return lost
+
+
 def recovered(job: Job) -> None:
     """It was deleted all the same."""
     job._state = JobState.NOT_RESERVED

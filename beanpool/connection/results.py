@@ -115,11 +115,11 @@ def kicked(channel: ReplyChannel, reply: Reply) -> int:
     return reply.number
 
 
-def priority(channel: ReplyChannel, reply: Reply) -> int | None:
+def priority(channel: ReplyChannel, reply: Reply, /, **about: Unpack[About]) -> int | None:
     """The priority in the reply to a ``stats-job``; None if the server does not know the job."""
     if reply.status == "NOT_FOUND":
         return None
-    found = document(True, STATS_JOB, channel, reply).get("pri")
+    found = document(True, STATS_JOB, channel, reply, **about).get("pri")
     if type(found) is not int or not 0 <= found <= MAX_UINT32:
         raise violated(channel, STATS_JOB, "no valid priority")
     return found

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
+import itertools
+import operator
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any, Protocol
@@ -16,6 +20,10 @@ from beanpool.runtime import within
 
 # A command that began before, and whose time ends with that of who waits for it, says how it ended (seconds).
 _GRACE = 0.1
+# These are C, in which no interrupt is noticed.
+_try_to_acquire = operator.methodcaller("acquire", False)
+_release = operator.methodcaller("release")
+_call = operator.methodcaller("__call__")
 
 
 class Guarded(Protocol):
@@ -74,6 +82,47 @@ def queue_up(connection: Guarded, deadline: float) -> Iterator[None]:
             guard.release()
 
 
+class Turns:
+    """The guards of several connections, as far as nobody else had them."""
+
+    __slots__ = ("_guards", "had")
+
+    def __init__(self, guards: Sequence[threading.Lock]) -> None:
+        self._guards = guards
+        self.had: list[bool] = []
+        """For each connection, whether it is had."""
+
+    def let_go(self, number: int) -> None:
+        """Let go of one before the others; it must be had."""
+        steps = (functools.partial(self.had.__setitem__, number, False), self._guards[number].release)
+        # In one step: an interrupt in between would leave it taken, or let another thread's turn go.
+        collections.deque(map(_call, steps), 0)
+
+
+@contextlib.contextmanager
+def take_turns(connections: Sequence[Guarded]) -> Iterator[Turns]:
+    """Have the guards that nobody has for a block, without waiting for any.
+
+    Who waits for none while it holds others can never wait in a circle.
+
+    :raises ReentrantCall: if a signal handler calls it that has interrupted this thread's own turn on one of them.
+    """
+    for connection in connections:
+        if connection._guard.locked() and _has_interrupted(connection):
+            raise within(f"a command on {connection!r}")
+    guards = [connection._guard for connection in connections]
+    some = Turns(guards)
+    # All of them in one step, and so is their end.
+    let_go: Callable[[], object] = functools.partial(
+        collections.deque, map(_release, itertools.compress(guards, some.had)), 0
+    )
+    try:
+        some.had.extend(map(_try_to_acquire, guards))
+        yield some
+    finally:
+        let_go()
+
+
 def _has_interrupted(connection: Guarded) -> bool:
     """Whether this thread is, further down its stack, in a function of the package that uses this connection.
 
@@ -87,6 +136,8 @@ def _has_interrupted(connection: Guarded) -> bool:
         if _is_ours(frame):
             known = frame.f_locals
             if known.get("connection") is connection or known.get("self") is connection:
+                return True
+            if any(one is connection for one in known.get("connections_in_turn", ())):
                 return True
         frame = frame.f_back
     return False

@@ -2,7 +2,7 @@
 
 from beanpool.telemetry.log import ErrorLog, log_safely, logger
 from beanpool.telemetry.observer import AttemptOutcome, JobEnd, Observer
-from beanpool.telemetry.observers import FinishedBatch, JobTiming, Observers
+from beanpool.telemetry.observers import FinishedBatch, JobTiming, Observers, TouchedBatch
 from beanpool.telemetry.reporter import Reporter
 from beanpool.telemetry.stats import SERVER_COUNTS, Counters, ServerStatus, total
 
@@ -18,6 +18,7 @@ __all__ = [
     "Observers",
     "Reporter",
     "ServerStatus",
+    "TouchedBatch",
     "log_safely",
     "logger",
     "total",

@@ -117,3 +117,26 @@ class FinishedBatch:
             tube = next(iter(tubes)) if len(tubes) == 1 else None
             if count:
                 self._observers.finished(server, tube, self._how, count, now - since / count, now - self._began)
+
+
+class TouchedBatch:
+    """The jobs that one batch touches, from now on until :meth:`tell`."""
+
+    __slots__ = ("_began", "_counts", "_observers")
+
+    def __init__(self, observers: Observers) -> None:
+        self._observers = observers
+        self._began = time.monotonic()
+        self._counts: dict[tuple[str, bool], int] = {}
+
+    def add(self, server: str, count: int, *, ok: bool) -> None:
+        """So many of a server were touched, or could not be."""
+        if count:
+            self._counts[server, ok] = self._counts.get((server, ok), 0) + count
+
+    def tell(self) -> None:
+        """Tell of each server what was touched there."""
+        counts, self._counts = self._counts, {}
+        now = time.monotonic()
+        for (server, ok), count in counts.items():
+            self._observers.touched(server, count, now - self._began, ok)

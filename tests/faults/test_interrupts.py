@@ -338,6 +338,19 @@ def test_delete_many(stage: Stage, kind: type[BaseException]) -> None:
     assert at_every_place(prepare, stage.check, kind, step=1 if kind is KeyboardInterrupt else 3) > 100
 
 
+@pytest.mark.parametrize("verb", [PoolManager.touch_many, PoolManager.release_many])
+def test_others_of_many_jobs(stage: Stage, verb: Callable[..., object]) -> None:
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        for _ in range(3):
+            stage.control.put(b"in hand")
+        jobs = stage.pool.reserve_many(3, 0)
+        assert len(jobs) == 3
+        return lambda: verb(stage.pool, [*jobs, jobs[0]])
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt, step=2) > 100
+
+
 def test_delete_many_of_some_of_the_jobs_of_a_connection(stage: Stage) -> None:
     """Whatever becomes of the call, those that it was not about are in hand, or lost, and do not hang."""
 

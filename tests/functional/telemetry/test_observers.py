@@ -134,6 +134,41 @@ def test_a_batch_is_one_call_for_each_server(cluster: StartCluster, notes: Notes
         assert len(finished) == 2
 
 
+def test_many_jobs_in_hand_are_told_of_once_for_each_server(cluster: StartCluster, notes: Notes) -> None:
+    servers = cluster(2)
+    with unprobed(*servers) as pool:
+        pool.add_observer(notes)
+        pool.put_many(["x"] * 40)
+        jobs = pool.reserve_many(40, 5)
+        broken = next(job for job in jobs if job.server == servers[0].address)
+        here = sum(job.server == servers[1].address for job in jobs)
+        notes.take()
+        assert pool.touch_many(jobs) == [None] * 40
+        assert set(notes.take()) == {
+            ("touched", servers[0].address, 40 - here, True),
+            ("touched", servers[1].address, here, True),
+        }
+        cut(broken.connection)
+        outcomes = pool.touch_many(jobs)
+        assert sum(isinstance(outcome, JobLost) for outcome in outcomes) == 40 - here
+        assert [call for call in notes.take() if call[1] == servers[1].address] == [
+            ("touched", servers[1].address, here, True)
+        ]
+        kept = [job for job in jobs if job.reserved]
+        assert pool.release_many(kept[:2]) == [None] * 2
+        assert pool.bury_many(kept[2:]) == [None] * (here - 2)
+        assert notes.take() == [
+            ("finished", servers[1].address, "default", "released", 2),
+            ("finished", servers[1].address, "default", "buried", here - 2),
+        ]
+        assert {name: pool.get_stats()[name] for name in ("touched", "released", "buried", "in_hand")} == {
+            "touched": 40 + here,
+            "released": 2,
+            "buried": here - 2,
+            "in_hand": 0,
+        }
+
+
 def test_attempts_that_failed(cluster: StartCluster, scripted_server: StartScripted, notes: Notes) -> None:
     refuses = scripted_server(default=answering({"stats": stats_reply(), "put": b"OUT_OF_MEMORY\r\n"}))
     buries = scripted_server(default=answering({"stats": stats_reply({"id": "b"}), "put": b"BURIED 12\r\n"}))

@@ -1,0 +1,308 @@
+"""One command on many jobs at once: pipelined on each connection, and on all of them at the same time.
+
+A command on a reserved job goes over the connection that holds it, and other threads may work on its siblings there.
+So a batch has each of its connections for itself while it is at work. It takes the guards that are free, all at once,
+and waits for none of the others before these have done: a server that is silent holds up nobody but itself.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from beanpool.config import AnyServer
+from beanpool.connection import Job, JobState, end, lease_of, lose, ran_out, reserved_at, state_of, take_turns, turn
+from beanpool.errors import BeanpoolError, Buried, CommandTimeout, NotFound, Phase
+from beanpool.jobs.lane import JobLane, Lane
+from beanpool.net import Failure, drive
+from beanpool.protocol import Command
+from beanpool.server import Lease, PooledConnection
+from beanpool.telemetry import FinishedBatch, JobEnd, Observers
+
+# The least that a command can be given (seconds).
+_NO_TIME = 1e-6
+
+Outcome = Exception | None
+"""None for a job of which it was done, else why not."""
+Get = Callable[[Job | int, AnyServer | None, str], Job]
+"""Returns a job in hand, by itself or by its id, its server and the command that is for it: see `JobsById.get`."""
+
+
+class JobBatch(abc.ABC):
+    """One call that carries out a command on many jobs.
+
+    A server that is silent costs it one timeout, once, however many jobs and connections there are, and what was left
+    over at first costs it one more.
+
+    :cvar command: what is carried out.
+    :cvar lane: what is known of each connection.
+    :cvar chunk: how many items are looked at, and have their outcome, before the next are; None for all of them.
+    :cvar how: what becomes of a job by it; None if it is reserved as before.
+    :param timeout: the longest that a server may let a reply wait, and other threads a connection, and the longest that
+        is spent in vain on what was left over at first (seconds).
+    :param observers: are told of the jobs that are finished.
+    """
+
+    command: Command
+    lane: type[JobLane] = JobLane
+    chunk: int | None = None
+    how: JobEnd | None
+
+    def __init__(self, timeout: float, observers: Observers) -> None:
+        self._timeout = timeout
+        self._finished = FinishedBatch(observers, self.how) if self.how is not None and observers.active else None
+        self._outcomes: list[Outcome] = []
+        # What is looked at again when the rest of its chunk is done.
+        self._left_over: list[tuple[int, Job]] = []
+        self._time_left = timeout
+        # Servers that have been silent for all of their time, by address: nothing else is sent to them.
+        self._silent: dict[str, BeanpoolError] = {}
+
+    def run(self, items: Iterable[Job | int]) -> list[Outcome]:
+        """Carry it out on all; returns one outcome per item, in order."""
+        source = iter(items)
+        try:
+            while chunk := list(itertools.islice(source, self.chunk)):
+                self._carry_out(chunk)
+        finally:
+            if self._finished is not None:
+                self._finished.tell()
+        return self._outcomes
+
+    # What the commands differ in.
+
+    @abc.abstractmethod
+    def _find(self, place: int, item: Job | int) -> Job | None:
+        """The job that an item stands for; None if it is known by its id alone, and is noted.
+
+        :raises ValueError: or TypeError, if it stands for none.
+        """
+
+    @abc.abstractmethod
+    def _begin(self, lane: JobLane) -> None:
+        """Send what is first to be sent for its jobs."""
+
+    @abc.abstractmethod
+    def _broke(self, place: int, job: Job, failure: Failure) -> None:
+        """The connection of a reserved job broke before it was done."""
+
+    @abc.abstractmethod
+    def _do_alone(self, job: Job, seconds: float) -> None:
+        """Carry it out on one job, by its own command, in so many seconds."""
+
+    def _needs_time(self, job: Job) -> bool:
+        """Whether the server has to be asked, to carry it out on one job."""
+        return job.reserved
+
+    # The jobs of one chunk.
+
+    def _carry_out(self, chunk: Sequence[Job | int]) -> None:
+        first = len(self._outcomes)
+        self._outcomes.extend([None] * len(chunk))
+        lanes: dict[Lease[PooledConnection], JobLane] = {}
+        for place, item in enumerate(chunk, first):
+            try:
+                job = self._find(place, item)
+            except (ValueError, TypeError, BeanpoolError) as error:
+                self._outcomes[place] = error.with_traceback(None)
+                continue
+            if job is None:
+                continue
+            lease = lease_of(job)
+            if not isinstance(lease, Lease):
+                # Not reserved, or lost, or of a plain connection.
+                self._left_over.append((place, job))
+                continue
+            lane = lanes.get(lease)
+            if lane is None:
+                lane = lanes[lease] = self.lane(lease)
+            if not lane.add(place, job):
+                self._left_over.append((place, job))
+        self._do_reserved(list(lanes.values()))
+        self._do_left_over()
+
+    def _do_reserved(self, lanes: list[JobLane]) -> None:
+        until = time.monotonic() + self._timeout
+        try:
+            for lane in lanes:
+                lane.error = self._not_again(lane.connection.server)
+                lane.pinned = lane.error is None and lane.lease.pin()
+            pinned = [lane for lane in lanes if lane.pinned]
+            with take_turns([lane.connection for lane in pinned]) as some:
+                had = {lane: number for number, lane in enumerate(pinned) if some.had[number]}
+                # A command of a signal handler that interrupts this looks for that name.
+                connections_in_turn = [lane.connection for lane in had]  # noqa: F841
+                self._do_together(list(had), lambda lane: some.let_go(had[lane]))
+            # Last of all the one whose other command is under way for longest: it may be waited for in vain.
+            busy = [lane for lane in pinned if not lane.granted]
+            busy.sort(key=lambda lane: lane.connection.channel.used_at, reverse=True)
+            for lane in busy:
+                self._do_when_its_turn_comes(lane, until)
+        finally:
+            for lane in lanes:
+                self._unpin(lane)
+        for lane in lanes:
+            self._settle(lane)
+
+    def _unpin(self, lane: JobLane) -> None:
+        if lane.pinned:
+            lane.pinned = False
+            lane.lease.unpin()
+
+    def _do_when_its_turn_comes(self, lane: JobLane, until: float) -> None:
+        connection = lane.connection
+        lane.error = self._not_again(connection.server)
+        if lane.error is not None:
+            return
+        try:
+            with turn(connection, until):
+                self._do_together([lane], None)
+        except CommandTimeout as error:
+            if lane.granted:
+                raise
+            lane.error = self._silent[connection.server] = error.with_traceback(None)
+
+    def _do_together(self, lanes: list[JobLane], let_go: Callable[[JobLane], None] | None) -> None:
+        """Do it on all of these, each for as long as it takes.
+
+        :param let_go: lets others use a connection that has done, while others have not.
+        """
+        under_way = lanes
+        try:
+            for lane in lanes:
+                lane.granted = True
+                self._begin(lane)
+            while under_way:
+                for lane in under_way:
+                    if not lane.due:
+                        self._note(lane)
+                        if let_go is not None:
+                            let_go(lane)
+                            self._unpin(lane)
+                under_way = [lane for lane in under_way if lane.due]
+                if under_way:
+                    drive(under_way, self._collect, self._give_up)
+        except BaseException:
+            for lane in under_way:
+                if lane.due:
+                    lane.connection.drop("a batch was interrupted")
+                self._note(lane)
+            raise
+
+    def _collect(self, lane: JobLane) -> None:
+        lane.collect()
+
+    def _give_up(self, lane: Lane) -> None:
+        error = self._silent[lane.connection.server] = lane.late(lane.command)
+        lane.end(error)
+        lane.connection.drop(str(error))
+
+    def _not_again(self, server: str) -> CommandTimeout | None:
+        """Why nothing is sent to a server; None if it has not been silent before."""
+        error = self._silent.get(server)
+        if error is None:
+            return None
+        return CommandTimeout(
+            f"{server}: the {self.command.name} was not sent, the server did not answer others of the batch in time "
+            f"({error})",
+            server=server,
+            phase=Phase.SENDING,
+        )
+
+    def _note(self, lane: JobLane) -> None:
+        """Tell the jobs what has become of them."""
+        jobs, ended = lane.jobs, []
+        for position, refusal in lane.refusals.items():
+            job = jobs[position]
+            if isinstance(refusal, NotFound):
+                if end(job, JobState.LOST):
+                    lane.lost.add(position)
+                ended.append(job.number)
+            elif isinstance(refusal, Buried):
+                # The server had no memory to queue it.
+                end(job, JobState.NOT_RESERVED)
+                ended.append(job.number)
+        if self.how is not None and lane.sent and lane.command is self.command:
+            done = [jobs[position] for position in lane.done()]
+            for job in done:
+                end(job, JobState.NOT_RESERVED)
+                ended.append(job.number)
+            self._tell(lane.connection.server, done)
+        lane.lease.forget(ended)
+
+    def _tell(self, server: str, done: list[Job]) -> None:
+        if self._finished is not None:
+            self._finished.add(server, [(job.tube, reserved_at(job)) for job in done])
+
+    def _settle(self, lane: JobLane) -> None:
+        """See to those that it was not done for."""
+        if lane.granted and not lane.refusals and lane.error is None:
+            return
+        if not lane.granted and (lane.error is None or lane.connection.closed):
+            # The last of them was finished meanwhile, or another thread's command has lost the connection.
+            self._left_over += zip(lane.places, lane.jobs, strict=True)
+            return
+        for position, refusal in lane.refusals.items():
+            place, job = lane.places[position], lane.jobs[position]
+            self._outcomes[place] = ran_out(job) if position in lane.lost else refusal
+        if lane.error is None:
+            return
+        if not lane.granted:
+            # Nothing was sent: they are reserved as before.
+            for place in lane.places:
+                self._outcomes[place] = lane.failure(lane.error, sent=False)
+            return
+        over = set(lane.done()) if self.how is not None and lane.command is self.command else set[int]()
+        for position, failure in lane.undone(over):
+            place, job = lane.places[position], lane.jobs[position]
+            if state_of(job) is JobState.RESERVED:
+                self._broke(place, job, failure)
+            else:
+                # Another thread was faster.
+                self._left_over.append((place, job))
+
+    # What is left.
+
+    def _do_left_over(self) -> None:
+        left_over, self._left_over = self._left_over, []
+        for place, job in left_over:
+            self._do_by_itself(place, job)
+
+    def _do_by_itself(self, place: int, job: Job) -> None:
+        """Carry it out by the rules of a single command."""
+        started = time.monotonic()
+        try:
+            if self._time_left <= 0 and self._needs_time(job):
+                raise CommandTimeout(
+                    f"{job.server}: the time for all that could not be done at first ran out; the {self.command.name} "
+                    "was not sent",
+                    server=job.server,
+                    phase=Phase.SENDING,
+                )
+            # What needs none finds out in no time.
+            self._do_alone(job, max(self._time_left, _NO_TIME))
+        except BeanpoolError as error:
+            self._outcomes[place] = error.with_traceback(None)
+        self._spend(started)
+
+    def _spend(self, since: float) -> None:
+        self._time_left = max(0.0, self._time_left - (time.monotonic() - since))
+
+
+class ReservedBatch(JobBatch):
+    """A command for reserved jobs only: nothing happens to others, and those whose connection broke are lost.
+
+    :param get: finds the job that is in hand. The others are those of :class:`JobBatch`.
+    """
+
+    def __init__(self, get: Get, timeout: float, observers: Observers) -> None:
+        super().__init__(timeout, observers)
+        self._get = get
+
+    def _find(self, place: int, item: Job | int) -> Job:
+        return self._get(item, None, self.command.name)
+
+    def _broke(self, place: int, job: Job, failure: Failure) -> None:
+        self._outcomes[place] = lose(job, failure)

@@ -36,6 +36,7 @@ from beanpool.manager import PoolManager
 from beanpool.net import DEFAULT_HOST, DEFAULT_PORT
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
 from beanpool.put import Put
+from beanpool.reserve import Waker
 from beanpool.telemetry import AttemptOutcome, JobEnd, Observer, ServerStatus
 from beanpool.tube import Tube
 
@@ -83,6 +84,7 @@ __all__ = [
     "SocketError",
     "Tube",
     "UnexpectedResponse",
+    "Waker",
 ]
 
 if not TYPE_CHECKING:  # To type checkers it would be any name's.

@@ -70,7 +70,7 @@ from beanpool.put import (
     put_all,
     put_once,
 )
-from beanpool.reserve import MOST_JOBS, Reserver
+from beanpool.reserve import MOST_JOBS, Reserver, Waker, check_waker
 from beanpool.runtime import Lock, check_unpatched, no_descriptor
 from beanpool.server import borrow
 from beanpool.telemetry import Observer, ServerStatus
@@ -384,25 +384,39 @@ class PoolManager(NotPicklable):
 
     # Reserving jobs.
 
-    def reserve(self, timeout: float | None = None, *, tubes: str | Iterable[str] | None = None) -> Job | None:
+    def reserve(
+        self,
+        timeout: float | None = None,
+        *,
+        tubes: str | Iterable[str] | None = None,
+        waker: Waker | None = None,
+    ) -> Job | None:
         """Reserve a job from whichever server has one; None if none came in time.
 
         The job's commands go to its own connection, from whichever thread they are called.
 
         :param timeout: how long to wait (seconds); None for ever.
         :param tubes: the tube, or tubes, to take from; None for those that the pool watches.
+        :param waker: ends the call early, without a job: see :class:`Waker`.
         :raises NoServerAvailable: if no server could be asked until then.
         :raises PoolTimeout: if all connections were in use by unfinished jobs.
         :raises PoolClosed: if the pool is closed meanwhile.
         """
+        if waker is not None:
+            check_waker(waker)
         wait = check_wait("timeout", timeout)
         wanted = self._watched if tubes is None else _check_tubes(tubes)
         if not self._cluster.started:
             self._cluster.start()
-        return self._reserver.reserve(wanted, wait)
+        return self._reserver.reserve(wanted, wait, waker)
 
     def reserve_many(
-        self, limit: int, timeout: float | None = None, *, tubes: str | Iterable[str] | None = None
+        self,
+        limit: int,
+        timeout: float | None = None,
+        *,
+        tubes: str | Iterable[str] | None = None,
+        waker: Waker | None = None,
     ) -> list[Job]:
         """Reserve up to `limit` jobs at once, from all servers at the same time and in few round trips.
 
@@ -417,17 +431,29 @@ class PoolManager(NotPicklable):
             others have given jobs is waited for at most a second, one that is silent while none has, at most the
             pool's timeout; the jobs of the others are returned then.
         :param tubes: the tube, or tubes, to take from; None for those that the pool watches.
+        :param waker: ends the call early, with the jobs that are in hand then: see :class:`Waker`.
         :returns: the jobs; an empty list if none came in time.
         :raises NoServerAvailable: if no server could be asked until then.
         :raises PoolTimeout: if all connections were in use by unfinished jobs.
         :raises PoolClosed: if the pool is closed meanwhile.
         """
         check_int("limit", limit, 1, MOST_JOBS)
+        if waker is not None:
+            check_waker(waker)
         wait = check_wait("timeout", timeout)
         wanted = self._watched if tubes is None else _check_tubes(tubes)
         if not self._cluster.started:
             self._cluster.start()
-        return self._reserver.reserve_many(wanted, limit, wait)
+        return self._reserver.reserve_many(wanted, limit, wait, waker)
+
+    def stop_reserving(self) -> None:
+        """Let all reserves, those that wait and those to come, return None (:meth:`reserve_many`: an empty list).
+
+        Puts go on, and jobs in hand can be finished: it is how a program begins to end. There is no way back. It may be
+        called from any thread and from signal handlers, and more than once; it waits for nothing. A job that comes in
+        at the same moment goes back to its tube.
+        """
+        self._reserver.stop()
 
     # One server.
 

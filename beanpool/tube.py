@@ -9,6 +9,7 @@ from beanpool.connection import Job, JobId
 from beanpool.errors import NotPicklable
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
 from beanpool.put import Outcome, Put
+from beanpool.reserve import Waker
 
 
 class TubePool(Protocol):
@@ -42,10 +43,10 @@ class TubePool(Protocol):
     ) -> list[Outcome]:
         """Put many jobs."""
 
-    def reserve(self, timeout: float | None, *, tubes: str) -> Job | None:
+    def reserve(self, timeout: float | None, *, tubes: str, waker: Waker | None) -> Job | None:
         """Reserve a job."""
 
-    def reserve_many(self, limit: int, timeout: float | None, *, tubes: str) -> list[Job]:
+    def reserve_many(self, limit: int, timeout: float | None, *, tubes: str, waker: Waker | None) -> list[Job]:
         """Reserve many jobs."""
 
     def peek_ready(self, *, tube: str | None, timeout: float | None) -> Job | None:
@@ -119,13 +120,13 @@ class Tube(NotPicklable):
             on_ambiguous=on_ambiguous,
         )
 
-    def reserve(self, timeout: float | None = None) -> Job | None:
+    def reserve(self, timeout: float | None = None, *, waker: Waker | None = None) -> Job | None:
         """Reserve a job of this tube; see :meth:`PoolManager.reserve`."""
-        return self._pool.reserve(timeout, tubes=self.name)
+        return self._pool.reserve(timeout, tubes=self.name, waker=waker)
 
-    def reserve_many(self, limit: int, timeout: float | None = None) -> list[Job]:
+    def reserve_many(self, limit: int, timeout: float | None = None, *, waker: Waker | None = None) -> list[Job]:
         """Reserve up to `limit` jobs of this tube at once; see :meth:`PoolManager.reserve_many`."""
-        return self._pool.reserve_many(limit, timeout, tubes=self.name)
+        return self._pool.reserve_many(limit, timeout, tubes=self.name, waker=waker)
 
     def peek_ready(self, *, timeout: float | None = None) -> Job | None:
         """Look at a ready job of this tube, on whichever server has one."""

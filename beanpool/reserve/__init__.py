@@ -2,8 +2,11 @@
 
 from beanpool.reserve.batch import MOST_JOBS
 from beanpool.reserve.sweep import Reserver
+from beanpool.reserve.waker import Waker, check_waker
 
 __all__ = [
     "MOST_JOBS",
     "Reserver",
+    "Waker",
+    "check_waker",
 ]

@@ -18,6 +18,7 @@ from beanpool.net import drive
 from beanpool.policy import Lot, Pace, Quota
 from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply, encode_reserve_with_timeout
 from beanpool.reserve.waiters import Begun, Catch
+from beanpool.reserve.waker import Interruption
 from beanpool.server import Member, PooledConnection
 
 MOST_JOBS = 100_000
@@ -45,6 +46,8 @@ _PATIENCE_FOR_NOTHING = 0.25
 _TRUSTED_IDLE_SECONDS = 0.01
 # A server whose time ends a little after the call's own is late, too (seconds).
 _CLOSE_ENOUGH = 0.01
+# How often to see whether the call is to end early, while servers let it wait (seconds).
+_INTERRUPTED_WITHIN = 0.02
 
 
 class _Lane:
@@ -108,11 +111,13 @@ class Take:
 
     :param limit: how many jobs to take at most.
     :param timeout: the longest that a server may be silent (seconds).
+    :param interruption: what may end it early.
     """
 
-    def __init__(self, tubes: tuple[str, ...], limit: int, timeout: float) -> None:
+    def __init__(self, tubes: tuple[str, ...], limit: int, timeout: float, interruption: Interruption) -> None:
         self._tubes = tubes
         self._timeout = timeout
+        self._interruption = interruption
         self._quota = Quota(limit)
         self._lanes: list[_Lane] = []
         self._unasked: collections.deque[Member] = collections.deque()
@@ -145,7 +150,7 @@ class Take:
         self._unasked.extend(members)
         started = time.monotonic()
         last_call = until - min(_PATIENCE, (until - started) / 4)
-        while True:
+        while not self._interruption.came:
             allotted = self._share_out(last_call)
             for lane in list(self._lanes):
                 self._ask(lane, until)
@@ -239,7 +244,9 @@ class Take:
                 lane.patience = until - lane.progress_at
         # Also those that owe nothing: their jobs are lost with their connection.
         watched = [lane for lane in self._lanes if lane.lot.asked or lane.found]
-        drive(watched, self._receive, self._give_up, min(until, self._leave_at(lanes, thorough)))
+        now = time.monotonic()
+        soon = min(until, self._leave_at(lanes, thorough), now + _INTERRUPTED_WITHIN)
+        drive(watched, self._receive, self._give_up, soon)
         now = time.monotonic()
         left = [lane for lane in self._lanes if lane.lot.asked]
         if now < until:
@@ -371,7 +378,7 @@ class Take:
             jobs += taken
         return jobs
 
-    def scrap(self) -> None:
-        """Close all connections: after an interrupt nobody has the jobs that are reserved on them."""
+    def scrap(self, because: str) -> None:
+        """Close all connections: nobody is to have the jobs that are reserved on them."""
         for lane in self._lanes:
-            lane.member.pool.discard(lane.connection, "the caller was interrupted")
+            lane.member.pool.discard(lane.connection, because)

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import math
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,12 +17,16 @@ from beanpool.protocol import RESERVE_JOB, RESERVE_WITH_TIMEOUT, encode_job
 from beanpool.reserve.batch import Take
 from beanpool.reserve.wait import GRACE, Janitor, Retired, SharedWait
 from beanpool.reserve.waiters import Begun, Catch, Watch
-from beanpool.runtime import Lock
+from beanpool.reserve.waker import Interruption, Waker
+from beanpool.runtime import Lock, ReentrantEvent
 from beanpool.server import Member, PooledConnection, Ticket, why_another
 from beanpool.telemetry import Observers
 
 # How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
 _PATIENCE = 0.25
+# The same where the call may have to end early, and how often a call that waits for a reply sees whether it has to
+# (seconds).
+_INTERRUPTED_WITHIN = 0.02
 _KEPT_WAITS = 256
 _monotonic = time.monotonic
 
@@ -54,13 +57,20 @@ class Reserver:
         self._waits: dict[tuple[str, ...], SharedWait] = {}
         self._lock = Lock()
         self._closed = False
+        # What ends all reserves, and whether it was set: without a call.
+        self._stop = Waker()
+        self._stopped = False
 
-    def reserve(self, tubes: tuple[str, ...], timeout: float | None) -> Job | None:
+    def reserve(self, tubes: tuple[str, ...], timeout: float | None, waker: Waker | None = None) -> Job | None:
         """Reserve a job of `tubes`, from whichever server has one.
 
         :param timeout: how long to wait (seconds); None for ever.
+        :param waker: ends the call early.
         :raises NoServerAvailable: if no server could be asked until then.
         """
+        if self._stopped or (waker is not None and waker.is_set()):
+            return None
+        interruption = None if waker is None else Interruption(self._stop, waker)
         began = _monotonic() if self._observers.active else None
         shared, deadline, until = self._begin(tubes, timeout)
         begun: Begun = []
@@ -69,36 +79,57 @@ class Reserver:
         try:
             kept = None if shared.watch_ref is None else shared.kept
             if kept is None:
-                catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors, missed)
+                catch = self._sweep(tubes, shared, until, timeout == 0, begun, errors, missed, interruption)
             else:
-                catch = self._resume(kept, tubes, shared, until, timeout == 0, begun, errors, missed)
+                catch = self._resume(kept, tubes, shared, until, timeout == 0, begun, errors, missed, interruption)
             while catch is None and timeout != 0:
+                if interruption is None:
+                    interruption = Interruption(self._stop)
                 try:
-                    catch = shared.wait(deadline, begun, missed)
+                    catch = shared.wait(deadline, begun, missed, interruption)
                     break
                 except Retired:
                     shared = self._shared_wait(tubes)
         except BaseException:
             self._dismiss(begun)
             raise
+        if self._stopped:
+            self._give_back(catch, begun)
+            return None
         if catch is not None:
             job = self._job(tubes, catch)
             if began is not None:
                 self._observers.reserved(job.server, job.tube, 1, _monotonic() - began)
             return job
+        if interruption is not None and interruption.came:
+            self._dismiss(begun)
+            return None
         self._refuse_silence(errors, missed, timeout == 0)
         return None
 
-    def reserve_many(self, tubes: tuple[str, ...], limit: int, timeout: float | None) -> list[Job]:
+    def _give_back(self, catch: Catch | None, begun: Begun) -> None:
+        """Nobody may have a job any more, neither this one nor what may still come."""
+        if catch is not None:
+            member, connection, _ = catch
+            member.pool.discard(connection, "its job came when nobody was to have one any more")
+        self._dismiss(begun)
+
+    def reserve_many(
+        self, tubes: tuple[str, ...], limit: int, timeout: float | None, waker: Waker | None = None
+    ) -> list[Job]:
         """Reserve up to `limit` jobs: what is ready, else what is once the first one has come.
 
         :param timeout: how long to wait for the first one (seconds); None for ever.
+        :param waker: ends the call early: what is in hand then is returned.
         :raises NoServerAvailable: if no server could be asked until then.
         """
+        if self._stopped or (waker is not None and waker.is_set()):
+            return []
+        interruption = Interruption(self._stop) if waker is None else Interruption(self._stop, waker)
         began = _monotonic() if self._observers.active else None
         shared, deadline, until = self._begin(tubes, timeout)
         thorough = timeout == 0
-        take = Take(tubes, limit, self._timeout)
+        take = Take(tubes, limit, self._timeout, interruption)
         begun: Begun = []
         kept = shared.kept
         try:
@@ -115,26 +146,31 @@ class Reserver:
             take.hand_over(begun)
             take.sort_out()
             if take.empty and thorough:
-                late = self._ask_in_turn(take.missed, tubes, until, begun, take.errors)
+                late = self._ask_in_turn(take.missed, tubes, until, begun, take.errors, interruption)
                 if late is not None:
                     take.add([late])
                     take.run((), until, True)
                     take.sort_out()
             if take.empty and thorough and kept is not None:
                 take.add(shared.held(limit))
-            while take.empty and not thorough:
-                catches = self._wait_many(shared, deadline, begun, take.missed, limit)
+            while take.empty and not thorough and not interruption.came:
+                catches = self._wait_many(shared, deadline, begun, take.missed, interruption, limit)
                 if not catches:
                     break
                 take.add(catches)
                 take.run((), min(deadline, time.monotonic() + self._timeout), True)
                 take.sort_out()
             self._dismiss(begun)
+            if self._stopped:
+                take.scrap("its jobs came when nobody was to have one any more")
+                return []
             jobs = take.jobs()
         except BaseException:
-            take.scrap()
+            take.scrap("the caller was interrupted")
             self._dismiss(begun)
             raise
+        if not jobs and interruption.came:
+            return []
         if not jobs:
             self._refuse_silence(take.errors, take.missed, thorough)
         elif began is not None:
@@ -144,11 +180,17 @@ class Reserver:
         return jobs
 
     def _wait_many(
-        self, shared: SharedWait, deadline: float, begun: Begun, missed: list[Member], limit: int
+        self,
+        shared: SharedWait,
+        deadline: float,
+        begun: Begun,
+        missed: list[Member],
+        interruption: Interruption,
+        limit: int,
     ) -> list[Catch]:
         while True:
             try:
-                return shared.wait_many(deadline, begun, missed, limit)
+                return shared.wait_many(deadline, begun, missed, interruption, limit)
             except Retired:
                 shared = self._shared_wait(shared.tubes)
 
@@ -193,6 +235,7 @@ class Reserver:
         begun: Begun,
         errors: dict[str, BaseException],
         missed: list[Member],
+        interruption: Interruption | None,
     ) -> Catch | None:
         """As :meth:`_sweep`, where connections wait in whose jobs nobody was interested for a moment."""
         if not thorough:
@@ -203,7 +246,7 @@ class Reserver:
                 return None
         for held in shared.held():
             return held
-        catch = self._sweep(tubes, shared, until, thorough, begun, errors, missed)
+        catch = self._sweep(tubes, shared, until, thorough, begun, errors, missed, interruption)
         if catch is None and thorough:
             # A job may have been on its way to one of them when its server was asked over another connection.
             for held in shared.held():
@@ -219,9 +262,14 @@ class Reserver:
         begun: Begun,
         errors: dict[str, BaseException],
         missed: list[Member],
+        interruption: Interruption | None,
     ) -> Catch | None:
-        """Ask one server after another; what was begun, who failed, and who could not be asked, is added to the last
-        three."""
+        """Ask one server after another; what was begun, who failed, and who could not be asked, is added to the three
+        that are for that.
+
+        :param interruption: what may end it early; None if only the end of all reserves may.
+        """
+        patience = _PATIENCE if interruption is None else _INTERRUPTED_WITHIN
         members = self._topology().rotation(next(self._starts))
         catch: Catch | None = None
         for member in members:
@@ -237,17 +285,19 @@ class Reserver:
                 continue
             if not (member.up or thorough):
                 continue
+            if self._stopped or (interruption is not None and interruption.came):
+                return None
             now = _monotonic()
-            catch = self._ask(member, tubes, min(until, now + _PATIENCE), begun, errors, missed)
+            catch = self._ask(member, tubes, min(until, now + patience), begun, errors, missed)
             if catch is not None:
                 break
             if _monotonic() - now >= _PATIENCE >= member.patience:
                 # It is dismissed without a word if another one has a job. It must not cost every sweep this time.
                 member.doubt()
         if missed and thorough and catch is None:
-            catch = self._ask_in_turn(missed, tubes, until, begun, errors)
+            catch = self._ask_in_turn(missed, tubes, until, begun, errors, interruption or Interruption(self._stop))
         if begun and thorough and catch is None:
-            catch = self._collect(begun, until)
+            catch = self._collect(begun, until, interruption or Interruption(self._stop))
         if begun and (catch is not None or thorough):
             self._dismiss(begun)
         return catch
@@ -302,6 +352,7 @@ class Reserver:
         until: float,
         begun: Begun,
         errors: dict[str, BaseException],
+        interruption: Interruption,
     ) -> Catch | None:
         """Queue for connections to these servers, and ask each with the one that comes.
 
@@ -309,18 +360,14 @@ class Reserver:
 
         :param missed: the servers; those that were asked are taken out.
         """
-        come = threading.Event()
+        come = _Come()
         queue: dict[Member, Ticket] = {}
-
-        def notify() -> bool:
-            come.set()
-            return True
-
         try:
+            interruption.attach(come)
             for member in missed:
                 if member.pool.full_of_jobs():
                     continue
-                queue[member] = Ticket(notify)
+                queue[member] = Ticket(come.tell)
                 try:
                     member.pool.queue_up(queue[member])
                 except BeanpoolError as error:
@@ -331,8 +378,8 @@ class Reserver:
                 with _noting(errors, member):
                     member.starved()
                     member.reservations.evict(for_jobs=True)
-            while queue:
-                come.clear()
+            while queue and not interruption.came:
+                come.event.clear()
                 for member in [member for member, ticket in queue.items() if ticket.settled]:
                     connection = None
                     with _noting(errors, member):
@@ -344,14 +391,15 @@ class Reserver:
                     catch = self._ask(member, tubes, patience, begun, errors, [], connection)
                     if catch is not None:
                         return catch
-                if queue and not come.wait(max(0.0, until - _monotonic())):
+                if interruption.came or (queue and not come.event.wait(max(0.0, until - _monotonic()))):
                     break
         finally:
+            interruption.detach(come)
             for member, ticket in queue.items():
                 member.pool.leave(ticket)
         return None
 
-    def _collect(self, begun: Begun, until: float) -> Catch | None:
+    def _collect(self, begun: Begun, until: float, interruption: Interruption) -> Catch | None:
         """Give those who were slow to answer the rest of the time."""
         for entry in list(begun):
             member, connection = entry
@@ -359,9 +407,15 @@ class Reserver:
                 continue
             begun.remove(entry)
             try:
-                reply = connection.await_reply(until)
-                if reply is None:
-                    raise connection.late()
+                reply = None
+                while reply is None:
+                    now = _monotonic()
+                    if now >= until:
+                        raise connection.late()
+                    if interruption.came:
+                        begun.append(entry)
+                        return None
+                    reply = connection.await_reply(min(until, now + _INTERRUPTED_WITHIN))
             except BeanpoolError as error:
                 member.pool.checkin(connection, broken=error)
                 continue
@@ -456,6 +510,13 @@ class Reserver:
             shared.give_up(member)
         member.reservations.evict()
 
+    def stop(self) -> None:
+        """Let every reserve that waits, and every other from now on, return without a job. Idempotent; takes no lock,
+        for signal handlers.
+        """
+        self._stopped = True
+        self._stop.set()
+
     def close(self) -> None:
         """Wake everybody who waits with :class:`PoolClosed`."""
         with self._lock:
@@ -463,6 +524,22 @@ class Reserver:
             waits = list(self._waits.values())
         for shared in waits:
             shared.close()
+
+
+class _Come:
+    """Tells a caller that a connection has come, or that it is to wait no longer."""
+
+    def __init__(self) -> None:
+        self.event = ReentrantEvent()
+
+    def tell(self) -> bool:
+        """A connection has come; returns that somebody is there."""
+        self.event.set()
+        return True
+
+    def interrupt(self) -> None:
+        """See :class:`Interruptible`."""
+        self.event.set()
 
 
 @contextlib.contextmanager

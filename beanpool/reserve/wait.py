@@ -26,6 +26,7 @@ from beanpool.cluster import BackgroundExecutor
 from beanpool.errors import BeanpoolError, PoolClosed, ReentrantCall, no_server
 from beanpool.net import Channel
 from beanpool.reserve.waiters import LAST_MOMENT, Begun, Catch, Watch
+from beanpool.reserve.waker import Interruption
 from beanpool.runtime import Lock, is_mine, refuse_within, within
 from beanpool.server import Member
 
@@ -47,11 +48,25 @@ class Retired(Exception):
 class _Seat:
     """A thread that waits."""
 
-    __slots__ = ("catch", "deadline", "error", "extra", "most", "only_looks", "presence", "signal", "thread")
+    __slots__ = (
+        "__weakref__",
+        "_poke",
+        "catch",
+        "deadline",
+        "error",
+        "extra",
+        "most",
+        "only_looks",
+        "presence",
+        "signal",
+        "thread",
+        "woken",
+    )
 
-    def __init__(self, deadline: float, most: int, *, only_looks: bool = False) -> None:
+    def __init__(self, deadline: float, most: int, poke: Callable[[], None], *, only_looks: bool = False) -> None:
         self.deadline = deadline
         self.most = most
+        self._poke = poke
         self.only_looks = only_looks
         """Whether it takes what has come in, and does not wait for more."""
         self.extra: list[Catch] = []
@@ -63,6 +78,8 @@ class _Seat:
         self.signal.acquire()
         self.catch: Catch | None = None
         self.error: BeanpoolError | None = None
+        self.woken = False
+        """Whether it waits no longer, because somebody says so."""
         self.thread = threading.get_ident()
 
     @property
@@ -73,7 +90,7 @@ class _Seat:
     @property
     def open(self) -> bool:
         """Whether it still waits for its job."""
-        return self.catch is None and self.error is None
+        return self.catch is None and self.error is None and not self.woken
 
     @property
     def takes_more(self) -> bool:
@@ -90,6 +107,13 @@ class _Seat:
         if self.signal.locked():
             with contextlib.suppress(RuntimeError):
                 self.signal.release()
+
+    def interrupt(self) -> None:
+        """Let its thread wait no longer. Takes no lock but that of a pipe, which nobody holds who waits."""
+        self.woken = True
+        self.wake()
+        # It may be the one that leads.
+        self._poke()
 
 
 class Janitor(Protocol):
@@ -167,25 +191,38 @@ class SharedWait:
         if self.kept is None or is_mine(self._lock):
             return []
         try:
-            return self._wait(_Seat(0.0, most, only_looks=True), [], []).catches
+            return self._wait(_Seat(0.0, most, self.poke, only_looks=True), [], []).catches
         except (PoolClosed, Retired, ReentrantCall):
             return []
 
-    def wait(self, deadline: float, begun: Begun, missed: list[Member]) -> Catch | None:
+    def wait(self, deadline: float, begun: Begun, missed: list[Member], interruption: Interruption) -> Catch | None:
         """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
 
         :param begun: connections on which this caller has a reserve under way; they are taken over: who
             takes an entry out of the list has it.
         :param missed: the servers that this caller could not ask, for want of a connection; afterwards, those of them
             that were not asked meanwhile.
+        :param interruption: what may end the wait early.
         :raises PoolClosed: if the pool is closed meanwhile.
         :raises Retired: if another wait was made for these tubes; nothing was taken over.
         """
-        return self._wait(_Seat(deadline, 1), begun, missed).catch
+        seat = _Seat(deadline, 1, self.poke)
+        interruption.attach(seat)
+        try:
+            return self._wait(seat, begun, missed).catch
+        finally:
+            interruption.detach(seat)
 
-    def wait_many(self, deadline: float, begun: Begun, missed: list[Member], most: int) -> list[Catch]:
+    def wait_many(
+        self, deadline: float, begun: Begun, missed: list[Member], interruption: Interruption, most: int
+    ) -> list[Catch]:
         """As :meth:`wait`, and with what came in on other servers at the same time and nobody else waits for."""
-        return self._wait(_Seat(deadline, most), begun, missed).catches
+        seat = _Seat(deadline, most, self.poke)
+        interruption.attach(seat)
+        try:
+            return self._wait(seat, begun, missed).catches
+        finally:
+            interruption.detach(seat)
 
     def _wait(self, seat: _Seat, begun: Begun, missed: list[Member]) -> _Seat:
         refuse_within(self._lock, "a reserve")
@@ -278,7 +315,7 @@ class SharedWait:
             # What has come in while nobody waited.
             watch.glance()
             self._hand_out(watch, seat)
-        while seat.catch is None and seat.error is None and not seat.only_looks:
+        while seat.open and not seat.only_looks:
             if now >= seat.deadline + (LAST_MOMENT if watch.ends_by(seat.deadline + LAST_MOMENT) else 0):
                 break
             longest, waiting = self._who_waits(now)
@@ -302,7 +339,7 @@ class SharedWait:
     def _hand_out(self, watch: Watch, seat: _Seat) -> None:
         """Give the jobs that came in to who leads, which has waited longest, then to the others."""
         caught = watch.caught
-        if caught and seat.catch is None and seat.error is None:
+        if caught and seat.open:
             # The job is its own before it is not among the caught any more: an interrupt in between finds it twice.
             seat.catch = caught[0]
             caught.popleft()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from beanpool import Job, PoolManager
+from beanpool import Job, PoolManager, Waker
 from beanpool.config import AnyServer
 
 
@@ -19,18 +19,29 @@ class WatchedPool(PoolManager):
         super().__init__(servers, **options)
         self._given_out: list[Job] = []
 
-    def reserve(self, timeout: float | None = None, *, tubes: str | Iterable[str] | None = None) -> Job | None:
+    def reserve(
+        self,
+        timeout: float | None = None,
+        *,
+        tubes: str | Iterable[str] | None = None,
+        waker: Waker | None = None,
+    ) -> Job | None:
         """See :meth:`PoolManager.reserve`."""
-        job = super().reserve(timeout, tubes=tubes)
+        job = super().reserve(timeout, tubes=tubes, waker=waker)
         if job is not None:
             self._given_out.append(job)
         return job
 
     def reserve_many(
-        self, limit: int, timeout: float | None = None, *, tubes: str | Iterable[str] | None = None
+        self,
+        limit: int,
+        timeout: float | None = None,
+        *,
+        tubes: str | Iterable[str] | None = None,
+        waker: Waker | None = None,
     ) -> list[Job]:
         """See :meth:`PoolManager.reserve_many`."""
-        jobs = super().reserve_many(limit, timeout, tubes=tubes)
+        jobs = super().reserve_many(limit, timeout, tubes=tubes, waker=waker)
         self._given_out += jobs
         return jobs
 

@@ -11,15 +11,13 @@ work, a turn each, and try again to start the thread.
 from __future__ import annotations
 
 import collections
-import contextlib
-import os
 import selectors
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from beanpool.cluster.upkeep import TICK, Upkeep
-from beanpool.net import Channel
+from beanpool.net import Channel, WakeUpPipe
 from beanpool.runtime import Lock, is_mine
 from beanpool.server import Member
 from beanpool.telemetry import ErrorLog
@@ -48,7 +46,7 @@ class Monitor:
         self._stopping = False
         self._down_wanted = False
         self._error_log = ErrorLog(name)
-        self._wake_reader = self._wake_writer = -1
+        self._wake_up: WakeUpPipe | None = None
         self._half_closed: collections.deque[Channel] = collections.deque()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._changed: collections.deque[Member] = collections.deque()
@@ -86,10 +84,8 @@ class Monitor:
             self._start_at = now + _START_AGAIN_AFTER
             thread = threading.Thread(target=self._run, name=f"beanpool-monitor-{self._name}", daemon=True)
             try:
-                if self._wake_reader < 0:
-                    self._wake_reader, self._wake_writer = os.pipe()
-                    os.set_blocking(self._wake_reader, False)
-                    os.set_blocking(self._wake_writer, False)
+                if self._wake_up is None:
+                    self._wake_up = WakeUpPipe()
                 self._thread = thread
                 thread.start()
             except (RuntimeError, OSError, MemoryError):
@@ -105,10 +101,9 @@ class Monitor:
 
     def wake(self) -> None:
         """Look at what is due now."""
-        with self._lock:
-            if self._wake_writer >= 0:
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self._wake_writer, b"w")
+        wake_up = self._wake_up
+        if wake_up is not None:
+            wake_up.wake()
 
     def state_changed(self, member: Member) -> None:
         """What is believed about a member has changed: plan its next check anew."""
@@ -166,9 +161,8 @@ class Monitor:
 
     def leave_to_parent(self) -> None:
         """In a forked child, which has none of the parent's threads: close the descriptors."""
-        for descriptor in (self._wake_reader, self._wake_writer):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self._wake_up is not None:
+            self._wake_up.leave_to_parent()
 
     # In a caller's thread, where there is no other.
 
@@ -188,7 +182,7 @@ class Monitor:
             until = now + seconds
             while self._prepare(loop):
                 remaining = until - time.monotonic()
-                loop.pump(min(remaining, TICK) if loop.upkeep.checks.under_way else 0.0, -1)
+                loop.pump(min(remaining, TICK) if loop.upkeep.checks.under_way else 0.0, None)
                 if remaining <= 0 or not loop.upkeep.checks.under_way:
                     return
 
@@ -228,7 +222,8 @@ class Monitor:
     def _take_over_loop(self) -> _Loop:
         with self._loop_lock:
             loop = self._loop or _Loop(self._interval, self._error_log)
-            loop.selector.register(self._wake_reader, selectors.EVENT_READ)
+            if self._wake_up is not None:
+                loop.selector.register(self._wake_up.descriptor, selectors.EVENT_READ)
             self._loop = None
         return loop
 
@@ -236,7 +231,7 @@ class Monitor:
         until = self._prepare(loop)
         if until is None:
             return False
-        loop.pump(max(0.0, until - time.monotonic()), self._wake_reader)
+        loop.pump(max(0.0, until - time.monotonic()), self._wake_up)
         return True
 
     def _prepare(self, loop: _Loop) -> float | None:
@@ -267,10 +262,9 @@ class Monitor:
 
     def _close_pipe(self) -> None:
         with self._lock:
-            for descriptor in (self._wake_reader, self._wake_writer):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._wake_reader = self._wake_writer = -1
+            wake_up, self._wake_up = self._wake_up, None
+        if wake_up is not None:
+            wake_up.close()
 
 
 class _Loop:
@@ -280,14 +274,13 @@ class _Loop:
         self.selector = selectors.DefaultSelector()
         self.upkeep = Upkeep(self.selector, interval, error_log)
 
-    def pump(self, seconds: float, wake_reader: int) -> None:
+    def pump(self, seconds: float, wake_up: WakeUpPipe | None) -> None:
         """Wait so long (seconds) until something is ready, and see to it."""
         for key, _ in self.selector.select(max(0.0, seconds)):
-            if key.fd == wake_reader:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(wake_reader, 4096)
-            else:
+            if key.data is not None:
                 self.upkeep.ready(key.data)
+            elif wake_up is not None:
+                wake_up.drain()
 
     def end(self) -> None:
         """Let go of everything."""

@@ -129,11 +129,15 @@ class WakeUpPipe:
     def close(self) -> None:
         """Close the pipe."""
         with self._lock:
-            # First cleared, then closed: after an interrupt a second close could hit another owner of the number.
-            descriptors, self.descriptor, self._writer = (self.descriptor, self._writer), -1, -1
-            for descriptor in descriptors:
-                if descriptor >= 0:
-                    os.close(descriptor)
+            self.leave_to_parent()
+
+    def leave_to_parent(self) -> None:
+        """Close the descriptors in a forked child. It takes no lock: a thread of the parent may have had it."""
+        # First cleared, then closed: after an interrupt a second close could hit another owner of the number.
+        descriptors, self.descriptor, self._writer = (self.descriptor, self._writer), -1, -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def new_poller() -> Poller:

@@ -44,7 +44,7 @@ class Limit:
         pipe = os.pipe
 
         def limited() -> tuple[int, int]:
-            if self.there and sys._getframe(1).f_globals["__name__"] == "beanpool.cluster.monitor":
+            if self.there and sys._getframe(1).f_globals["__name__"] == "beanpool.net.poller":
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return pipe()
 

@@ -32,6 +32,18 @@ from beanpool.errors import (
     SocketError,
     UnexpectedResponse,
 )
+from beanpool.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionsShort,
+    Event,
+    PutMadeAmbiguous,
+    PutRerouted,
+    ReservationLost,
+    RetryScheduled,
+    ServersChanged,
+    ServerStateChanged,
+)
 from beanpool.manager import PoolManager
 from beanpool.net import DEFAULT_HOST, DEFAULT_PORT
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
@@ -39,6 +51,10 @@ from beanpool.put import Put
 from beanpool.reserve import Waker
 from beanpool.telemetry import AttemptOutcome, JobEnd, Observer, ServerStatus
 from beanpool.tube import Tube
+from beanpool.validation import OnAmbiguous
+
+if TYPE_CHECKING:
+    from beanpool.put.producer import Producer
 
 __version__: str
 """The version of the package; read when it is first asked for."""
@@ -56,9 +72,13 @@ __all__ = [
     "CommandFailed",
     "CommandTimeout",
     "Connection",
+    "ConnectionClosed",
     "ConnectionFailed",
+    "ConnectionOpened",
+    "ConnectionsShort",
     "DeadlineSoon",
     "Draining",
+    "Event",
     "Job",
     "JobEnd",
     "JobId",
@@ -68,6 +88,7 @@ __all__ = [
     "NoServerForPut",
     "NotFound",
     "Observer",
+    "OnAmbiguous",
     "OutOfMemory",
     "Pipeline",
     "PoolClosed",
@@ -75,12 +96,19 @@ __all__ = [
     "PoolManager",
     "PoolTimeout",
     "PoolTimeoutForPut",
+    "Producer",
     "Put",
     "PutAmbiguous",
     "PutFailed",
+    "PutMadeAmbiguous",
+    "PutRerouted",
     "ReentrantCall",
+    "ReservationLost",
+    "RetryScheduled",
     "Server",
+    "ServerStateChanged",
     "ServerStatus",
+    "ServersChanged",
     "SocketError",
     "Tube",
     "UnexpectedResponse",
@@ -89,10 +117,15 @@ __all__ = [
 
 if not TYPE_CHECKING:  # To type checkers it would be any name's.
 
-    def __getattr__(name: str) -> str:
+    def __getattr__(name: str) -> object:
+        # Here, not at the top: each takes as long to load as a third of all the rest.
+        if name == "Producer":
+            from beanpool.put.producer import Producer
+
+            globals()[name] = Producer
+            return Producer
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        # Here, not at the top: it takes as long to load as all the rest.
         from importlib import metadata
 
         try:

@@ -20,7 +20,7 @@ from beanpool.net import (
 )
 from beanpool.protocol import DEFAULT_TUBE_NAME, check_tube
 from beanpool.runtime import load
-from beanpool.validation import check_encoding, check_on_ambiguous, check_seconds
+from beanpool.validation import OnAmbiguous, check_encoding, check_on_ambiguous, check_seconds
 
 ENVIRONMENT_VARIABLES = ("BEANPOOL_URL", "BEANSTALKD_URL", "BEANSTALK_URL")
 """Where :func:`from_environment` looks for the servers, in this order."""
@@ -107,7 +107,7 @@ class Settings:
     connect_timeout: float = 2.0
     timeout: float = 5.0
     health_interval: float = 5.0
-    on_ambiguous: str = "resend"
+    on_ambiguous: OnAmbiguous = "resend"
     encoding: str | None = "utf-8"
     name: str | None = None
 

@@ -404,3 +404,4 @@ BeanstalkcException = BeanpoolError
 # A traceback shows the name that one imports, and catches.
 for _kind in [kind for kind in vars().values() if isinstance(kind, type) and issubclass(kind, BeanpoolError)]:
     _kind.__module__ = "beanpool"
+del _kind

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
+
+ServerStateName = Literal["up", "suspect", "down"]
+"""What is believed about a server."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,9 +38,8 @@ class ServerStateChanged(Event):
 
     server: str
     name: str
-    before: str
-    """``up``, ``suspect`` or ``down``."""
-    after: str
+    before: ServerStateName
+    after: ServerStateName
     draining: bool
     restarted: bool
     """Another process answers now: what was reserved from the one before is lost."""

@@ -31,7 +31,7 @@ from beanpool.connection import Connection, Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
 from beanpool.events import Event
 from beanpool.jobs import BuryMany, DeleteMany, JobsById, ReleaseMany, TouchMany, stats_of_jobs
-from beanpool.policy import RetryBudget, RetryPolicy
+from beanpool.policy import Retry, RetryBudget, RetryPolicy
 from beanpool.protocol import (
     DEFAULT_PRIORITY,
     DEFAULT_TTR,
@@ -75,7 +75,7 @@ from beanpool.runtime import Lock, check_unpatched, no_descriptor
 from beanpool.server import borrow
 from beanpool.telemetry import Observer, ServerStatus
 from beanpool.tube import Tube
-from beanpool.validation import check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
+from beanpool.validation import OnAmbiguous, check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
 
 if TYPE_CHECKING:
     from beanpool.put.producer import Producer
@@ -121,8 +121,8 @@ class PoolManager(NotPicklable):
         connect_timeout: float | None = DEFAULTS.connect_timeout,
         timeout: float = DEFAULTS.timeout,
         health_interval: float = DEFAULTS.health_interval,
-        retry: Any = None,
-        on_ambiguous: str = DEFAULTS.on_ambiguous,
+        retry: Retry = None,
+        on_ambiguous: OnAmbiguous = DEFAULTS.on_ambiguous,
         encoding: str | None = DEFAULTS.encoding,
         name: str | None = DEFAULTS.name,
     ) -> None:
@@ -178,8 +178,8 @@ class PoolManager(NotPicklable):
         connect_timeout: float | None = DEFAULTS.connect_timeout,
         timeout: float = DEFAULTS.timeout,
         health_interval: float = DEFAULTS.health_interval,
-        retry: Any = None,
-        on_ambiguous: str = DEFAULTS.on_ambiguous,
+        retry: Retry = None,
+        on_ambiguous: OnAmbiguous = DEFAULTS.on_ambiguous,
         encoding: str | None = DEFAULTS.encoding,
         name: str | None = DEFAULTS.name,
     ) -> Self:
@@ -242,7 +242,7 @@ class PoolManager(NotPicklable):
         tube: str | None = None,
         key: str | bytes | None = None,
         timeout: float | None = None,
-        on_ambiguous: str | None = None,
+        on_ambiguous: OnAmbiguous | None = None,
     ) -> JobId:
         """Put a job into the cluster (``put``).
 
@@ -304,7 +304,7 @@ class PoolManager(NotPicklable):
         delay: float = 0,
         ttr: float = DEFAULT_TTR,
         timeout: float | None = None,
-        on_ambiguous: str | None = None,
+        on_ambiguous: OnAmbiguous | None = None,
     ) -> list[Outcome]:
         """Put many jobs, in few round trips and to all servers at once.
 
@@ -338,7 +338,7 @@ class PoolManager(NotPicklable):
         )
 
     def _batch(
-        self, on_outcomes: OnOutcomes[Token], timeout: float | None = None, on_ambiguous: str | None = None
+        self, on_outcomes: OnOutcomes[Token], timeout: float | None = None, on_ambiguous: OnAmbiguous | None = None
     ) -> PutMany[Token]:
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"

@@ -10,6 +10,7 @@ from beanpool.errors import NotPicklable
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
 from beanpool.put import Outcome, Put
 from beanpool.reserve import Waker
+from beanpool.validation import OnAmbiguous
 
 
 class TubePool(Protocol):
@@ -25,7 +26,7 @@ class TubePool(Protocol):
         tube: str | None,
         key: str | bytes | None,
         timeout: float | None,
-        on_ambiguous: str | None,
+        on_ambiguous: OnAmbiguous | None,
     ) -> JobId:
         """Put a job."""
 
@@ -39,7 +40,7 @@ class TubePool(Protocol):
         delay: float,
         ttr: float,
         timeout: float | None,
-        on_ambiguous: str | None,
+        on_ambiguous: OnAmbiguous | None,
     ) -> list[Outcome]:
         """Put many jobs."""
 
@@ -90,7 +91,7 @@ class Tube(NotPicklable):
         *,
         key: str | bytes | None = None,
         timeout: float | None = None,
-        on_ambiguous: str | None = None,
+        on_ambiguous: OnAmbiguous | None = None,
     ) -> JobId:
         """Put a job into this tube; see :meth:`PoolManager.put`."""
         return self._pool.put(
@@ -106,7 +107,7 @@ class Tube(NotPicklable):
         delay: float = 0,
         ttr: float = DEFAULT_TTR,
         timeout: float | None = None,
-        on_ambiguous: str | None = None,
+        on_ambiguous: OnAmbiguous | None = None,
     ) -> list[Outcome]:
         """Put many jobs into this tube; see :meth:`PoolManager.put_many`."""
         return self._pool.put_many(

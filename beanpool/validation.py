@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+
+OnAmbiguous = Literal["resend", "raise"]
+"""What becomes of a put that may or may not be stored: it is put again, or raises :class:`PutAmbiguous`."""
 
 LONGEST = 1_000_000
 """No time may be longer (seconds): selectors and kernels cannot be told of much more."""
@@ -72,13 +75,13 @@ def check_encoding(value: Any) -> str | None:
     return value
 
 
-def check_on_ambiguous(value: Any) -> str:
+def check_on_ambiguous(value: Any) -> OnAmbiguous:
     """Return `value` if it is ``"resend"`` or ``"raise"``."""
     if not isinstance(value, str):
         raise TypeError(f"on_ambiguous must be 'resend' or 'raise', not {type(value).__name__}")
     if value not in ("resend", "raise"):
         raise ValueError(f"on_ambiguous must be 'resend' or 'raise', not {value!r}")
-    return value
+    return "raise" if value == "raise" else "resend"
 
 
 def _short(value: float) -> str:

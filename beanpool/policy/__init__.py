@@ -15,7 +15,7 @@ from beanpool.policy.pace import Pace
 from beanpool.policy.put_outcome import Attempts, is_duplicate, is_over, may_be_stored, outcome
 from beanpool.policy.quota import Lot, Quota
 from beanpool.policy.rendezvous import Rendezvous
-from beanpool.policy.retry import RetryBudget, RetryPolicy
+from beanpool.policy.retry import Retry, RetryBudget, RetryPolicy
 from beanpool.policy.round_robin import weighted_round_robin
 from beanpool.policy.schedule import Schedule
 from beanpool.policy.stall_budget import StallBudget
@@ -28,6 +28,7 @@ __all__ = [
     "Pace",
     "Quota",
     "Rendezvous",
+    "Retry",
     "RetryBudget",
     "RetryPolicy",
     "Schedule",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from beanpool.events import ServerStateName
 from beanpool.protocol import Identity
 
 FIRST_BACKOFF = 0.25
@@ -32,6 +33,7 @@ _LEAST_PATIENCE = 0.25
 class ServerState(enum.Enum):
     """Whether a server is used."""
 
+    _value_: ServerStateName
     UP = "up"
     SUSPECT = "suspect"
     DOWN = "down"

@@ -8,12 +8,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from beanpool.runtime import Lock, load
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
+    from tenacity.stop import stop_base
+    from tenacity.wait import wait_base
+
+Retry: TypeAlias = "stop_base | wait_base | Iterable[stop_base | wait_base] | None"
+"""What users say of when a call tries again: see :class:`RetryPolicy`."""
 
 Result = TypeVar("Result")
 
@@ -35,7 +40,7 @@ class RetryPolicy:
     :raises TypeError: for anything else.
     """
 
-    def __init__(self, parts: Any = None) -> None:
+    def __init__(self, parts: Retry = None) -> None:
         self._stops: list[Any] = []
         self._wait: Any = None
         if parts is None:

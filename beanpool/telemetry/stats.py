@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+from beanpool.events import ServerStateName
 from beanpool.runtime import Lock
 
 POOL_COUNTS = (
@@ -69,8 +70,7 @@ class ServerStatus:
     address: str
     name: str
     weight: float
-    state: str
-    """``up``, ``suspect`` or ``down``."""
+    state: ServerStateName
     draining: bool
     """It takes no puts any more, and is still reserved from."""
     leaving: bool

@@ -16,7 +16,7 @@ from support.ledger import Ledger
 from support.threads import Background, background
 from support.waiting import wait_until
 
-from beanpool import Job, JobId, JobLost, NoServerAvailable, PoolManager, PutAmbiguous
+from beanpool import Job, JobId, JobLost, NoServerAvailable, OnAmbiguous, PoolManager, PutAmbiguous
 from beanpool.events import Event, ServerStateChanged
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class Stage:
         self.ledger.deleted(job.data)
         return "deleted"
 
-    def put(self, key: str, on_ambiguous: str = "resend") -> tuple[str, bytes]:
+    def put(self, key: str, on_ambiguous: OnAmbiguous = "resend") -> tuple[str, bytes]:
         """Put a job through the pool and note it; returns what came of it, and its body."""
         body = self.ledger.token()
         try:
@@ -185,7 +185,7 @@ class Put(Operation):
     """A put whose key belongs to the sick server."""
 
     name = "put"
-    on_ambiguous = "resend"
+    on_ambiguous: OnAmbiguous = "resend"
     allowed: tuple[str, ...] = ("elsewhere", "elsewhere, maybe twice", "stored", "stored, maybe twice")
 
     def run(self, works: bool) -> str:

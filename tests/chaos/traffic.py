@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from chaos.watchdog import HUNG_AFTER, Watchdog
 from support.ledger import Ledger
 
-from beanpool import Job, JobId, JobLost, NoServerAvailable, PoolManager, PoolTimeout, PutAmbiguous
+from beanpool import Job, JobId, JobLost, NoServerAvailable, OnAmbiguous, PoolManager, PoolTimeout, PutAmbiguous
 from beanpool.errors import BeanpoolError
 
 DEADLINE = 1.0
@@ -66,7 +66,7 @@ class Traffic:
         if self._stop_producing.wait(self._pause * rng.uniform(0.5, 1.5)):
             return
         key = str(rng.randrange(50)) if rng.random() < 0.5 else None
-        on_ambiguous = "resend" if rng.random() < 0.8 else "raise"
+        on_ambiguous: OnAmbiguous = "resend" if rng.random() < 0.8 else "raise"
         if rng.random() < 0.02:
             bodies = self.ledger.tokens(rng.randint(1, 60), size=100)
             source = bodies if rng.random() < 0.5 else _slowly(bodies, rng)

@@ -402,4 +402,4 @@ def test_a_closing_pool_ends_the_retries(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("wrong", [3, "often", [tenacity.wait_fixed(1), "x"], tenacity.retry_always])
 def test_a_policy_of_anything_else_is_refused(wrong: object) -> None:
     with pytest.raises(TypeError):
-        RetryPolicy(wrong)
+        RetryPolicy(wrong)  # type: ignore[arg-type]  # That is what is refused.

@@ -7,7 +7,8 @@ import inspect
 import pytest
 from support.servers import BeanstalkdServer
 
-from beanpool import Connection, Job, JobId, Pipeline, PoolManager, Tube
+import beanpool
+from beanpool import Connection, Job, JobId, Pipeline, PoolManager, Tube, errors, events
 from beanpool.put.producer import Producer
 
 # Not JobId: its methods are those of int.
@@ -64,6 +65,17 @@ def test_methods_have_a_docstring_and_hide_no_argument(cls: type) -> None:
         assert name == "__init__" or inspect.getdoc(member), f"{name} has no docstring"
         for parameter in inspect.signature(member).parameters.values():
             assert parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD), f"{name}: {parameter}"
+
+
+def test_everything_that_pools_hand_out_can_be_imported() -> None:
+    for module in (events, errors):
+        kinds = {
+            name
+            for name, kind in vars(module).items()
+            if isinstance(kind, type) and issubclass(kind, events.Event | BaseException)
+        }
+        assert kinds <= set(beanpool.__all__)
+    assert [name for name in beanpool.__all__ if not hasattr(beanpool, name)] == []
 
 
 def test_a_pool_shows_nothing_but_its_name() -> None:

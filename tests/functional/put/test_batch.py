@@ -20,7 +20,7 @@ from support.servers import BeanstalkdServer, ServerFactory
 from support.threads import background
 from support.waiting import within
 
-from beanpool import JobId, JobTooBig, NoServerForPut, PoolManager, Put, PutAmbiguous
+from beanpool import JobId, JobTooBig, NoServerForPut, OnAmbiguous, PoolManager, Put, PutAmbiguous
 from beanpool.net.readiness import wait_for_any
 from beanpool.put.item import encode
 
@@ -183,7 +183,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("policy", ["resend", "raise"])
     def test_only_what_was_sent_is_ambiguous(
-        self, beanstalkd: BeanstalkdServer, scripted_server: StartScripted, policy: str
+        self, beanstalkd: BeanstalkdServer, scripted_server: StartScripted, policy: OnAmbiguous
     ) -> None:
         taken = 3
 

@@ -63,11 +63,39 @@ class Server:
     def from_url(cls, url: str) -> Server:
         """Return the server at ``beanstalk://host:port``, ``host:port``, ``[::1]:11300`` or ``beanstalk+unix:///path``.
 
+        Its weight and its name may follow: ``beanstalk://q1:11300;weight=2;name=first``. In a URL's path or name, what
+        is neither a letter nor a digit is written as in ``%3B``.
+
         :raises TypeError: if `url` is not a ``str``.
-        :raises ValueError: if it is not the address of exactly one server.
+        :raises ValueError: if it is not the address of exactly one server, or a parameter is wrong.
         """
-        address = parse_address(url)
-        return cls(address.host, address.port, path=address.path)
+        scheme, rest = split_scheme(url)
+        if scheme in ("", *SCHEMES) and "@" in rest:
+            raise ValueError(NO_CREDENTIALS)
+        # The path of a socket as it is written without a URL has no parameters: a semicolon may be a part of it.
+        written, semicolon, parameters = url.partition(";") if scheme != "unix" else (url, "", "")
+        address = parse_address(written)
+        # The slash before the options of a list of hosts may come after them.
+        pairs = parameters.removesuffix("/").split(";") if semicolon else ()
+        return cls(address.host, address.port, path=address.path, **_PARAMETERS.parse(pairs))
+
+    def to_url(self) -> str:
+        """The server as :meth:`from_url` reads it.
+
+        :raises ValueError: if it cannot be written as a URL: the path of its socket is relative, or not UTF-8.
+        """
+        quote: Callable[..., str] = load("urllib.parse").quote
+        if self.path is None:
+            url = f"beanstalk://{self.address}".replace("%", "%25")
+        elif not self.path.startswith("/"):
+            raise ValueError(f"path must begin with a slash to be written in a URL: {self.path!r}")
+        else:
+            url = f"beanstalk+unix://{quote(self.path, errors='strict')}"
+        if self.weight != 1:
+            url += f";weight={self.weight!r}"
+        if self.name is not None:
+            url += f";name={quote(self.name, safe='')}"
+        return url
 
     @property
     def address(self) -> Address:
@@ -130,9 +158,10 @@ def parse_servers(
 ) -> tuple[tuple[Server, ...], dict[str, Any]]:
     """Return the servers, and the options that came with them in a URL, checked and with Python's types.
 
-    A ``str`` is one URL with many hosts (``beanstalk://q1:11300,q2,[::1]:11301/?timeout=2``), or a list of addresses
-    separated by commas or spaces. In an iterable each item is a :class:`Server` or the address of one: a ``str``, or a
-    tuple of host and port. Such a tuple alone is one server, too.
+    A ``str`` is one URL with many hosts (``beanstalk://q1:11300;weight=2,q2,[::1]:11301/?timeout=2``), or a list of
+    addresses separated by commas or spaces; each may have a weight and a name, as in :meth:`Server.from_url`. In an
+    iterable each item is a :class:`Server` or the address of one: a ``str``, or a tuple of host and port. Such a tuple
+    alone is one server, too.
 
     :param at_least_one: whether an empty iterable is refused; an empty ``str`` is, in any case.
     :raises TypeError: for anything else.
@@ -210,41 +239,61 @@ def _as_server(item: Any) -> Server:
 def _parse_url(text: str) -> tuple[tuple[Server, ...], dict[str, Any]]:
     # The standard library's URL parser takes several hosts for one, with the port of the last.
     hosts, _, query = text.partition("?")
+    pairs = query.split("&") if query else ()
     if not hosts:
-        return (), _parse_options(query)
+        return (), _OPTIONS.parse(pairs)
     items = re.split(r"\s*,\s*|\s+", hosts)
     schemes = {split_scheme(item)[0] for item in items}
-    if "@" in text.partition("=")[0] and schemes <= {"", *SCHEMES}:
+    with_hosts = schemes <= {"", *SCHEMES}
+    if with_hosts and "@" in hosts + text.partition("=")[0]:
         # A comma or a question mark may be a part of the password: no message may repeat an item of the list.
         raise ValueError(NO_CREDENTIALS)
     if not all(items):
         raise ValueError("the list of hosts has an empty place: two commas in a row, or one at an end")
-    return tuple(map(Server.from_url, items)), _parse_options(query)
+    try:
+        servers = tuple(map(Server.from_url, items))
+    except ValueError:
+        if with_hosts and "@" in query:
+            # Not the pool's name, it seems.
+            raise ValueError(NO_CREDENTIALS) from None
+        raise
+    return servers, _OPTIONS.parse(pairs)
 
 
-def _parse_options(query: str) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for pair in query.split("&") if query else ():
-        option, equals, written = pair.partition("=")
-        if option not in _CHECKS:
-            raise ValueError(f"unknown option {option!r} in the URL: the closest known one is {_closest(option)!r}")
-        if not equals or not written:
-            raise ValueError(f"{option} has no value in the URL")
-        if option in options:
-            raise ValueError(f"{option} is there twice in the URL")
-        try:
-            # Not as in a form, where a plus sign is a space: tube names have plus signs.
-            value = unquoted(written)
-        except UnicodeDecodeError:
-            raise ValueError(f"{option} is not UTF-8 in the URL") from None
-        read = _READERS.get(option)
-        options[option] = _CHECKS[option](read(option, value) if read else value)
-    return options
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """What may be written in a URL as ``name=value``."""
 
+    kind: str
+    """What each of these is called."""
+    checks: Mapping[str, Callable[[Any], Any]]
+    """Returns the value to use, or raises what is wrong with it."""
+    readers: Mapping[str, Callable[[str, str], Any]]
+    """Makes a value of what is written, where that is no text."""
 
-def _closest(option: str) -> str:
-    closest: str = load("difflib").get_close_matches(option.lower(), list(_CHECKS), n=1, cutoff=0)[0]
-    return closest
+    def parse(self, pairs: Iterable[str]) -> dict[str, Any]:
+        """The values of the pairs, checked and with Python's types.
+
+        :raises ValueError: if one is unknown, without a value, or there twice; or whatever the checks say.
+        """
+        found: dict[str, Any] = {}
+        for pair in pairs:
+            name, equals, written = pair.partition("=")
+            if name not in self.checks:
+                closest = load("difflib").get_close_matches(name.lower(), list(self.checks), n=1, cutoff=0)[0]
+                raise ValueError(f"unknown {self.kind} {name!r} in the URL: the closest known one is {closest!r}")
+            if not equals or not written:
+                raise ValueError(f"{name} has no value in the URL")
+            if name in found:
+                raise ValueError(f"{name} is there twice in the URL")
+            try:
+                # Not as in a form, where a plus sign is a space: tube names have plus signs.
+                value = unquoted(written)
+            except UnicodeDecodeError:
+                raise ValueError(f"{name} is not UTF-8 in the URL") from None
+            read = self.readers.get(name)
+            found[name] = self.checks[name](read(name, value) if read else value)
+        return found
 
 
 def _read_int(option: str, text: str) -> int:
@@ -256,6 +305,14 @@ def _read_int(option: str, text: str) -> int:
 def _read_float(option: str, text: str) -> float:
     if not re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?", text):
         raise ValueError(f"{option} must be a number of seconds such as 2 or 0.5, not {text!r}")
+    return float(text)
+
+
+def _read_weight(option: str, text: str) -> float:
+    if re.fullmatch(r"[0-9]{1,400}", text):
+        return int(text)
+    if not re.fullmatch(r"[0-9]{1,400}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?", text):
+        raise ValueError(f"{option} must be a number of at least 0 such as 2 or 0.5, not {text!r}")
     return float(text)
 
 
@@ -324,6 +381,14 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "encoding": check_encoding,
     "name": _check_name,
 }
+
+
+_OPTIONS = _Vocabulary("option", _CHECKS, _READERS)
+_PARAMETERS = _Vocabulary(
+    "parameter of a server",
+    {"weight": lambda value: Server(weight=value).weight, "name": _check_name},
+    {"weight": _read_weight},
+)
 
 
 def _defaults() -> Settings:

@@ -92,8 +92,9 @@ class PoolManager(NotPicklable):
     whichever has one. The constructor does no I/O, and a server that is down is no error. Use it in a ``with``
     block, or call :meth:`close`.
 
-    :param servers: one URL with many hosts (``beanstalk://q1:11300,q2,[::1]:11301/?timeout=2``), or an iterable of
-        :class:`Server` objects, ``"host:port"`` texts, URLs of one server and ``(host, port)`` tuples; or one of them.
+    :param servers: one URL with many hosts (``beanstalk://q1:11300;weight=2,q2,[::1]:11301/?timeout=2``), or an
+        iterable of :class:`Server` objects, ``"host:port"`` texts, URLs of one server and ``(host, port)`` tuples; or
+        one of them.
     :param tube: the tube that puts go to when not told otherwise.
     :param watch: the tubes that reserves take from when not told otherwise.
     :param max_connections: the most connections to each server; :meth:`resize` changes it. An unfinished job holds one

@@ -20,7 +20,8 @@ NO_CREDENTIALS = "an address of beanstalkd has no user and no password: leave ou
 # What the system's address of a Unix socket has room for, its terminating zero left out (bytes).
 MAX_PATH = 107 if sys.platform == "linux" else 103
 
-_NOT_IN_A_HOST = frozenset(" /@,?#[]")
+# What is neither a letter nor a digit; names of other alphabets are the resolver's to judge.
+_NOT_IN_A_HOST = re.compile(r"[\x00-,/:-@\[-^`{-\x7f]")
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^]]*:[^]]*)]|(?P<host>[^:]*))(?::(?P<port>.*))?", re.DOTALL)
 _PORT = re.compile(r"[0-9]{1,5}")
 
@@ -83,6 +84,8 @@ def parse_address(text: str) -> Address:
         raise ValueError(NO_CREDENTIALS)
     if "?" in rest:
         raise ValueError(f"the address of one server has no options: leave out all from the '?' on in {text!r}")
+    if ";" in rest:
+        raise ValueError(f"the address of one server has no parameters: leave out all from the ';' on in {text!r}")
     if scheme:
         # In a URL the percent sign before an IPv6 address's zone is itself written as %25.
         rest = rest.replace("%25", "%")
@@ -165,12 +168,12 @@ def _parse_host(text: str, rest: str) -> Address:
 
 
 def _is_host(text: str) -> bool:
-    if not text or not text.isprintable() or not _NOT_IN_A_HOST.isdisjoint(text):
+    if not text or not text.isprintable():
         return False
     if ":" not in text:
-        return "%" not in text
+        return not _NOT_IN_A_HOST.search(text)
     try:
         load("ipaddress").IPv6Address(text)
     except ValueError:
         return False
-    return True
+    return not _NOT_IN_A_HOST.search(text.partition("%")[2])

@@ -6,11 +6,12 @@ import dataclasses
 import enum
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.inside import inside
 
@@ -96,6 +97,12 @@ CREDENTIALS = [
     "https://user:s3cret@env.elasticbeanstalk.com",
     "redis://user:s3cret@q1",
     "user:s3cret://q1",
+    "beanstalk://user:s3cret;x@q1",
+    "beanstalk://user:pass;s3cret=1@q1",
+    "beanstalk://user:pass;s3cret=1,x@q1",
+    "beanstalk://user:pass;s3cret=1?x=1@q1",
+    "beanstalk://user:s3cret?a=b@q1",
+    "q1;weight=1;s3cret@q2=3",
 ]
 
 BAD_OPTIONS = [
@@ -450,30 +457,101 @@ def test_impossible_options(option: str, value: Any, error: type[Exception]) -> 
         Settings(**{option: value})
 
 
-hosts = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True) | st.ip_addresses().map(str)
-servers = st.builds(Server, hosts, st.integers(1, 65535)) | st.builds(
-    lambda name: Server(path=f"/run/{name}"), st.text("abc ü%?,#@:/", min_size=1, max_size=10)
+hosts = st.from_regex(r"[a-z0-9_]([a-z0-9._-]{0,20}[a-z0-9])?", fullmatch=True) | st.ip_addresses().map(str)
+odd_text = st.text("abc ü%?,;=&#@:/[]*<\\'", min_size=1, max_size=10)
+weights = st.integers(0, 10**30) | st.floats(0, allow_nan=False, allow_infinity=False)
+names = st.none() | odd_text
+servers = st.builds(Server, hosts, st.integers(1, 65535), weights, names) | st.builds(
+    lambda path, weight, name: Server(weight=weight, name=name, path=f"/run/{path}"), odd_text, weights, names
+)
+clusters = st.lists(
+    servers, min_size=1, max_size=6, unique_by=(lambda server: server.key, lambda server: str(server.address))
 )
 
 
-@given(st.lists(servers, min_size=1, max_size=6, unique_by=lambda server: str(server.address)))
+@given(clusters)
 def test_what_is_written_as_a_url_is_read_back(chosen: list[Server]) -> None:
-    def written(server: Server) -> str:
-        if server.path is None:
-            return f"beanstalk://{server.address}"
-        return "beanstalk+unix://" + "".join(
-            character if character.isalnum() else "".join(f"%{byte:02X}" for byte in character.encode())
-            for character in server.path
-        ).replace("%2F", "/")
-
-    assert parse_servers(",".join(map(written, chosen))) == (tuple(chosen), {})
-    assert parse_servers(list(map(written, chosen))) == (tuple(chosen), {})
+    written = [server.to_url() for server in chosen]
+    try:
+        check_distinct(chosen)
+    except ValueError:
+        assume(False)
+    assert list(map(Server.from_url, written)) == chosen
+    assert parse_servers(",".join(written)) == (tuple(chosen), {})
+    assert parse_servers(f"{' '.join(written)}?timeout=2") == (tuple(chosen), {"timeout": 2.0})
+    assert parse_servers(written) == (tuple(chosen), {})
     assert parse_servers(chosen) == (tuple(chosen), {})
     for server in chosen:
         assert parse_address(str(server.address)) == server.address
 
 
-@given(st.text(max_size=30) | st.text(":/?#[]@,= %&abq1", max_size=30).map("beanstalk://".__add__))
+WITH_PARAMETERS = [
+    ("q1;weight=2", Server("q1", weight=2)),
+    ("beanstalk://q1:11300;weight=0.5;name=first", Server("q1", weight=0.5, name="first")),
+    ("beanstalk://q1;name=a%2Cb%20c;weight=0/", Server("q1", weight=0, name="a,b c")),
+    ("beanstalk://q1/;weight=2", Server("q1", weight=2)),
+    ("[fe80::1%eth0]:11301;name=v6", Server("fe80::1%eth0", 11301, name="v6")),
+    ("beanstalk+unix:///run/b.sock;weight=2", Server(path="/run/b.sock", weight=2)),
+    ("beanstalk+unix:///run/b%3Bc.sock", Server(path="/run/b;c.sock")),
+    # As an address is shown.
+    ("unix:/run/b;weight=2", Server(path="/run/b;weight=2")),
+]
+
+
+@pytest.mark.parametrize(("text", "server"), WITH_PARAMETERS)
+def test_a_weight_and_a_name_in_a_url(text: str, server: Server) -> None:
+    assert Server.from_url(text) == server
+    assert parse_servers([text]) == ((server,), {})
+
+
+BAD_PARAMETERS = [
+    ("q1;wieght=2", "unknown parameter of a server 'wieght' in the URL: the closest known one is 'weight'"),
+    ("q1;timeout=2", "unknown parameter of a server 'timeout'"),
+    ("q1;", "unknown parameter of a server ''"),
+    ("q1;weight", "weight has no value"),
+    ("q1;weight=", "weight has no value"),
+    ("q1;weight=1;weight=2", "weight is there twice"),
+    ("q1;weight=-1", "weight must be"),
+    ("q1;weight=two", "weight must be"),
+    ("q1;weight=1e999", "weight must be a finite number"),
+    ("q1;weight=nan", "weight must be"),
+    ("q1;name=%00", "name must be"),
+    ("q1;name=%ff", "name is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_PARAMETERS)
+def test_bad_parameters(text: str, words: str) -> None:
+    for read in (Server.from_url, parse_servers):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            read(text)
+    with pytest.raises(ValueError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("strange", list(" !\"$'()*+,;<=>?@\\^`{|}~&#%/"))
+def test_what_means_nothing_in_a_host_is_refused(strange: str) -> None:
+    for host in (f"q{strange}1", f"{strange}q1", f"fe80::1%e{strange}0"):
+        with pytest.raises(ValueError, match="host"):
+            Server(host)
+
+
+def test_names_of_hosts_in_other_alphabets_are_the_resolvers_to_judge() -> None:
+    assert Server.from_url("beanstalk://bücher.example").host == "bücher.example"
+
+
+@pytest.mark.parametrize(("path", "words"), [("b.sock", "slash"), ("/run/\udcff", "utf-8")])
+def test_a_path_that_no_url_can_say(path: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Server(path=path).to_url()
+
+
+def test_the_environment_can_empty_a_server() -> None:
+    text = from_environment({"BEANPOOL_URL": "beanstalk://q1;weight=0;name=a,q2/?timeout=1"})
+    assert parse_servers(text) == ((Server("q1", weight=0, name="a"), Server("q2")), {"timeout": 1.0})
+
+
+@given(st.text(max_size=30) | st.text(":/?#[]@,= %&;weightnam02q1", max_size=30).map("beanstalk://".__add__))
 def test_any_text_is_servers_or_a_value_error(text: str) -> None:
     try:
         found, options = parse_servers(text)

@@ -11,7 +11,7 @@ from support.scripted import answering, stats_reply
 from support.servers import BeanstalkdServer
 from support.threads import run_together
 
-from beanpool import BeanpoolError, PoolManager, Put
+from beanpool import BeanpoolError, JobLost, PoolManager, Put
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
@@ -46,9 +46,12 @@ def test_every_way_to_carry_out_a_command_counts(cluster: StartCluster) -> None:
         second.release(delay=60)
         third.bury()
         fourth.release()
+        assert pool.touch_many(many[:20]) == [None] * 20
+        assert pool.release_many(many[:10], delay=60) == [None] * 10
+        assert pool.bury_many(many[10:20]) == [None] * 10
         assert pool.delete_many(many) == [None] * 50
         pool.delete(second.id)
-        expected = {"puts": 116, "reserved": 54, "touched": 1, "released": 2, "buried": 1, "deleted": 52}
+        expected = {"puts": 116, "reserved": 54, "touched": 21, "released": 12, "buried": 11, "deleted": 52}
         assert counted(pool) == expected
         by_server = pool.get_stats_by_server()
         assert set(by_server) == {server.address for server in servers}
@@ -97,9 +100,15 @@ def test_what_was_counted_stays_when_connections_and_servers_go(cluster: StartCl
         assert pool.get_stats()["puts"] == len(ids)
         assert pool.get_stats()["reserved"] == 1
         assert list(pool.get_stats_by_server()) == [stays.address]
+        with pytest.raises(JobLost):
+            job.touch()
         pool.add_server(gone.address)
         assert pool.get_stats_by_server()[gone.address]["puts"] == 0
-        assert pool.get_stats()["puts"] == len(ids)
+        for _ in range(2):
+            assert pool.get_stats()["puts"] == len(ids)
+            pool.remove_server(gone.address)
+            assert pool.get_stats()["puts"] == len(ids)
+            pool.add_server(gone.address)
 
 
 def test_a_put_that_was_buried_is_a_put(scripted_server: StartScripted) -> None:

@@ -90,7 +90,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # How long an example takes says how busy the machine is.
-    settings.register_profile("beanpool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile(
+        "beanpool",
+        deadline=None,
+        max_examples=int(os.environ.get("BEANPOOL_EXAMPLES", "60")),
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     settings.load_profile("beanpool")
     # The first call that needs them loads them; on a busy machine that takes longer than some test's deadline.
     for module in ("tenacity", "yaml"):

@@ -95,21 +95,20 @@ def test_on_a_terminal_the_table_is_drawn_in_place() -> None:
 
 
 @pytest.mark.usefixtures("program")
-def test_plain_on_a_terminal_draws_nothing_in_place() -> None:
-    code, output = run_in_terminal("demo", "--seconds", "1", "--plain")
-    assert code == 0
-    assert b"\x1b" not in output
-
-
-@pytest.mark.usefixtures("program")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_demo_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "then", "processes"),
+    [(signal.SIGTERM, b"killed", 2), (signal.SIGHUP, b"put", 3)],
+    ids=["SIGTERM", "SIGHUP"],
+)
+def test_a_demo_that_is_stopped_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, then: bytes, processes: int
+) -> None:
     # Longer than the test takes on the slowest machine: the signal must find it at work.
-    arguments = ("demo", "--seconds", "60", "--plain")
+    arguments = ("demo", "--seconds", "20", "--plain")
     with started_beanpool(*arguments, env={"TMPDIR": str(tmp_path)}) as process:
         assert process.stdout is not None
-        assert any(b"killed" in line for line in process.stdout)
-        assert len(processes_of(tmp_path)) >= 2
+        assert any(then in line for line in process.stdout)
+        assert len(processes_of(tmp_path)) >= processes
         process.send_signal(number)
         _, errors = process.communicate(timeout=10)
     assert process.returncode == 128 + number

@@ -229,7 +229,7 @@ def test_the_embedded_server_and_the_real_one_say_the_same(record_property: Call
     run_state_machine_as_test(
         Differential,
         settings=settings(
-            max_examples=examples or 45,
+            max_examples=examples or 15,
             stateful_step_count=60,
             deadline=None,
             database=None,

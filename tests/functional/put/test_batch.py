@@ -265,7 +265,9 @@ class TestFaults:
             # By then it has been at it for longer than a silent server would be waited for.
             threading.Timer(0.4, rest.set).start()
 
-        fake = scripted_server([expect_line(b"stats"), send(stats_reply()), take_slowly], default=close())
+        # A check of the server is answered.
+        default = answering({"stats": stats_reply()})
+        fake = scripted_server([expect_line(b"stats"), send(stats_reply()), take_slowly], default=default)
         with PoolManager([fake.address, beanstalkd.address], timeout=2.4, health_interval=30) as pool:
             keys = {pool.route(f"{number}")[0]: f"{number}" for number in range(100)}
             outcomes = ids(pool.put_many(bodies()))

@@ -136,7 +136,7 @@ class TestGrace:
             take(pool.reserve(10))
             assert watch.kept_until == until
             # But who has to wait keeps nothing from anybody.
-            monkeypatch.setattr("beanpool.reserve.wait._AT_ONCE", 0.0)
+            monkeypatch.setattr("beanpool.reserve.wait._AT_ONCE", -1.0)
             begin_grace(pool, *servers)
             assert watch.kept_until > until
 

@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from beanpool import JobId
@@ -17,7 +17,6 @@ job_ids = st.builds(JobId, st.integers(1, 3), st.sampled_from(["q1:1", "q2:1"]),
 numbers = st.one_of(job_ids, st.integers(1, 3), st.sampled_from([1.0, True]))
 
 
-@settings(max_examples=500, deadline=None)
 @given(left=numbers, right=numbers)
 def test_two_are_equal_if_number_server_and_process_are(left: Any, right: Any) -> None:
     if isinstance(left, JobId) and isinstance(right, JobId):
@@ -30,7 +29,6 @@ def test_two_are_equal_if_number_server_and_process_are(left: Any, right: Any) -
         assert hash(left) == hash(right)
 
 
-@settings(max_examples=300, deadline=None)
 @given(ids=st.lists(job_ids, max_size=12))
 def test_sets_and_dicts_keep_jobs_of_different_servers_apart(ids: list[JobId]) -> None:
     distinct = {(int(jid), jid.server, jid.instance) for jid in ids}

@@ -231,7 +231,6 @@ sendable_tube_names = tube_names.filter(lambda name: "\r" not in name)
 
 
 class TestTubes:
-    @settings(max_examples=300, deadline=None)
     @given(name=tube_names)
     @example(name="a" * 200)
     @example(name="a" * 201)
@@ -278,7 +277,6 @@ class TestTubes:
         assert len(str(caught.value)) < 400
 
     def test_the_server_gives_the_same_verdict(self, beanstalkd: BeanstalkdServer) -> None:
-        @settings(max_examples=300, deadline=None)
         @given(name=sendable_tube_names)
         @example(name="a" * 200)
         @example(name="a" * 201)

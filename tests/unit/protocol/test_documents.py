@@ -7,7 +7,7 @@ import time
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.processes import run_python
 from support.servers import BeanstalkdServer
@@ -72,7 +72,6 @@ class TestTubeNames:
     def test_any_name_that_the_protocol_allows(self) -> None:
         first = "ABCzyx0189+/;.$_()"
 
-        @settings(max_examples=200, deadline=None)
         @given(names=st.lists(st.from_regex(rf"[{first}][{first}\-]{{0,12}}", fullmatch=True), min_size=1, max_size=5))
         def check(names: list[str]) -> None:
             document = "".join(["---\n", *(f"- {name}\n" for name in names)])
@@ -201,7 +200,6 @@ keys = st.one_of(
 class TestByLines:
     """What is read line by line means what YAML makes of it."""
 
-    @settings(max_examples=300, deadline=None)
     @given(
         command=st.sampled_from(sorted(TEXT_FIELDS)),
         head=st.sampled_from(["---\n", ""]),
@@ -224,7 +222,6 @@ class TestByLines:
         expected = {key: value if key in fields else typed(value) for key, value in document.items()}
         assert list(map(repr, found.items())) == list(map(repr, expected.items()))
 
-    @settings(max_examples=150, deadline=None)
     @given(names=st.lists(values, min_size=1, max_size=5), end=st.sampled_from(["\n", ""]))
     def test_a_list(self, names: list[str], end: str) -> None:
         text = "---\n" + "\n".join(f"- {name}" for name in names) + end
@@ -307,7 +304,6 @@ class TestWrongShapes:
             with pytest.raises(UnexpectedResponse, match=f"^q1:11300 answered {command} with a document "):
                 pytest.fail(f"it was taken: {parse_list(command, document, 'q1:11300')}")
 
-    @settings(max_examples=200, deadline=None)
     @given(
         document=st.one_of(
             st.binary(max_size=60), st.text(alphabet="-a:0 \n\"'[{&*!|>#%@`,?", max_size=40).map(str.encode)

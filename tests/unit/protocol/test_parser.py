@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from beanpool.errors import UnexpectedResponse
@@ -143,7 +143,6 @@ conversations = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(conversation=conversations, data=st.data())
 def test_any_split_of_any_conversation_parses_the_same(
     conversation: list[tuple[Command, bytes, Reply]], data: st.DataObject
@@ -189,7 +188,6 @@ garbage = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None)
 @given(pieces=st.lists(garbage, min_size=1, max_size=4), command=st.sampled_from(ALL_COMMANDS))
 @example(pieces=[b"RESERVED 1 " + b"9" * 5000 + b"\r\n"], command=commands.RESERVE)
 @example(pieces=[b"\xff\xfe\r\n"], command=commands.PUT)
@@ -211,7 +209,6 @@ def test_garbage_is_a_reply_or_nothing_or_an_unexpected_response(pieces: list[by
             return
 
 
-@settings(max_examples=300, deadline=None)
 @given(data=st.one_of(garbage, st.sampled_from([wire for _, wire, _ in CASES])), command=st.sampled_from(ALL_COMMANDS))
 @example(data=b"RESERVED 1 99999999999\r\n", command=commands.RESERVE)
 @example(data=b"RESERVED 18446744073709551616 0\r\n\r\n", command=commands.RESERVE)
@@ -473,7 +470,6 @@ OTHERS = {
 }
 
 
-@settings(max_examples=200, deadline=None)
 @given(data=st.data(), run=st.sampled_from(RUNS), most=st.integers(1, 12))
 def test_a_run_of_replies_says_what_they_say_one_by_one(
     data: st.DataObject, run: tuple[Command, st.SearchStrategy[bytes], Callable[[Parser, int], object]], most: int

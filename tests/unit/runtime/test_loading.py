@@ -54,7 +54,7 @@ while True:
         break
     interrupts += 1
     eval(check, {"package": loading.load(package)})
-    line += max(1, line // 4)
+    line += max(1, line // 2)
 print(interrupts)
 """
 

@@ -155,5 +155,5 @@ class TestTrouble:
         for server in servers:
             fill(server, 20)
         with assert_baseline(), pool_with_jobs_in_hand(*servers) as pool:
-            assert len(pool.reserve_many(50, 1)) == 50
-            assert len(pool.reserve_many(50, 1)) >= 10
+            assert len(pool.reserve_many(50, 10)) == 50
+            assert len(pool.reserve_many(50, 10)) >= 10

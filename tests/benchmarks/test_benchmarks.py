@@ -52,7 +52,7 @@ def test_every_case_runs() -> None:
 
 def test_a_client_that_is_not_installed_is_said_to_be_not() -> None:
     require_beanstalkd()
-    done = run("--smoke", "--case", "put", peers=False)
+    done = run("--smoke", "--case", "connection-put", peers=False)
     assert (done.returncode, done.stderr) == (0, "")
     for name in PEERS:
         assert f"| {name} | not installed |" in done.stdout

@@ -369,7 +369,7 @@ class TestWhatIsLost:
             not_stored = {
                 body: error for body, error in errors.items() if error and not isinstance(error, PutAmbiguous)
             }
-            assert len(not_stored) == lost
+            assert lost <= len(not_stored) <= lost + unsure
             assert PoolTimeoutForPut in map(type, not_stored.values())
             stored = {job.body for job in pool.reserve_many(20, timeout=0)}
             assert "first" in stored

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from beanpool.net import (
     DEFAULT_HOST,
@@ -18,6 +18,7 @@ from beanpool.net import (
     split_scheme,
     unquoted,
 )
+from beanpool.policy import Retry
 from beanpool.protocol import DEFAULT_TUBE_NAME, check_tube
 from beanpool.runtime import load
 from beanpool.validation import OnAmbiguous, check_encoding, check_on_ambiguous, check_seconds
@@ -110,6 +111,20 @@ class Server:
 
 AnyServer = Server | str | tuple[str, int]
 """What stands for one server."""
+
+
+class PoolOptions(TypedDict, total=False):
+    """The options of a :class:`~beanpool.PoolManager`, but for its encoding."""
+
+    tube: str
+    watch: str | Iterable[str]
+    max_connections: int
+    connect_timeout: float | None
+    timeout: float
+    health_interval: float
+    retry: Retry
+    on_ambiguous: OnAmbiguous
+    name: str | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

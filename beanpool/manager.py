@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, Unpack, overload
 
 from beanpool.cluster import (
     CLOSE_GRACE,
@@ -26,8 +26,16 @@ from beanpool.cluster import (
     kick_all,
     merge_stats,
 )
-from beanpool.config import DEFAULTS, AnyServer, Settings, check_max_connections, from_environment, parse_servers
-from beanpool.connection import Connection, Job, JobId
+from beanpool.config import (
+    DEFAULTS,
+    AnyServer,
+    PoolOptions,
+    Settings,
+    check_max_connections,
+    from_environment,
+    parse_servers,
+)
+from beanpool.connection import BodyT, Connection, Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
 from beanpool.events import Event
 from beanpool.jobs import BuryMany, DeleteMany, JobsById, ReleaseMany, TouchMany, stats_of_jobs
@@ -82,10 +90,10 @@ if TYPE_CHECKING:
 
 
 _monotonic = time.monotonic
-_pools: weakref.WeakSet[PoolManager] = weakref.WeakSet()
+_pools: weakref.WeakSet[PoolManager[Any]] = weakref.WeakSet()
 
 
-class PoolManager(NotPicklable):
+class PoolManager(NotPicklable, Generic[BodyT]):
     """A cluster of beanstalkd servers, shared by any number of threads.
 
     It has the verbs of a :class:`Connection`: a put goes to one of the servers, a reserve takes a job from
@@ -111,6 +119,41 @@ class PoolManager(NotPicklable):
     :param name: the pool's name in logs and threads; None for one that is made up.
     :raises ValueError: for an option or server that cannot be; :raises TypeError: for one of a wrong type.
     """
+
+    @overload
+    def __init__(
+        self: PoolManager[str],
+        servers: AnyServer | Iterable[AnyServer],
+        *,
+        tube: str = "default",
+        watch: str | Iterable[str] = ("default",),
+        max_connections: int = 32,
+        connect_timeout: float | None = 2.0,
+        timeout: float = 5.0,
+        health_interval: float = 5.0,
+        retry: Retry = None,
+        on_ambiguous: OnAmbiguous = "resend",
+        encoding: str = "utf-8",
+        name: str | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: PoolManager[bytes],
+        servers: AnyServer | Iterable[AnyServer],
+        *,
+        encoding: None,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: PoolManager[str | bytes],
+        servers: AnyServer | Iterable[AnyServer],
+        *,
+        encoding: str | None,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
 
     def __init__(
         self,
@@ -169,6 +212,41 @@ class PoolManager(NotPicklable):
         cluster.on_change = self._reserver.poke
         cluster.on_starved = self._reserver.give_up
 
+    @overload
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        tube: str = "default",
+        watch: str | Iterable[str] = ("default",),
+        max_connections: int = 32,
+        connect_timeout: float | None = 2.0,
+        timeout: float = 5.0,
+        health_interval: float = 5.0,
+        retry: Retry = None,
+        on_ambiguous: OnAmbiguous = "resend",
+        encoding: str = "utf-8",
+        name: str | None = None,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        encoding: None,
+        **options: Unpack[PoolOptions],
+    ) -> PoolManager[bytes]: ...
+
+    @overload
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        encoding: str | None,
+        **options: Unpack[PoolOptions],
+    ) -> PoolManager[str | bytes]: ...
+
     @classmethod
     def from_env(
         cls,
@@ -183,26 +261,26 @@ class PoolManager(NotPicklable):
         on_ambiguous: OnAmbiguous = DEFAULTS.on_ambiguous,
         encoding: str | None = DEFAULTS.encoding,
         name: str | None = DEFAULTS.name,
-    ) -> Self:
+    ) -> Any:
         """Make a pool of the servers in ``BEANPOOL_URL``, or else ``BEANSTALKD_URL``, or else ``BEANSTALK_URL``.
 
         The options are those of the constructor, and come before those of the URL.
 
         :raises ValueError: if none of them is set, or the one that is holds no servers.
         """
-        return cls(
-            from_environment(os.environ),
-            tube=tube,
-            watch=watch,
-            max_connections=max_connections,
-            connect_timeout=connect_timeout,
-            timeout=timeout,
-            health_interval=health_interval,
-            retry=retry,
-            on_ambiguous=on_ambiguous,
-            encoding=encoding,
-            name=name,
-        )
+        keywords: dict[str, Any] = {
+            "tube": tube,
+            "watch": watch,
+            "max_connections": max_connections,
+            "connect_timeout": connect_timeout,
+            "timeout": timeout,
+            "health_interval": health_interval,
+            "retry": retry,
+            "on_ambiguous": on_ambiguous,
+            "encoding": encoding,
+            "name": name,
+        }
+        return cls(from_environment(os.environ), **keywords)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._cluster}>"
@@ -391,7 +469,7 @@ class PoolManager(NotPicklable):
         *,
         tubes: str | Iterable[str] | None = None,
         waker: Waker | None = None,
-    ) -> Job | None:
+    ) -> Job[BodyT] | None:
         """Reserve a job from whichever server has one; None if none came in time.
 
         The job's commands go to its own connection, from whichever thread they are called.
@@ -418,7 +496,7 @@ class PoolManager(NotPicklable):
         *,
         tubes: str | Iterable[str] | None = None,
         waker: Waker | None = None,
-    ) -> list[Job]:
+    ) -> list[Job[BodyT]]:
         """Reserve up to `limit` jobs at once, from all servers at the same time and in few round trips.
 
         What is ready is taken without waiting. If nothing is, this waits for the first job as :meth:`reserve` does, and
@@ -460,7 +538,7 @@ class PoolManager(NotPicklable):
 
     def connection(
         self, server: AnyServer, *, tube: str | None = None, timeout: float | None = None
-    ) -> AbstractContextManager[Connection]:
+    ) -> AbstractContextManager[Connection[BodyT]]:
         """Lend a connection to one server for a ``with`` block: a :class:`Connection` with all its verbs.
 
         It takes one of the pool's connections to that server (``max_connections``) until the end of the block, and has
@@ -515,14 +593,14 @@ class PoolManager(NotPicklable):
         """The tubes that reserves take from when not told otherwise."""
         return list(self._watched)
 
-    def tube(self, name: str) -> Tube:
+    def tube(self, name: str) -> Tube[BodyT]:
         """A handle on one tube; see :class:`Tube`."""
         return Tube(self, name)
 
     # One job. It is named by the JobId of its put, or by an int together with `server`: the name or address of its
     # server. A bare int will do where there is one server only. A Job stands for itself.
 
-    def reserve_job(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job:
+    def reserve_job(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job[BodyT]:
         """Reserve the job with this id, be it ready, delayed or buried (``reserve-job``, beanstalkd 1.12 and newer).
 
         :param timeout: the longest it may take (seconds); None for the pool's.
@@ -531,7 +609,7 @@ class PoolManager(NotPicklable):
         member, instance = self._jobs.locate(jid, server)
         return self._reserver.reserve_job(member, check_id(jid), instance, self._jobs.deadline(timeout))
 
-    def delete(self, jid: Job | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
+    def delete(self, jid: Job[Any] | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
         """Delete a job (``delete``): a :class:`Job` as :meth:`Job.delete` does, any other by its id.
 
         :param jid: a :class:`Job`, the :class:`JobId` that :meth:`put` returned, or an ``int`` together with `server`
@@ -542,7 +620,7 @@ class PoolManager(NotPicklable):
         """
         self._jobs.delete(jid, server, timeout)
 
-    def delete_many(self, jobs: Iterable[Job | int], *, timeout: float | None = None) -> list[Exception | None]:
+    def delete_many(self, jobs: Iterable[Job[Any] | int], *, timeout: float | None = None) -> list[Exception | None]:
         """Delete many jobs, in few round trips and to all servers at once.
 
         :param jobs: :class:`Job` objects, of whatever servers and connections, and what :meth:`delete` takes as a job's
@@ -555,7 +633,7 @@ class PoolManager(NotPicklable):
         seconds = self._begin_many(jobs, timeout)
         return DeleteMany(self._jobs.locate, self._jobs.held, seconds, self._cluster.reporter.observers).run(jobs)
 
-    def touch_many(self, jobs: Iterable[Job | int], *, timeout: float | None = None) -> list[Exception | None]:
+    def touch_many(self, jobs: Iterable[Job[Any] | int], *, timeout: float | None = None) -> list[Exception | None]:
         """Start the TTR of many jobs that this pool has reserved anew, in few round trips and on all servers at once.
 
         :param jobs: :class:`Job` objects, of whatever servers and connections, and the ids of jobs in hand.
@@ -569,7 +647,7 @@ class PoolManager(NotPicklable):
 
     def release_many(
         self,
-        jobs: Iterable[Job | int],
+        jobs: Iterable[Job[Any] | int],
         *,
         priority: int | None = None,
         delay: float = 0,
@@ -588,7 +666,7 @@ class PoolManager(NotPicklable):
         return ReleaseMany(self._jobs.get, seconds, self._cluster.reporter.observers, priority, delay).run(jobs)
 
     def bury_many(
-        self, jobs: Iterable[Job | int], *, priority: int | None = None, timeout: float | None = None
+        self, jobs: Iterable[Job[Any] | int], *, priority: int | None = None, timeout: float | None = None
     ) -> list[Exception | None]:
         """Put many jobs that this pool has reserved aside, in few round trips and on all servers at once.
 
@@ -601,7 +679,7 @@ class PoolManager(NotPicklable):
         seconds = self._begin_many(jobs, timeout)
         return BuryMany(self._jobs.get, seconds, self._cluster.reporter.observers, priority).run(jobs)
 
-    def _begin_many(self, jobs: Iterable[Job | int], timeout: float | None) -> float:
+    def _begin_many(self, jobs: Iterable[Job[Any] | int], timeout: float | None) -> float:
         """Check what a command on many jobs is given, and return its timeout (seconds)."""
         check_many("jobs", jobs)
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
@@ -611,7 +689,7 @@ class PoolManager(NotPicklable):
 
     def release(
         self,
-        jid: Job | int,
+        jid: Job[Any] | int,
         priority: int | None = None,
         delay: float = 0,
         *,
@@ -630,7 +708,7 @@ class PoolManager(NotPicklable):
 
     def bury(
         self,
-        jid: Job | int,
+        jid: Job[Any] | int,
         priority: int | None = None,
         *,
         server: AnyServer | None = None,
@@ -646,7 +724,7 @@ class PoolManager(NotPicklable):
         encode_bury(1, 0 if priority is None else priority)
         self._jobs.get(jid, server, "bury").bury(priority, timeout=timeout)
 
-    def touch(self, jid: Job | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
+    def touch(self, jid: Job[Any] | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
         """Start the TTR of a job that this pool has reserved anew (``touch``); see :meth:`Job.touch`.
 
         :param jid: as for :meth:`delete`.
@@ -655,7 +733,7 @@ class PoolManager(NotPicklable):
         """
         self._jobs.get(jid, server, "touch").touch(timeout=timeout)
 
-    def kick_job(self, jid: Job | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
+    def kick_job(self, jid: Job[Any] | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
         """Make a buried or delayed job ready (``kick-job``).
 
         :param jid: as for :meth:`delete`.
@@ -665,7 +743,7 @@ class PoolManager(NotPicklable):
         self._jobs.kick(jid, server, timeout)
 
     def stats_job(
-        self, jid: Job | int, *, server: AnyServer | None = None, timeout: float | None = None
+        self, jid: Job[Any] | int, *, server: AnyServer | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
         """The statistics of a job (``stats-job``).
 
@@ -677,7 +755,7 @@ class PoolManager(NotPicklable):
         return document
 
     def stats_jobs(
-        self, jobs: Iterable[Job | int], *, server: AnyServer | None = None, timeout: float | None = None
+        self, jobs: Iterable[Job[Any] | int], *, server: AnyServer | None = None, timeout: float | None = None
     ) -> list[dict[str, Any] | Exception]:
         """The statistics of many jobs, in one round trip to all servers at once (``stats-job``).
 
@@ -691,7 +769,7 @@ class PoolManager(NotPicklable):
         self._cluster.start()
         return stats_of_jobs(self._jobs.locate, jobs, server, self._cluster.deadline(timeout))
 
-    def peek(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job | None:
+    def peek(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job[BodyT] | None:
         """Look at the job with this id without reserving it (``peek``); None if there is none.
 
         :param timeout: the longest it may take (seconds); None for the pool's.
@@ -716,7 +794,7 @@ class PoolManager(NotPicklable):
         """How long every server took to answer (seconds), or its error, by address."""
         return self._ask_all(ROUND_TRIP, timeout)
 
-    def peek_ready(self, *, tube: str | None = None, timeout: float | None = None) -> Job | None:
+    def peek_ready(self, *, tube: str | None = None, timeout: float | None = None) -> Job[BodyT] | None:
         """Look at a ready job of the used tube, on whichever server has one (``peek-ready``)."""
         return self._peek(PEEK_READY, tube, timeout)
 
@@ -724,7 +802,7 @@ class PoolManager(NotPicklable):
         """Every server's own ready job of the used tube, None, or its error, by address."""
         return self._peek_by_server(PEEK_READY, tube, timeout)
 
-    def peek_delayed(self, *, tube: str | None = None, timeout: float | None = None) -> Job | None:
+    def peek_delayed(self, *, tube: str | None = None, timeout: float | None = None) -> Job[BodyT] | None:
         """Look at a delayed job of the used tube, on whichever server has one (``peek-delayed``)."""
         return self._peek(PEEK_DELAYED, tube, timeout)
 
@@ -732,7 +810,7 @@ class PoolManager(NotPicklable):
         """Every server's own delayed job of the used tube, None, or its error, by address."""
         return self._peek_by_server(PEEK_DELAYED, tube, timeout)
 
-    def peek_buried(self, *, tube: str | None = None, timeout: float | None = None) -> Job | None:
+    def peek_buried(self, *, tube: str | None = None, timeout: float | None = None) -> Job[BodyT] | None:
         """Look at a buried job of the used tube, on whichever server has one (``peek-buried``)."""
         return self._peek(PEEK_BURIED, tube, timeout)
 
@@ -740,7 +818,7 @@ class PoolManager(NotPicklable):
         """Every server's own buried job of the used tube, None, or its error, by address."""
         return self._peek_by_server(PEEK_BURIED, tube, timeout)
 
-    def _peek(self, command: Command, tube: str | None, timeout: float | None) -> Job | None:
+    def _peek(self, command: Command, tube: str | None, timeout: float | None) -> Job[BodyT] | None:
         answers = gather(self._peek_by_server(command, tube, timeout), "could be asked for a job")
         return next((job for job in answers if job is not None), None)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from beanpool.connection import Job, JobId
+from beanpool.connection import BodyT, Job, JobId
 from beanpool.errors import NotPicklable
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, Body, check_tube
 from beanpool.put import Outcome, Put
 from beanpool.reserve import Waker
 from beanpool.validation import OnAmbiguous
 
+PoolBody = TypeVar("PoolBody", bound=str | bytes)
 
-class TubePool(Protocol):
+
+class TubePool(Protocol[PoolBody]):
     """What a handle on a tube needs of its pool; see :class:`beanpool.PoolManager`."""
 
     def put(
@@ -44,19 +46,21 @@ class TubePool(Protocol):
     ) -> list[Outcome]:
         """Put many jobs."""
 
-    def reserve(self, timeout: float | None, *, tubes: str, waker: Waker | None) -> Job | None:
+    def reserve(self, timeout: float | None, *, tubes: str, waker: Waker | None) -> Job[PoolBody] | None:
         """Reserve a job."""
 
-    def reserve_many(self, limit: int, timeout: float | None, *, tubes: str, waker: Waker | None) -> list[Job]:
+    def reserve_many(
+        self, limit: int, timeout: float | None, *, tubes: str, waker: Waker | None
+    ) -> list[Job[PoolBody]]:
         """Reserve many jobs."""
 
-    def peek_ready(self, *, tube: str | None, timeout: float | None) -> Job | None:
+    def peek_ready(self, *, tube: str | None, timeout: float | None) -> Job[PoolBody] | None:
         """Look at a ready job."""
 
-    def peek_delayed(self, *, tube: str | None, timeout: float | None) -> Job | None:
+    def peek_delayed(self, *, tube: str | None, timeout: float | None) -> Job[PoolBody] | None:
         """Look at a delayed job."""
 
-    def peek_buried(self, *, tube: str | None, timeout: float | None) -> Job | None:
+    def peek_buried(self, *, tube: str | None, timeout: float | None) -> Job[PoolBody] | None:
         """Look at a buried job."""
 
     def kick(self, bound: int, *, tube: str | None, timeout: float | None) -> int:
@@ -69,12 +73,12 @@ class TubePool(Protocol):
         """Pause a tube."""
 
 
-class Tube(NotPicklable):
+class Tube(NotPicklable, Generic[BodyT]):
     """The verbs of a :class:`PoolManager`, bound to one tube; its defaults for other callers stay as they are."""
 
     __slots__ = ("_pool", "name")
 
-    def __init__(self, pool: TubePool, name: str) -> None:
+    def __init__(self, pool: TubePool[BodyT], name: str) -> None:
         check_tube(name)
         self._pool = pool
         self.name: str = name
@@ -121,23 +125,23 @@ class Tube(NotPicklable):
             on_ambiguous=on_ambiguous,
         )
 
-    def reserve(self, timeout: float | None = None, *, waker: Waker | None = None) -> Job | None:
+    def reserve(self, timeout: float | None = None, *, waker: Waker | None = None) -> Job[BodyT] | None:
         """Reserve a job of this tube; see :meth:`PoolManager.reserve`."""
         return self._pool.reserve(timeout, tubes=self.name, waker=waker)
 
-    def reserve_many(self, limit: int, timeout: float | None = None, *, waker: Waker | None = None) -> list[Job]:
+    def reserve_many(self, limit: int, timeout: float | None = None, *, waker: Waker | None = None) -> list[Job[BodyT]]:
         """Reserve up to `limit` jobs of this tube at once; see :meth:`PoolManager.reserve_many`."""
         return self._pool.reserve_many(limit, timeout, tubes=self.name, waker=waker)
 
-    def peek_ready(self, *, timeout: float | None = None) -> Job | None:
+    def peek_ready(self, *, timeout: float | None = None) -> Job[BodyT] | None:
         """Look at a ready job of this tube, on whichever server has one."""
         return self._pool.peek_ready(tube=self.name, timeout=timeout)
 
-    def peek_delayed(self, *, timeout: float | None = None) -> Job | None:
+    def peek_delayed(self, *, timeout: float | None = None) -> Job[BodyT] | None:
         """Look at a delayed job of this tube, on whichever server has one."""
         return self._pool.peek_delayed(tube=self.name, timeout=timeout)
 
-    def peek_buried(self, *, timeout: float | None = None) -> Job | None:
+    def peek_buried(self, *, timeout: float | None = None) -> Job[BodyT] | None:
         """Look at a buried job of this tube, on whichever server has one."""
         return self._pool.peek_buried(tube=self.name, timeout=timeout)
 

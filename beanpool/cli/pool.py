@@ -14,7 +14,7 @@ from beanpool.config import ENVIRONMENT_VARIABLES
 from beanpool.errors import no_server
 
 
-def open_pool(arguments: argparse.Namespace, **settings: Any) -> PoolManager:
+def open_pool(arguments: argparse.Namespace, **settings: Any) -> PoolManager[bytes]:
     """Return the pool for ``--url``, else for the environment, else for localhost; bodies are bytes in it.
 
     ``--timeout`` bounds connecting and each answer. Wrong addresses and options are usage errors.

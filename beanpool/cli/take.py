@@ -24,9 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
         return Exit.OK if _take(pool, arguments) else Exit.NEGATIVE
 
 
-def _take(pool: PoolManager, arguments: argparse.Namespace) -> int:
+def _take(pool: PoolManager[bytes], arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + arguments.wait
-    held: list[Job] = []
+    held: list[Job[bytes]] = []
     taken = 0
     try:
         while taken < arguments.limit:
@@ -59,7 +59,7 @@ def _time_left(deadline: float) -> float | None:
     return None if left == float("inf") else max(0.0, left)
 
 
-def _print(job: Job, arguments: argparse.Namespace) -> None:
+def _print(job: Job[bytes], arguments: argparse.Namespace) -> None:
     if not arguments.json:
         say_body(job.data)
         return

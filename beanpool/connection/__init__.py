@@ -1,6 +1,7 @@
 """One server, one thread: the API of beanstalkc."""
 
 from beanpool.connection import results
+from beanpool.connection.body_type import BodyT
 from beanpool.connection.connection import Connection
 from beanpool.connection.handshake import IDENTIFY, identity, tube_changes, unanswered
 from beanpool.connection.job import Job, JobState
@@ -27,6 +28,7 @@ from beanpool.connection.turns import take_turns, turn
 
 __all__ = [
     "IDENTIFY",
+    "BodyT",
     "Connection",
     "Held",
     "Job",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from beanpool.connection import results
+from beanpool.connection.body_type import BodyT
 from beanpool.connection.fractional_reserve import RESERVE_SLICE, reserve_to_the_point
 from beanpool.connection.job import Job
-from beanpool.connection.session import Session
+from beanpool.connection.results import YamlParsing
+from beanpool.connection.session import DEFAULT_CONNECT_TIMEOUT, DEFAULT_TIMEOUT, Session
 from beanpool.connection.turns import in_use
 from beanpool.errors import About
+from beanpool.net import parse_address
 from beanpool.protocol import (
     BURY,
     DEFAULT_PRIORITY,
@@ -63,7 +66,7 @@ if TYPE_CHECKING:  # Loaded by the first pipeline.
 _NO_WAIT = encode_reserve_with_timeout(0)
 
 
-class Connection(Session):
+class Connection(Session[BodyT]):
     """A connection to one server. It belongs to one thread at a time; using it from two at once raises.
 
     It connects at once, and sends nothing that it was not asked to. After a timeout, an interrupt or an
@@ -80,6 +83,58 @@ class Connection(Session):
     :param encoding: how ``str`` bodies travel; None for ``bytes`` only.
     :raises ConnectionFailed: if nobody accepts the connection.
     """
+
+    @overload
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        timeout: float = 5.0,
+        encoding: str = "utf-8",
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        timeout: float = 5.0,
+        encoding: None,
+    ) -> Connection[bytes]: ...
+
+    @overload
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        timeout: float = 5.0,
+        encoding: str | None,
+    ) -> Connection[str | bytes]: ...
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT,
+        encoding: str | None = "utf-8",
+    ) -> Any:
+        """Connect to ``beanstalk://host:port`` or ``beanstalk+unix:///path``; the rest as for the constructor."""
+        connection = cls.__new__(cls)
+        connection._prepare(parse_address(url), parse_yaml, connect_timeout, timeout, encoding)
+        connection.connect()
+        return connection
 
     # Putting jobs.
 
@@ -123,7 +178,7 @@ class Connection(Session):
 
     # Reserving jobs.
 
-    def reserve(self, timeout: float | None = None) -> Job | None:
+    def reserve(self, timeout: float | None = None) -> Job[BodyT] | None:
         """Reserve the next job of the watched tubes; None if none came in time (``reserve-with-timeout``).
 
         :param timeout: how long to wait (seconds, 0 to 2**31 - 1); None waits for ever, in bounded
@@ -155,7 +210,7 @@ class Connection(Session):
             finally:
                 self._reserving = False
 
-    def reserve_job(self, jid: int) -> Job:
+    def reserve_job(self, jid: int) -> Job[BodyT]:
         """Reserve the job with this id, be it ready, delayed or buried (``reserve-job``, beanstalkd 1.12 and newer).
 
         :raises NotFound: if there is none, or it is reserved.
@@ -229,19 +284,19 @@ class Connection(Session):
 
     # Looking at jobs.
 
-    def peek(self, jid: int) -> Job | None:
+    def peek(self, jid: int) -> Job[BodyT] | None:
         """Look at the job with this id without reserving it (``peek``); None if there is none."""
         return self._ask(PEEK, encode_peek(jid), functools.partial(self._found, PEEK, jid))
 
-    def peek_ready(self) -> Job | None:
+    def peek_ready(self) -> Job[BodyT] | None:
         """Look at the next ready job of the used tube (``peek-ready``)."""
         return self._peek(PEEK_READY)
 
-    def peek_delayed(self) -> Job | None:
+    def peek_delayed(self) -> Job[BodyT] | None:
         """Look at the delayed job of the used tube that is due first (``peek-delayed``)."""
         return self._peek(PEEK_DELAYED)
 
-    def peek_buried(self) -> Job | None:
+    def peek_buried(self) -> Job[BodyT] | None:
         """Look at the buried job of the used tube that will be kicked first (``peek-buried``)."""
         return self._peek(PEEK_BURIED)
 
@@ -301,7 +356,7 @@ class Connection(Session):
             priority = self._ask(STATS_JOB, encode_job(STATS_JOB, jid), read, deadline)
         self._ask(command, encode(priority), functools.partial(self._finished, command, success, jid), deadline)
 
-    def _peek(self, command: Command) -> Job | None:
+    def _peek(self, command: Command) -> Job[BodyT] | None:
         return self._ask(command, encode_bare(command), functools.partial(self._found, command, None))
 
     def _ask_document(self, command: Command, request: bytes, **about: Unpack[About]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from beanpool.connection.session import Session
 from beanpool.net import Channel, wait_for
@@ -12,7 +13,7 @@ RESERVE_SLICE = 30
 """The longest single wait in a reserve (seconds): a client that has vanished stops waiting at the server by then."""
 
 
-def reserve_to_the_point(connection: Session, seconds: float) -> tuple[Channel, Reply]:
+def reserve_to_the_point(connection: Session[Any], seconds: float) -> tuple[Channel, Reply]:
     """Ask for a job, for who has the guard; returns the reply, and the channel that it came over.
 
     If the server would wait for longer, the connection is given up, and opened anew by its next use; or, if jobs are

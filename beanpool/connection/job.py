@@ -8,9 +8,10 @@ import functools
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from beanpool.connection import results
+from beanpool.connection.body_type import BodyT
 from beanpool.connection.job_id import new_job_id
 from beanpool.connection.job_protocols import JobConnection, JobLease, JobRecovery
 from beanpool.connection.turns import queue_up, turn
@@ -62,7 +63,7 @@ _CLOSED = ChannelState.CLOSED
 _monotonic = time.monotonic
 
 
-class Job(NotPicklable):
+class Job(NotPicklable, Generic[BodyT]):
     """A job of one server. Its commands go to the connection that it came from, and to no other.
 
     As a context manager it is deleted when the block ends well, and released when it raises.
@@ -84,7 +85,7 @@ class Job(NotPicklable):
         data: bytes,
         *,
         tube: str | None = None,
-        recovery: JobRecovery[Job] | None = None,
+        recovery: JobRecovery[Job[Any]] | None = None,
     ) -> None:
         self.number: int = jid
         self.data: bytes = data
@@ -92,7 +93,7 @@ class Job(NotPicklable):
         self._connection = connection
         self._epoch = connection._epoch
         self._recovery = recovery
-        self._lease: JobLease[Job] | None = None
+        self._lease: JobLease[Job[Any]] | None = None
         # When it was reserved (monotonic seconds).
         self._reserved_at = 0.0
         self._state = _NOT_RESERVED
@@ -101,13 +102,15 @@ class Job(NotPicklable):
         return f"<Job {self.number} of {self.server}, {self._state.value}, {len(self.data)} bytes>"
 
     @property
-    def body(self) -> str | bytes:
-        """The body, decoded with the connection's `encoding`; ``bytes`` if that is None.
+    def body(self) -> BodyT:
+        """The body: ``str``, decoded with the connection's `encoding`; ``bytes`` if that is None.
 
         :raises UnicodeDecodeError: if it is not valid in that encoding; :attr:`data` has the bytes.
         """
         encoding = self._connection.encoding
-        return self.data if encoding is None else self.data.decode(encoding)
+        data: Any = self.data
+        body: BodyT = data if encoding is None else data.decode(encoding)
+        return body
 
     @property
     def id(self) -> int:
@@ -296,7 +299,7 @@ class Job(NotPicklable):
         read = functools.partial(results.document, self._connection.parse_yaml, STATS_JOB, job=self.number)
         return self._ask(STATS_JOB, encode_job(STATS_JOB, self.number), self._deadline(timeout), read)
 
-    def __enter__(self) -> Job:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

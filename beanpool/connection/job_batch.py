@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from beanpool.connection.job import RAN_OUT, SUPERSEDED, Job, JobState, is_inherited
 from beanpool.connection.job_protocols import JobLease, JobRecovery
 from beanpool.errors import BeanpoolError, JobLost
 
 
-def state_of(job: Job) -> JobState:
+def state_of(job: Job[Any]) -> JobState:
     """What this process may do with it. The connection is not looked at."""
     return job._state
 
 
-def reserved_at(job: Job) -> float:
+def reserved_at(job: Job[Any]) -> float:
     """When it was reserved (monotonic seconds)."""
     return job._reserved_at
 
 
-def recovery_of(job: Job) -> JobRecovery[Job] | None:
+def recovery_of(job: Job[Any]) -> JobRecovery[Job[Any]] | None:
     """The pool that it came out of."""
     return job._recovery
 
 
-def lease_of(job: Job) -> JobLease[Job] | None:
+def lease_of(job: Job[Any]) -> JobLease[Job[Any]] | None:
     """The hold that it has on a connection that stands, while it is reserved; else None."""
     return None if job._state is not JobState.RESERVED or job._cut_off else job._lease
 
 
-def is_broken(job: Job) -> bool:
+def is_broken(job: Job[Any]) -> bool:
     """Whether its connection broke while it was reserved, and nothing was done about it so far."""
     connection = job._connection
     return job._state is JobState.RESERVED and connection.closed and not is_inherited(connection) and job._epoch >= 0
 
 
-def end(job: Job, state: JobState) -> bool:
+def end(job: Job[Any], state: JobState) -> bool:
     """Note what a batch that has the guard was told; returns whether the job was reserved. Its lease is the batch's to
     end.
     """
@@ -44,12 +46,12 @@ def end(job: Job, state: JobState) -> bool:
     return reserved
 
 
-def ran_out(job: Job) -> JobLost:
+def ran_out(job: Job[Any]) -> JobLost:
     """A batch was told ``NOT_FOUND`` while the job was reserved here: tell of the loss, and build the error."""
     return job._tell_lost(RAN_OUT)
 
 
-def broke(job: Job, error: BeanpoolError) -> None:
+def broke(job: Job[Any], error: BeanpoolError) -> None:
     """Its connection broke while a batch was to delete it: the reservation is gone.
 
     Whether that counts as a loss is the batch's to say, by :func:`recovered` or :func:`gone`.
@@ -57,24 +59,24 @@ def broke(job: Job, error: BeanpoolError) -> None:
     job._disconnected(error)
 
 
-def lose(job: Job, error: BeanpoolError) -> JobLost:
+def lose(job: Job[Any], error: BeanpoolError) -> JobLost:
     """Its connection broke while a batch had something else to do for it: tell of the loss, and build the error."""
     lost = job._lose(error)
     lost.__cause__ = error
     return lost
 
 
-def recovered(job: Job) -> None:
+def recovered(job: Job[Any]) -> None:
     """It was deleted all the same."""
     job._state = JobState.NOT_RESERVED
 
 
-def gone(job: Job, error: JobLost) -> None:
+def gone(job: Job[Any], error: JobLost) -> None:
     """It could not be deleted any more."""
     job._tell_lost(error.reason)
 
 
-def supersede(job: Job, connection: object) -> None:
+def supersede(job: Job[Any], connection: object) -> None:
     """The server has given the job out again, to this very pool: this reservation is over.
 
     :param connection: where it is reserved now. If that is the same one, it is kept by the other reservation.

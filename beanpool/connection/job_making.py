@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from beanpool.connection import results
 from beanpool.connection.job import Job, JobState
 from beanpool.connection.job_protocols import JobConnection, JobLease, JobRecovery
@@ -17,15 +19,15 @@ def reserved_job(
     jid: int,
     data: bytes,
     tube: str | None,
-    recovery: JobRecovery[Job] | None,
-    lease: JobLease[Job],
+    recovery: JobRecovery[Job[Any]] | None,
+    lease: JobLease[Job[Any]],
     reserved_at: float,
-) -> Job:
+) -> Job[Any]:
     """A job that was just reserved: as the constructor would make it, at half of its cost.
 
     :param reserved_at: when that was (monotonic seconds).
     """
-    job = _new_object(Job)
+    job: Job[Any] = _new_object(Job)
     job.number = jid
     job.data = data
     job.tube = tube
@@ -40,7 +42,7 @@ def reserved_job(
 
 def found_job(
     connection: JobConnection, command: Command, tube: str | None, jid: int | None, channel: Channel, reply: Reply
-) -> Job | None:
+) -> Job[Any] | None:
     """The job in the reply to a peek.
 
     :param jid: the id that was asked for; None if any job would do.

@@ -61,7 +61,7 @@ class Pipeline:
     Those that :meth:`release` or :meth:`bury` a job and keep its priority ask for it first: all in one round trip more.
     """
 
-    def __init__(self, connection: Session) -> None:
+    def __init__(self, connection: Session[Any]) -> None:
         self._connection = connection
         self._commands: list[tuple[Command, bytes]] = []
         self._reads: list[Read] = []

@@ -7,16 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
 
 from beanpool.connection import results
+from beanpool.connection.body_type import BodyT
 from beanpool.connection.handshake import tube_changes
 from beanpool.connection.job import Job
 from beanpool.connection.job_making import found_job, reserved_job
 from beanpool.connection.results import YamlParsing
 from beanpool.connection.turns import in_use
 from beanpool.errors import BeanpoolError, ConnectionFailed, NotPicklable, Phase
-from beanpool.net import DEFAULT_HOST, DEFAULT_PORT, Address, Channel, connect, parse_address
+from beanpool.net import DEFAULT_HOST, DEFAULT_PORT, Address, Channel, connect
 from beanpool.protocol import (
     DEFAULT_TUBE_NAME,
     PEEK,
@@ -47,17 +48,53 @@ class Held(set[int]):
     # Whoever finishes many jobs calls no function of Python's for it.
     end = set.discard
 
-    def hold(self, job: Job) -> None:
+    def hold(self, job: Job[Any]) -> None:
         """Note that this job is reserved."""
         self.add(job.number)
 
 
-class Session(NotPicklable):
+class Session(NotPicklable, Generic[BodyT]):
     """What a :class:`~beanpool.Connection` is but for its verbs: a channel that is opened, closed and opened anew.
 
     What has an underscore is for the modules beside this one: the pipeline, the fractional reserve, and jobs, to which
     it is a :class:`~beanpool.connection.job_protocols.JobConnection`.
     """
+
+    @overload
+    def __init__(
+        self: Session[str],
+        host: str = "localhost",
+        port: int = 11300,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        *,
+        timeout: float = 5.0,
+        encoding: str = "utf-8",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Session[bytes],
+        host: str = "localhost",
+        port: int = 11300,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        *,
+        timeout: float = 5.0,
+        encoding: None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Session[str | bytes],
+        host: str = "localhost",
+        port: int = 11300,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        *,
+        timeout: float = 5.0,
+        encoding: str | None,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -105,22 +142,6 @@ class Session(NotPicklable):
         """The jobs that are reserved here, as far as is known: it may be more than are left, but never fewer."""
         self._epoch = 0
         """How often it was connected anew: jobs of an earlier epoch are not this connection's any more."""
-
-    @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        parse_yaml: YamlParsing = True,
-        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
-        timeout: float = DEFAULT_TIMEOUT,
-        encoding: str | None = "utf-8",
-    ) -> Self:
-        """Connect to ``beanstalk://host:port`` or ``beanstalk+unix:///path``; the rest as for the constructor."""
-        connection = cls.__new__(cls)
-        connection._prepare(parse_address(url), parse_yaml, connect_timeout, timeout, encoding)
-        connection.connect()
-        return connection
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -276,7 +297,7 @@ class Session(NotPicklable):
 
     # Replies that concern jobs. To be used as those of beanpool.connection.results.
 
-    def _reserved(self, channel: Channel, reply: Reply) -> Job | None:
+    def _reserved(self, channel: Channel, reply: Reply) -> Job[Any] | None:
         """The job in the reply to a reserve."""
         if reply.status == "RESERVED":
             self._held.add(reply.number)
@@ -286,7 +307,7 @@ class Session(NotPicklable):
             return None
         raise channel.refuse(RESERVE_WITH_TIMEOUT, reply, held=self._held)
 
-    def _reserved_by_id(self, jid: int, channel: Channel, reply: Reply) -> Job:
+    def _reserved_by_id(self, jid: int, channel: Channel, reply: Reply) -> Job[Any]:
         """The job in the reply to a ``reserve-job``."""
         if reply.status != "RESERVED":
             raise channel.refuse(RESERVE_JOB, reply, job=jid)
@@ -295,7 +316,7 @@ class Session(NotPicklable):
         self._held.add(reply.number)
         return reserved_job(self, reply.number, reply.body, None, None, self._held, time.monotonic())
 
-    def _found(self, command: Command, jid: int | None, channel: Channel, reply: Reply) -> Job | None:
+    def _found(self, command: Command, jid: int | None, channel: Channel, reply: Reply) -> Job[Any] | None:
         """The job in the reply to a peek."""
         return found_job(self, command, None if command is PEEK else self.used, jid, channel, reply)
 

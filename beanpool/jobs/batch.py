@@ -11,6 +11,7 @@ import abc
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from beanpool.config import AnyServer
 from beanpool.connection import Job, JobState, end, lease_of, lose, ran_out, reserved_at, state_of, take_turns, turn
@@ -26,7 +27,7 @@ _NO_TIME = 1e-6
 
 Outcome = Exception | None
 """None for a job of which it was done, else why not."""
-Get = Callable[[Job | int, AnyServer | None, str], Job]
+Get = Callable[[Job[Any] | int, AnyServer | None, str], Job[Any]]
 """Returns a job in hand, by itself or by its id, its server and the command that is for it: see `JobsById.get`."""
 
 
@@ -60,7 +61,7 @@ class JobBatch(abc.ABC):
         # Servers that have been silent for all of their time, by address: nothing else is sent to them.
         self._silent: dict[str, BeanpoolError] = {}
 
-    def run(self, items: Iterable[Job | int]) -> list[Outcome]:
+    def run(self, items: Iterable[Job[Any] | int]) -> list[Outcome]:
         """Carry it out on all; returns one outcome per item, in order."""
         source = iter(items)
         try:
@@ -74,7 +75,7 @@ class JobBatch(abc.ABC):
     # What the commands differ in.
 
     @abc.abstractmethod
-    def _find(self, place: int, item: Job | int) -> Job | None:
+    def _find(self, place: int, item: Job[Any] | int) -> Job[Any] | None:
         """The job that an item stands for; None if it is known by its id alone, and is noted.
 
         :raises ValueError: or TypeError, if it stands for none.
@@ -85,20 +86,20 @@ class JobBatch(abc.ABC):
         """Send what is first to be sent for its jobs."""
 
     @abc.abstractmethod
-    def _broke(self, place: int, job: Job, failure: Failure) -> None:
+    def _broke(self, place: int, job: Job[Any], failure: Failure) -> None:
         """The connection of a reserved job broke before it was done."""
 
     @abc.abstractmethod
-    def _do_alone(self, job: Job, seconds: float) -> None:
+    def _do_alone(self, job: Job[Any], seconds: float) -> None:
         """Carry it out on one job, by its own command, in so many seconds."""
 
-    def _needs_time(self, job: Job) -> bool:
+    def _needs_time(self, job: Job[Any]) -> bool:
         """Whether the server has to be asked, to carry it out on one job."""
         return job.reserved
 
     # The jobs of one chunk.
 
-    def _carry_out(self, chunk: Sequence[Job | int]) -> None:
+    def _carry_out(self, chunk: Sequence[Job[Any] | int]) -> None:
         first = len(self._outcomes)
         self._outcomes.extend([None] * len(chunk))
         lanes: dict[Lease[PooledConnection], JobLane] = {}
@@ -232,7 +233,7 @@ class JobBatch(abc.ABC):
             self._tell(lane.connection.server, done)
         lane.lease.forget(ended)
 
-    def _tell(self, server: str, done: list[Job]) -> None:
+    def _tell(self, server: str, done: list[Job[Any]]) -> None:
         if self._finished is not None:
             self._finished.add(server, [(job.tube, reserved_at(job)) for job in done])
 
@@ -270,7 +271,7 @@ class JobBatch(abc.ABC):
         for place, job in left_over:
             self._do_by_itself(place, job)
 
-    def _do_by_itself(self, place: int, job: Job) -> None:
+    def _do_by_itself(self, place: int, job: Job[Any]) -> None:
         """Carry it out by the rules of a single command."""
         started = time.monotonic()
         try:
@@ -301,8 +302,8 @@ class ReservedBatch(JobBatch):
         super().__init__(timeout, observers)
         self._get = get
 
-    def _find(self, place: int, item: Job | int) -> Job:
+    def _find(self, place: int, item: Job[Any] | int) -> Job[Any]:
         return self._get(item, None, self.command.name)
 
-    def _broke(self, place: int, job: Job, failure: Failure) -> None:
+    def _broke(self, place: int, job: Job[Any], failure: Failure) -> None:
         self._outcomes[place] = lose(job, failure)

@@ -50,7 +50,7 @@ class JobsById:
         """
         return self._cluster.deadline(timeout)
 
-    def delete(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> None:
+    def delete(self, jid: Job[Any] | int, server: AnyServer | None, timeout: float | None) -> None:
         """Delete a job."""
         found = self.find(jid, server)
         if found is not None:
@@ -58,14 +58,14 @@ class JobsById:
         elif not isinstance(jid, Job):
             self._ask(DELETE, jid, server, timeout, functools.partial(_confirm, DELETE, "DELETED", jid))
 
-    def kick(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> None:
+    def kick(self, jid: Job[Any] | int, server: AnyServer | None, timeout: float | None) -> None:
         """Make a buried or delayed job ready."""
         if isinstance(jid, Job):
             self._itself(jid, server).kick(timeout=timeout)
         else:
             self._ask(KICK_JOB, jid, server, timeout, functools.partial(_confirm, KICK_JOB, "KICKED", jid))
 
-    def stats(self, jid: Job | int, server: AnyServer | None, timeout: float | None) -> Any:
+    def stats(self, jid: Job[Any] | int, server: AnyServer | None, timeout: float | None) -> Any:
         """The statistics of a job."""
         if isinstance(jid, Job):
             return self._itself(jid, server).stats(timeout=timeout)
@@ -75,10 +75,10 @@ class JobsById:
 
         return self._ask(STATS_JOB, jid, server, timeout, read)
 
-    def peek(self, jid: int, server: AnyServer | None, timeout: float | None) -> Job | None:
+    def peek(self, jid: int, server: AnyServer | None, timeout: float | None) -> Job[Any] | None:
         """A copy of a job; None if there is none."""
 
-        def read(connection: PooledConnection, reply: Reply) -> Job | None:
+        def read(connection: PooledConnection, reply: Reply) -> Job[Any] | None:
             return found_job(connection, PEEK, None, jid, connection.channel, reply)
 
         return self._ask(PEEK, jid, server, timeout, read)
@@ -109,12 +109,12 @@ class JobsById:
 
         return ask_one(member, until, ask_the_same, None)
 
-    def held(self, jid: int) -> Job | None:
+    def held(self, jid: int) -> Job[Any] | None:
         """The job in hand that a :class:`JobId` names, also where its server has been removed since."""
         jobs = self._cluster.jobs_in_hand.get(jid.server) if isinstance(jid, JobId) else None
         return jobs.find(jid, jid.instance) if jobs is not None and isinstance(jid, JobId) else None
 
-    def _itself(self, job: Job, server: AnyServer | None) -> Job:
+    def _itself(self, job: Job[Any], server: AnyServer | None) -> Job[Any]:
         """The job, which knows its server.
 
         :raises ValueError: if `server` is another one.
@@ -125,7 +125,7 @@ class JobsById:
                 raise ValueError(f"server must be left out or be that of the job ({job.server}), not {server!r}")
         return job
 
-    def find(self, job: Job | int, server: AnyServer | None) -> Job | None:
+    def find(self, job: Job[Any] | int, server: AnyServer | None) -> Job[Any] | None:
         """The job, if it is one; else the job in hand with this id."""
         if isinstance(job, Job):
             return self._itself(job, server)
@@ -135,7 +135,7 @@ class JobsById:
         member, instance = self.locate(job, server)
         return member.reservations.find(check_id(job), instance)
 
-    def get(self, job: Job | int, server: AnyServer | None, command: str) -> Job:
+    def get(self, job: Job[Any] | int, server: AnyServer | None, command: str) -> Job[Any]:
         """The job, or the one in hand with this id.
 
         :raises NotFound: if there is none: what the server would say to the command.

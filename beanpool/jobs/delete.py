@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from beanpool.connection import (
     Job,
@@ -46,7 +47,9 @@ class DeleteMany(JobBatch):
     # It may be given millions of ids.
     chunk = 1000
 
-    def __init__(self, locate: Locate, held: Callable[[int], Job | None], timeout: float, observers: Observers) -> None:
+    def __init__(
+        self, locate: Locate, held: Callable[[int], Job[Any] | None], timeout: float, observers: Observers
+    ) -> None:
         super().__init__(timeout, observers)
         self._locate = locate
         self._held = held
@@ -56,7 +59,7 @@ class DeleteMany(JobBatch):
         # Servers that no connection was to be had to: why, and for how much longer that is tried (seconds).
         self._unreachable: dict[Member, tuple[BeanpoolError, float]] = {}
 
-    def _find(self, place: int, item: Job | int) -> Job | None:
+    def _find(self, place: int, item: Job[Any] | int) -> Job[Any] | None:
         if isinstance(item, Job):
             return item
         job = self._held(item)
@@ -70,17 +73,17 @@ class DeleteMany(JobBatch):
     def _begin(self, lane: JobLane) -> None:
         _delete_all(lane, self._timeout)
 
-    def _broke(self, place: int, job: Job, failure: Failure) -> None:
+    def _broke(self, place: int, job: Job[Any], failure: Failure) -> None:
         broke(job, failure)
         self._broken.append((place, job, failure.may_have_taken_effect))
 
-    def _needs_time(self, job: Job) -> bool:
+    def _needs_time(self, job: Job[Any]) -> bool:
         return state_of(job) is not JobState.LOST
 
-    def _do_alone(self, job: Job, seconds: float) -> None:
+    def _do_alone(self, job: Job[Any], seconds: float) -> None:
         job.delete(timeout=seconds)
 
-    def _is_broken(self, place: int, job: Job) -> bool:
+    def _is_broken(self, place: int, job: Job[Any]) -> bool:
         """Whether its connection broke before anything was sent; it is noted then."""
         if not is_broken(job) or not isinstance(recovery_of(job), Recovery):
             return False
@@ -164,7 +167,7 @@ class DeleteMany(JobBatch):
         self._delete_strangers(strangers)
         super()._do_left_over()
 
-    def _as_stranger(self, job: Job) -> tuple[Member, str | None] | None:
+    def _as_stranger(self, job: Job[Any]) -> tuple[Member, str | None] | None:
         """Where to delete a pool's job that is not reserved here; None for any other."""
         if state_of(job) is not JobState.NOT_RESERVED or not isinstance(recovery_of(job), Recovery):
             return None

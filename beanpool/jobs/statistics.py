@@ -17,7 +17,7 @@ Locate = Callable[[int, AnyServer | None], tuple[Member, str | None]]
 
 
 def stats_of_jobs(
-    locate: Locate, jobs: Iterable[Job | int], server: AnyServer | None, deadline: float
+    locate: Locate, jobs: Iterable[Job[Any] | int], server: AnyServer | None, deadline: float
 ) -> list[dict[str, Any] | Exception]:
     """The statistics of each job, or why there are none, in order.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from beanpool.connection import Job
 from beanpool.jobs.batch import Get, Outcome, ReservedBatch
@@ -21,7 +22,7 @@ class TouchMany(ReservedBatch):
         super().__init__(get, timeout, observers)
         self._touched = TouchedBatch(observers) if observers.active else None
 
-    def run(self, items: Iterable[Job | int]) -> list[Outcome]:
+    def run(self, items: Iterable[Job[Any] | int]) -> list[Outcome]:
         """Touch all; returns one outcome per item, in order."""
         try:
             return super().run(items)
@@ -40,5 +41,5 @@ class TouchMany(ReservedBatch):
         requests = [b"touch %d\r\n" % jid for jid in lane.ids]
         lane.begin(TOUCH, range(len(lane.ids)), requests, self._timeout)
 
-    def _do_alone(self, job: Job, seconds: float) -> None:
+    def _do_alone(self, job: Job[Any], seconds: float) -> None:
         job.touch(timeout=seconds)

@@ -11,6 +11,7 @@ import collections
 import math
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from beanpool.connection import Job, reserved_job
 from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, PoolClosed
@@ -362,9 +363,9 @@ class Take:
             elif now - lane.progress_at > _TRUSTED_IDLE_SECONDS and not lane.connection.channel.check_quiet():
                 self._lose(lane, lane.connection.closed_meanwhile())
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[Job[Any]]:
         """What was taken."""
-        jobs: list[Job] = []
+        jobs: list[Job[Any]] = []
         tube = self._tubes[0] if len(self._tubes) == 1 else None
         now = time.monotonic()
         for lane in self._lanes:

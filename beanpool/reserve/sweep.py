@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from beanpool.cluster import BackgroundExecutor, Topology
 from beanpool.connection import Job, reserved_job
@@ -61,7 +62,7 @@ class Reserver:
         self._stop = Waker()
         self._stopped = False
 
-    def reserve(self, tubes: tuple[str, ...], timeout: float | None, waker: Waker | None = None) -> Job | None:
+    def reserve(self, tubes: tuple[str, ...], timeout: float | None, waker: Waker | None = None) -> Job[Any] | None:
         """Reserve a job of `tubes`, from whichever server has one.
 
         :param timeout: how long to wait (seconds); None for ever.
@@ -116,7 +117,7 @@ class Reserver:
 
     def reserve_many(
         self, tubes: tuple[str, ...], limit: int, timeout: float | None, waker: Waker | None = None
-    ) -> list[Job]:
+    ) -> list[Job[Any]]:
         """Reserve up to `limit` jobs: what is ready, else what is once the first one has come.
 
         :param timeout: how long to wait for the first one (seconds); None for ever.
@@ -437,7 +438,7 @@ class Reserver:
         if cancelled:
             self._janitor.linger(cancelled)
 
-    def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job:
+    def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job[Any]:
         member, connection, reply = catch
         lease = member.reservations.lease(connection)
         tube = tubes[0] if len(tubes) == 1 else None
@@ -445,7 +446,7 @@ class Reserver:
         lease.hold(job)
         return job
 
-    def reserve_job(self, member: Member, jid: int, instance: str | None, deadline: float) -> Job:
+    def reserve_job(self, member: Member, jid: int, instance: str | None, deadline: float) -> Job[Any]:
         """Reserve one job of one server.
 
         :raises NotFound: if there is none, or it is reserved.
@@ -473,7 +474,7 @@ class Reserver:
             self._observers.reserved(member.address, None, 1, _monotonic() - began)
         return job
 
-    def at_home(self, member: Member, job: Job | None) -> Job | None:
+    def at_home(self, member: Member, job: Job[Any] | None) -> Job[Any] | None:
         """A job that was looked at: its commands go through the pool, for its connection is back there."""
         if job is None:
             return None

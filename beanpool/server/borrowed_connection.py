@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from beanpool.connection import Connection, Held, Job
 from beanpool.errors import ConnectionFailed, Phase, UnexpectedResponse
@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 
 
 @contextlib.contextmanager
-def borrow(pool: ConnectionPool, used: str, watched: tuple[str, ...], timeout: float) -> Iterator[Connection]:
+def borrow(pool: ConnectionPool, used: str, watched: tuple[str, ...], timeout: float) -> Iterator[Connection[Any]]:
     """Lend a connection of `pool` for a block.
 
     :param used: the tube that it uses at first.
@@ -88,7 +88,7 @@ class BorrowedConnection(Connection):
 
     # What is done on it is watched: nothing that is in doubt must go back.
 
-    def reserve(self, timeout: float | None = None) -> Job | None:
+    def reserve(self, timeout: float | None = None) -> Job[Any] | None:
         """Reserve the next job of the watched tubes; see :meth:`Connection.reserve`."""
         with self._watching():
             return super().reserve(timeout)

@@ -87,7 +87,7 @@ def reserve_delete_many(bench: Bench) -> Result:
     )
 
 
-def _put_many(pool: PoolManager) -> Callable[[int], None]:
+def _put_many(pool: PoolManager[bytes]) -> Callable[[int], None]:
     def puts(count: int) -> None:
         pool.put_many([BODY] * count)
 

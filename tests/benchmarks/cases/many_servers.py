@@ -60,7 +60,7 @@ def cost_of_a_put(bench: Bench) -> Result:
     )
 
 
-def _puts(pool: PoolManager) -> Callable[[int], None]:
+def _puts(pool: PoolManager[bytes]) -> Callable[[int], None]:
     def puts(count: int) -> None:
         put = pool.put
         for _ in range(count):
@@ -69,7 +69,7 @@ def _puts(pool: PoolManager) -> Callable[[int], None]:
     return puts
 
 
-def _puts_with_keys(pool: PoolManager) -> Callable[[int], None]:
+def _puts_with_keys(pool: PoolManager[bytes]) -> Callable[[int], None]:
     keys = (f"user:{number}" for number in itertools.count())
 
     def puts(count: int) -> None:

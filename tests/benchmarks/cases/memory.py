@@ -70,7 +70,7 @@ def _pooled(server: BeanstalkdServer, count: int) -> float:
         return (_traced() - before) / count
 
 
-def _use(pool: PoolManager, count: int) -> None:
+def _use(pool: PoolManager[bytes], count: int) -> None:
     for _ in range(count):
         pool.put(BODY)
     jobs = [pool.reserve(0) for _ in range(count)]

@@ -55,7 +55,7 @@ def _name(way: str, state: str) -> str:
     return f"{way}, {state}"
 
 
-def _ways(pool: PoolManager, stack: contextlib.ExitStack) -> dict[str, Puts]:
+def _ways(pool: PoolManager[bytes], stack: contextlib.ExitStack) -> dict[str, Puts]:
     producer = stack.enter_context(pool.producer())
 
     def puts_of(keys: Callable[[], Iterator[str | None]]) -> tuple[Puts, Puts]:

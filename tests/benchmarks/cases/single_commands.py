@@ -196,7 +196,7 @@ def pool_reserve_delete(bench: Bench) -> Result:
     )
 
 
-def _pool_reserves(pool: PoolManager) -> Callable[[int], None]:
+def _pool_reserves(pool: PoolManager[bytes]) -> Callable[[int], None]:
     def reserves(count: int) -> None:
         reserve = pool.reserve
         for _ in range(count):

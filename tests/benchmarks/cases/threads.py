@@ -61,7 +61,7 @@ def in_threads(threads: int, work: Work) -> Callable[[int], None]:
 
 
 @contextlib.contextmanager
-def shared(pool: PoolManager) -> Iterator[dict[str, Work]]:
+def shared(pool: PoolManager[bytes]) -> Iterator[dict[str, Work]]:
     """The three ways of one pool that all threads share."""
     with pool, pool.producer() as producer:
 

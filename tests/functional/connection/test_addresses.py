@@ -61,7 +61,7 @@ class TestAddresses:
             with pytest.raises(ValueError):
                 Connection.from_url(url)
         with pytest.raises(TypeError, match="'timout'"):
-            Connection.from_url(server.url, timout=5)  # type: ignore[call-arg]  # That is what is tested.
+            Connection.from_url(server.url, timout=5)  # type: ignore[call-overload]  # That is what is tested.
         assert server.accepts == 0
 
     def test_nobody_listens(self, beanstalkd: BeanstalkdServer) -> None:

@@ -261,6 +261,9 @@ class Cluster:
             wanted = named(tuple(member.server for member in before if not member.leaving))
             check_distinct(wanted)
             change = plan_change(before, wanted, drain=drain)
+            if change.is_none(before):
+                # Whoever looks again and again which servers there are disturbs nobody.
+                return
             staying = [(known or self._member(server), server) for known, server in change.staying]
             # Those that leave are the last: where one of them is the same process as another member, that one is used.
             members = (*(member for member, _ in staying), *change.leaving)

@@ -35,6 +35,14 @@ class Change(Generic[KnownMember]):
     removed: tuple[KnownMember, ...]
     """Those that go at once."""
 
+    def is_none(self, members: Sequence[KnownMember]) -> bool:
+        """Whether all of these members, of which the change was planned, stay or leave as before."""
+        staying = all(
+            member is not None and member.server == server and not member.leaving for member, server in self.staying
+        )
+        after = [*(member for member, _ in self.staying), *self.leaving]
+        return staying and all(member.leaving for member in self.leaving) and after == list(members)
+
 
 def plan_change(members: Sequence[KnownMember], named: Iterable[Server], *, drain: bool) -> Change[KnownMember]:
     """Plan the change from `members` to the servers that were `named`, which are distinct.

@@ -64,6 +64,16 @@ class TestThoseThatStay:
             pool.set_servers([server.address for server in servers[::-1]])
             assert [pool.route(str(key)) for key in range(50)] == routes
 
+    def test_nothing_changes_when_all_are_named_again(self, cluster: StartCluster) -> None:
+        a, b = cluster(2)
+        events: list[Event] = []
+        with unprobed(a, b) as pool:
+            pool.add_listener(events.append)
+            topology = inside(pool).cluster.topology
+            pool.set_servers([a.address, b.address])
+            assert inside(pool).cluster.topology is topology
+            assert not events
+
     def test_a_weight_that_was_set_stays_when_another_joins(self, cluster: StartCluster) -> None:
         a, b, c = cluster(3)
         with unprobed(a, b) as pool:

@@ -43,6 +43,23 @@ def test_without_drain_all_that_are_left_out_go_at_once() -> None:
     assert (change.leaving, change.removed) == ((), (a, leaving))
 
 
+def test_what_is_named_again_is_no_change() -> None:
+    a, b = known(Server("a"), Server("b", weight=2))
+    leaving = Known(Server("c"), leaving=True)
+
+    def changes(members: list[Known], *named: Server, drain: bool = True) -> bool:
+        return not plan_change(members, named, drain=drain).is_none(members)
+
+    assert not changes([a, b], a.server, Server("b", weight=2.0))
+    assert not changes([a, b, leaving], a.server, b.server)
+    assert changes([a, b], b.server, a.server)
+    assert changes([a, b], a.server)
+    assert changes([a, b], a.server, Server("b"))
+    assert changes([a, b], a.server, b.server, Server("d"))
+    assert changes([a, b, leaving], a.server, b.server, leaving.server)
+    assert changes([a, b, leaving], a.server, b.server, drain=False)
+
+
 hosts = st.sampled_from("abcde")
 servers = st.builds(Server, hosts, name=st.none() | st.sampled_from(["n1", "n2", "n3"]))
 clusters = st.lists(servers, unique_by=(lambda server: server.key, lambda server: str(server.address)), max_size=5)

@@ -541,10 +541,11 @@ class PoolManager(NotPicklable, Generic[BodyT]):
     ) -> AbstractContextManager[Connection[BodyT]]:
         """Lend a connection to one server for a ``with`` block: a :class:`Connection` with all its verbs.
 
-        It takes one of the pool's connections to that server (``max_connections``) until the end of the block, and has
-        the pool's encoding. Like every :class:`Connection` it belongs to one thread at a time. What it uses and watches
-        concerns nobody else. A job that was reserved on it, and is not finished at the end of the block, goes back to
-        its tube: its server sees the connection close. Jobs from it cannot be used after the block.
+        It takes one of the pool's connections to that server (``max_connections``) until the end of the block, as an
+        unfinished job does, so puts and other commands of the pool may have one more. It has the pool's encoding. Like
+        every :class:`Connection` it belongs to one thread at a time. What it uses and watches concerns nobody else. A
+        job that was reserved on it, and is not finished at the end of the block, goes back to its tube: its server sees
+        the connection close. Jobs from it cannot be used after the block.
 
         :param server: the server's name or address.
         :param tube: the tube that it uses, and the only one that it watches, at first; None for those of the pool.

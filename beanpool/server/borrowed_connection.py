@@ -77,7 +77,7 @@ class BorrowedConnection(Connection):
                 phase=Phase.CLOSED,
             )
         self._let_go(clean=False)
-        checked_out = self._checked_out = self._pool.acquire(time.monotonic() + self.timeout, self.used)
+        checked_out = self._checked_out = self._pool.acquire_for_long(time.monotonic() + self.timeout, self.watched)
         self._epoch += 1
         self._held = Held()
         self._unsettled = False
@@ -154,4 +154,5 @@ class BorrowedConnection(Connection):
             self._pool.discard(checked_out, "it was given back with jobs in hand, or in the middle of something")
         else:
             checked_out.used, checked_out.watched = self.used, self.watched
+            checked_out.lent = False
             self._pool.checkin(checked_out)

@@ -93,10 +93,11 @@ class ConnectionPool:
         return self.places.stage is _OPEN
 
     def in_commands(self) -> bool:
-        """Whether a command is under way, or may be: somebody has a connection that was not checked out for jobs."""
+        """Whether a command is under way, or may be: a connection is in use that was not checked out for a reserve."""
         with self._lock:
             idle = self.places.idle
-            return any(not c.may_hold_jobs and not c.jobs and c not in idle for c in self.places.connections())
+            connections = self.places.connections()
+            return any(c.lent or not (c.may_hold_jobs or c.jobs or c in idle) for c in connections)
 
     def full_of_jobs(self) -> bool:
         """Whether all connections that a reserve may have are held by unfinished jobs."""
@@ -185,16 +186,34 @@ class ConnectionPool:
                 connection = self.queue.wait(deadline)
             if connection is None:
                 raise self.exhausted()
-            try:
-                if self._is_alive(connection) or self._make_ready(connection, deadline):
-                    return connection
-            except BaseException as error:
-                if isinstance(error, UnexpectedResponse):
-                    # It was the handshake that failed: what the caller wants to send was not sent.
-                    error.may_have_taken_effect = False
-                self.checkin(connection, broken=error)
-                raise
+            if self._is_usable(connection, deadline):
+                return connection
             connection = None
+
+    def _is_usable(self, connection: PooledConnection, deadline: float) -> bool:
+        try:
+            return self._is_alive(connection) or self._make_ready(connection, deadline)
+        except BaseException as error:
+            if isinstance(error, UnexpectedResponse):
+                # It was the handshake that failed: what the caller wants to send was not sent.
+                error.may_have_taken_effect = False
+            self.checkin(connection, broken=error)
+            raise
+
+    def acquire_for_long(self, deadline: float, tubes: tuple[str, ...]) -> PooledConnection:
+        """As :meth:`acquire`, for who keeps the connection and may need another one meanwhile, or reserve jobs on it.
+
+        Until it is given to :meth:`checkin`, it counts as one that is held by a job: commands may have one more.
+
+        :param tubes: those that it is to watch, if that can be chosen.
+        """
+        while True:
+            connection = self.try_acquire(tubes) or self.queue.wait(deadline, for_jobs=True)
+            if connection is None:
+                raise self.exhausted()
+            connection.lent = True
+            if self._is_usable(connection, deadline):
+                return connection
 
     def try_acquire(self, tubes: tuple[str, ...]) -> PooledConnection | None:
         """Check out a connection for a reserve of `tubes`, if that takes no waiting.

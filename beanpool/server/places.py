@@ -88,7 +88,7 @@ class Places:
         connections, limit = self.connections(), self.limit
         if len(connections) >= limit:
             spare = max(1, limit // _JOBS_PER_SPARE)
-            jobs = sum(bool(connection.jobs) for connection in connections)
+            jobs = sum(bool(connection.jobs) or connection.lent for connection in connections)
             # More than the limit hold jobs if that was lowered meanwhile: they must be finished all the same.
             limit = max(limit + min(spare, jobs), jobs + spare)
         return len(connections) - limit

@@ -72,18 +72,23 @@ class PoolQueue:
         """The error of a caller for whom no connection became free."""
         places = self._places
         in_use = max(min(places.limit, len(places.connections())), places.held_by_jobs())
+        holders = "unfinished jobs"
+        if any(connection.lent for connection in places.connections()):
+            holders += ", or lent by pool.connection()"
         return PoolTimeout(
             f"{server}: no connection became free in time: {in_use} of {places.limit} are in use, "
-            f"{places.held_by_jobs()} of them by unfinished jobs. Finish or release jobs (one that failed is kept "
+            f"{places.held_by_jobs()} of them by {holders}. Finish or release jobs (one that failed is kept "
             f"by its traceback, too), or raise max_connections, which is {places.limit} (or pool.resize)"
         )
 
-    def wait(self, deadline: float) -> PooledConnection | None:
+    def wait(self, deadline: float, *, for_jobs: bool = False) -> PooledConnection | None:
         """Wait for a connection for a command; None if there is none until then (monotonic seconds).
 
+        :param for_jobs: whether jobs may be reserved on it, so that it is none of those that only commands get.
         :raises BeanpoolError: if those who wait are told to fail, or the pool hands out none any more.
         """
         ticket = Ticket()
+        ticket.for_jobs = for_jobs
         started = time.monotonic()
         # The block begins before the ticket is queued: after an interrupt no ticket without an owner may be left.
         try:
@@ -91,7 +96,10 @@ class PoolQueue:
                 if self._places.stage is not Stage.OPEN:
                     raise self._ended()
                 # What came free between the first look and now.
-                connection = None if self._places.others_come_first() else self._places.take()
+                connection = None
+                if not self._places.others_come_first():
+                    places = self._places
+                    connection = places.take_for_jobs(lambda _: True) if for_jobs else places.take()
                 if connection is not None:
                     return connection
                 self._append(ticket)

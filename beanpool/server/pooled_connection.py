@@ -37,6 +37,7 @@ class PooledConnection(DrivenConnection, NotPicklable):
         "jobs",
         "largest_body",
         "lease_lock",
+        "lent",
         "made_at",
         "may_hold_jobs",
         "origin",
@@ -65,6 +66,8 @@ class PooledConnection(DrivenConnection, NotPicklable):
         self._guard = threading.Lock()
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
+        self.lent = False
+        """Whether a caller has it for as long as it likes, and may need others meanwhile."""
         self.may_hold_jobs = False
         """Whether it was checked out for a reserve; the pool's to say, too."""
         self.evict: Callable[[], None] | None = None
@@ -112,8 +115,8 @@ class PooledConnection(DrivenConnection, NotPicklable):
 
     @property
     def holds_jobs(self) -> bool:
-        """Whether somebody works on a job that was reserved on it."""
-        return not self.closed and any(ref() is not None for ref in self.jobs.copy().values())
+        """Whether somebody works on a job that was reserved on it, or may: it is lent."""
+        return not self.closed and (self.lent or any(ref() is not None for ref in self.jobs.copy().values()))
 
     def interrupt(self) -> None:
         """Make whoever uses the connection in another thread return at once."""

@@ -100,16 +100,44 @@ def test_a_job_that_is_not_finished_is_given_back(cluster: StartCluster) -> None
         assert idle(pool) == [1]
 
 
-def test_it_counts_against_the_limit(cluster: StartCluster) -> None:
+def test_it_counts_against_the_limit_as_a_job_in_hand_does(cluster: StartCluster) -> None:
     [server] = cluster(1)
     with unprobed(server, max_connections=1) as pool:
-        with pool.connection(server.address):
+        with pool.connection(server.address) as connection:
+            # What is done meanwhile needs a connection of its own.
+            jid = pool.put("x")
+            assert connection.stats_job(jid)["state"] == "ready"
+            for reserve in (pool.reserve, lambda timeout: pool.reserve_many(1, timeout)):
+                with within(1), pytest.raises(PoolTimeout, match=r"1 of them by unfinished jobs, or lent"):
+                    reserve(0)
             with within(0.3), pytest.raises(PoolTimeout), pool.connection(server.address, timeout=0.3):
                 pass
-            waiting = background(lambda: pool.put("x"))
-            wait_until(lambda: pool.get_stats()["requests_waiting"], "the put to wait")
-        waiting.result(2)
-        assert server.control.other_connections() == 1
+            other = background(lambda: borrowed_put(pool, server.address))
+            wait_until(lambda: pool.get_stats()["requests_waiting"], "another one to wait for it")
+        other.result(2)
+        job = pool.reserve(0)
+        assert job is not None
+        assert job.id == jid
+        job.delete()
+        # Of the connections that commands have beyond the limit nothing is left to who waits for a job.
+        assert inside(pool).connections_of(0).places.may_hold_more_jobs()
+
+
+def borrowed_put(pool: PoolManager, address: str) -> int:
+    with pool.connection(address) as connection:
+        return connection.put("from another thread", 2**32 - 1)
+
+
+def test_a_reserve_that_waits_gives_way_to_it(cluster: StartCluster) -> None:
+    [server] = cluster(1)
+    with unprobed(server, max_connections=1) as pool:
+        waiting = background(lambda: pool.reserve(10))
+        wait_until(lambda: server.control.counter("current-waiting") == 1, "the reserve to wait")
+        with pool.connection(server.address) as connection:
+            connection.put("x")
+        job = waiting.result(5)
+        assert job is not None
+        job.delete()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])

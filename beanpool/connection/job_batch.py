@@ -25,7 +25,7 @@ def recovery_of(job: Job[Any]) -> JobRecovery[Job[Any]] | None:
 
 
 def lease_of(job: Job[Any]) -> JobLease[Job[Any]] | None:
-    """The hold that it has on a connection that stands, while it is reserved; else None."""
+    """Its lease, while it is reserved and its connection is open; else None."""
     return None if job._state is not JobState.RESERVED or job._cut_off else job._lease
 
 
@@ -35,10 +35,8 @@ def is_broken(job: Job[Any]) -> bool:
     return job._state is JobState.RESERVED and connection.closed and not is_inherited(connection) and job._epoch >= 0
 
 
-def end(job: Job[Any], state: JobState) -> bool:
-    """Note what a batch that has the guard was told; returns whether the job was reserved. Its lease is the batch's to
-    end.
-    """
+def set_state(job: Job[Any], state: JobState) -> bool:
+    """Set its state, for a batch that has the guard; returns whether it was reserved. The batch ends its lease."""
     reserved = job._state is JobState.RESERVED
     if reserved:
         job._state = state
@@ -46,33 +44,33 @@ def end(job: Job[Any], state: JobState) -> bool:
     return reserved
 
 
-def ran_out(job: Job[Any]) -> JobLost:
-    """A batch was told ``NOT_FOUND`` while the job was reserved here: tell of the loss, and build the error."""
+def lose_to_ttr(job: Job[Any]) -> JobLost:
+    """A batch got ``NOT_FOUND`` while the job was reserved here: report it lost, and build the error."""
     return job._tell_lost(RAN_OUT)
 
 
-def broke(job: Job[Any], error: BeanpoolError) -> None:
+def disconnect(job: Job[Any], error: BeanpoolError) -> None:
     """Its connection broke while a batch was to delete it: the reservation is gone.
 
-    Whether that counts as a loss is the batch's to say, by :func:`recovered` or :func:`gone`.
+    The batch decides what that comes to, by :func:`mark_deleted` or :func:`report_lost`.
     """
     job._disconnected(error)
 
 
 def lose(job: Job[Any], error: BeanpoolError) -> JobLost:
-    """Its connection broke while a batch had something else to do for it: tell of the loss, and build the error."""
+    """Its connection broke before a batch could carry out its command: report the job lost, and build the error."""
     lost = job._lose(error)
     lost.__cause__ = error
     return lost
 
 
-def recovered(job: Job[Any]) -> None:
-    """It was deleted all the same."""
+def mark_deleted(job: Job[Any]) -> None:
+    """A batch has deleted it over another connection."""
     job._state = JobState.NOT_RESERVED
 
 
-def gone(job: Job[Any], error: JobLost) -> None:
-    """It could not be deleted any more."""
+def report_lost(job: Job[Any], error: JobLost) -> None:
+    """A batch could not delete it any more: report it lost."""
     job._tell_lost(error.reason)
 
 

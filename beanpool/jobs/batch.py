@@ -14,7 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from beanpool.config import AnyServer
-from beanpool.connection import Job, JobState, end, lease_of, lose, ran_out, reserved_at, state_of, take_turns, turn
+from beanpool.connection import (
+    Job,
+    JobState,
+    lease_of,
+    lose,
+    lose_to_ttr,
+    reserved_at,
+    set_state,
+    state_of,
+    take_turns,
+    turn,
+)
 from beanpool.errors import BeanpoolError, Buried, CommandTimeout, NotFound, Phase
 from beanpool.jobs.lane import JobLane, Lane
 from beanpool.net import Failure, drive
@@ -42,7 +53,7 @@ class JobBatch(abc.ABC):
     :cvar chunk: how many items are looked at, and have their outcome, before the next are; None for all of them.
     :cvar how: what becomes of a job by it; None if it is reserved as before.
     :param timeout: the longest that a server may let a reply wait, and other threads a connection, and the longest that
-        is spent in vain on what was left over at first (seconds).
+        is spent in vain on what was deferred at first (seconds).
     :param observers: are told of the jobs that are finished.
     """
 
@@ -56,7 +67,7 @@ class JobBatch(abc.ABC):
         self._finished = FinishedBatch(observers, self.how) if self.how is not None and observers.active else None
         self._outcomes: list[Outcome] = []
         # What is looked at again when the rest of its chunk is done.
-        self._left_over: list[tuple[int, Job]] = []
+        self._deferred: list[tuple[int, Job]] = []
         self._time_left = timeout
         # Servers that have been silent for all of their time, by address: nothing else is sent to them.
         self._silent: dict[str, BeanpoolError] = {}
@@ -114,15 +125,15 @@ class JobBatch(abc.ABC):
             lease = lease_of(job)
             if not isinstance(lease, Lease):
                 # Not reserved, or lost, or of a plain connection.
-                self._left_over.append((place, job))
+                self._deferred.append((place, job))
                 continue
             lane = lanes.get(lease)
             if lane is None:
                 lane = lanes[lease] = self.lane(lease)
             if not lane.add(place, job):
-                self._left_over.append((place, job))
+                self._deferred.append((place, job))
         self._do_reserved(list(lanes.values()))
-        self._do_left_over()
+        self._do_deferred()
 
     def _do_reserved(self, lanes: list[JobLane]) -> None:
         until = time.monotonic() + self._timeout
@@ -218,17 +229,17 @@ class JobBatch(abc.ABC):
         for position, refusal in lane.refusals.items():
             job = jobs[position]
             if isinstance(refusal, NotFound):
-                if end(job, JobState.LOST):
+                if set_state(job, JobState.LOST):
                     lane.lost.add(position)
                 ended.append(job.number)
             elif isinstance(refusal, Buried):
                 # The server had no memory to queue it.
-                end(job, JobState.NOT_RESERVED)
+                set_state(job, JobState.NOT_RESERVED)
                 ended.append(job.number)
         if self.how is not None and lane.sent and lane.command is self.command:
             done = [jobs[position] for position in lane.done()]
             for job in done:
-                end(job, JobState.NOT_RESERVED)
+                set_state(job, JobState.NOT_RESERVED)
                 ended.append(job.number)
             self._tell(lane.connection.server, done)
         lane.lease.forget(ended)
@@ -243,11 +254,11 @@ class JobBatch(abc.ABC):
             return
         if not lane.granted and (lane.error is None or lane.connection.closed):
             # The last of them was finished meanwhile, or another thread's command has lost the connection.
-            self._left_over += zip(lane.places, lane.jobs, strict=True)
+            self._deferred += zip(lane.places, lane.jobs, strict=True)
             return
         for position, refusal in lane.refusals.items():
             place, job = lane.places[position], lane.jobs[position]
-            self._outcomes[place] = ran_out(job) if position in lane.lost else refusal
+            self._outcomes[place] = lose_to_ttr(job) if position in lane.lost else refusal
         if lane.error is None:
             return
         if not lane.granted:
@@ -262,13 +273,13 @@ class JobBatch(abc.ABC):
                 self._broke(place, job, failure)
             else:
                 # Another thread was faster.
-                self._left_over.append((place, job))
+                self._deferred.append((place, job))
 
     # What is left.
 
-    def _do_left_over(self) -> None:
-        left_over, self._left_over = self._left_over, []
-        for place, job in left_over:
+    def _do_deferred(self) -> None:
+        deferred, self._deferred = self._deferred, []
+        for place, job in deferred:
             self._do_by_itself(place, job)
 
     def _do_by_itself(self, place: int, job: Job[Any]) -> None:

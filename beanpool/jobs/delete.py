@@ -13,11 +13,11 @@ from typing import Any
 from beanpool.connection import (
     Job,
     JobState,
-    broke,
-    gone,
+    disconnect,
     is_broken,
-    recovered,
+    mark_deleted,
     recovery_of,
+    report_lost,
     state_of,
 )
 from beanpool.errors import BeanpoolError, ConnectionFailed, job_lost
@@ -31,7 +31,7 @@ from beanpool.telemetry import Observers
 Locate = Callable[[int], tuple[Member, str | None]]
 """Tells of a job's id on which member it is, and the server process that gave the id, if that is known."""
 
-Stranger = tuple[int, int, Member, str | None]
+JobById = tuple[int, int, Member, str | None]
 """The place and the id of a job that is not in hand, its member, and the server process that gave the id, if known."""
 
 
@@ -53,7 +53,7 @@ class DeleteMany(JobBatch):
         super().__init__(timeout, observers)
         self._locate = locate
         self._held = held
-        self._strangers: list[Stranger] = []
+        self._by_id: list[JobById] = []
         # Jobs whose connection broke, and whether their delete may have been carried out.
         self._broken: list[tuple[int, Job, bool]] = []
         # Servers that no connection was to be had to: why, and for how much longer that is tried (seconds).
@@ -67,14 +67,14 @@ class DeleteMany(JobBatch):
             member, instance = self._locate(item)
             job = member.reservations.find(check_id(item), instance)
             if job is None:
-                self._strangers.append((place, check_id(item), member, instance))
+                self._by_id.append((place, check_id(item), member, instance))
         return job
 
     def _begin(self, lane: JobLane) -> None:
         _delete_all(lane, self._timeout)
 
     def _broke(self, place: int, job: Job[Any], failure: Failure) -> None:
-        broke(job, failure)
+        disconnect(job, failure)
         self._broken.append((place, job, failure.may_have_taken_effect))
 
     def _needs_time(self, job: Job[Any]) -> bool:
@@ -88,7 +88,7 @@ class DeleteMany(JobBatch):
         if not is_broken(job) or not isinstance(recovery_of(job), Recovery):
             return False
         connection = job.connection
-        broke(
+        disconnect(
             job,
             ConnectionFailed(
                 f"{connection.server}: the delete was not sent, the connection is closed: {connection.closed_because}",
@@ -100,13 +100,13 @@ class DeleteMany(JobBatch):
 
     # Jobs that are known by their ids alone.
 
-    def _delete_strangers(self, strangers: list[Stranger]) -> None:
+    def _delete_by_id(self, by_id: list[JobById]) -> None:
         lanes: dict[Member, Lane] = {}
         try:
-            for place, jid, member, instance in strangers:
+            for place, jid, member, instance in by_id:
                 lane = lanes.get(member)
                 if lane is None:
-                    found = self._stranger_lane(member)
+                    found = self._lane_by_id(member)
                     if isinstance(found, BeanpoolError):
                         self._outcomes[place] = found
                         continue
@@ -135,7 +135,7 @@ class DeleteMany(JobBatch):
             for position, error in (lane.refusals | lane.failures).items():
                 self._outcomes[lane.places[position]] = error
 
-    def _stranger_lane(self, member: Member) -> Lane | BeanpoolError:
+    def _lane_by_id(self, member: Member) -> Lane | BeanpoolError:
         failed = self._not_again(member.address)
         if failed is not None:
             return failed
@@ -152,22 +152,22 @@ class DeleteMany(JobBatch):
 
     # What is left.
 
-    def _do_left_over(self) -> None:
-        strangers, self._strangers = self._strangers, []
-        self._delete_strangers(strangers)
-        left_over = [(place, job) for place, job in self._left_over if not self._is_broken(place, job)]
-        self._left_over, strangers = [], []
+    def _do_deferred(self) -> None:
+        by_id, self._by_id = self._by_id, []
+        self._delete_by_id(by_id)
+        deferred = [(place, job) for place, job in self._deferred if not self._is_broken(place, job)]
+        self._deferred, by_id = [], []
         self._recover()
-        for place, job in left_over:
-            known = self._as_stranger(job)
+        for place, job in deferred:
+            known = self._as_id(job)
             if known is None:
-                self._left_over.append((place, job))
+                self._deferred.append((place, job))
             else:
-                strangers.append((place, job.number, *known))
-        self._delete_strangers(strangers)
-        super()._do_left_over()
+                by_id.append((place, job.number, *known))
+        self._delete_by_id(by_id)
+        super()._do_deferred()
 
-    def _as_stranger(self, job: Job[Any]) -> tuple[Member, str | None] | None:
+    def _as_id(self, job: Job[Any]) -> tuple[Member, str | None] | None:
         """Where to delete a pool's job that is not reserved here; None for any other."""
         if state_of(job) is not JobState.NOT_RESERVED or not isinstance(recovery_of(job), Recovery):
             return None
@@ -182,18 +182,18 @@ class DeleteMany(JobBatch):
         broken, self._broken = self._broken, []
         groups: dict[tuple[Recovery, tuple[str, str] | None], list[tuple[int, Job, bool]]] = {}
         for entry in broken:
-            home = recovery_of(entry[1])
-            if isinstance(home, Recovery):
-                groups.setdefault((home, entry[1].connection.origin), []).append(entry)
-        for (home, _), group in groups.items():
+            recovery = recovery_of(entry[1])
+            if isinstance(recovery, Recovery):
+                groups.setdefault((recovery, entry[1].connection.origin), []).append(entry)
+        for (recovery, _), group in groups.items():
             started = time.monotonic()
-            outcomes = home.delete_all_again([(job, sent) for _, job, sent in group], started + self._time_left)
+            outcomes = recovery.delete_all_again([(job, sent) for _, job, sent in group], started + self._time_left)
             for (place, job, _), outcome in zip(group, outcomes, strict=True):
                 if outcome is None:
-                    recovered(job)
+                    mark_deleted(job)
                     self._tell(job.server, [job])
                 else:
-                    gone(job, outcome)
+                    report_lost(job, outcome)
                     self._outcomes[place] = outcome.with_traceback(None)
             if any(outcomes):
                 # What fails may take all of its time, and a long batch must end all the same.

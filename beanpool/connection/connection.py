@@ -15,7 +15,7 @@ from beanpool.connection.results import YamlParsing
 from beanpool.connection.session import DEFAULT_CONNECT_TIMEOUT, DEFAULT_TIMEOUT, Session
 from beanpool.connection.turns import in_use
 from beanpool.errors import About
-from beanpool.net import parse_address
+from beanpool.net import DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
 from beanpool.protocol import (
     BURY,
     DEFAULT_PRIORITY,
@@ -83,6 +83,55 @@ class Connection(Session[BodyT]):
     :param encoding: how ``str`` bodies travel; None for ``bytes`` only.
     :raises ConnectionFailed: if nobody accepts the connection.
     """
+
+    @overload
+    def __init__(
+        self: Connection[str],
+        host: str = "localhost",
+        port: int = 11300,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        *,
+        timeout: float = 5.0,
+        encoding: str = "utf-8",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Connection[bytes],
+        host: str = "localhost",
+        port: int = 11300,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        *,
+        timeout: float = 5.0,
+        encoding: None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Connection[str | bytes],
+        host: str = "localhost",
+        port: int = 11300,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = 2.0,
+        *,
+        timeout: float = 5.0,
+        encoding: str | None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        parse_yaml: YamlParsing = True,
+        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        encoding: str | None = "utf-8",
+    ) -> None:
+        self._prepare(Address(host, port), parse_yaml, connect_timeout, timeout, encoding)
+        self.connect()
 
     @overload
     @classmethod

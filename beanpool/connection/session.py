@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar
 
 from beanpool.connection import results
 from beanpool.connection.body_type import BodyT
@@ -17,7 +17,7 @@ from beanpool.connection.job_making import found_job, reserved_job
 from beanpool.connection.results import YamlParsing
 from beanpool.connection.turns import in_use
 from beanpool.errors import BeanpoolError, ConnectionFailed, NotPicklable, Phase
-from beanpool.net import DEFAULT_HOST, DEFAULT_PORT, Address, Channel, connect
+from beanpool.net import Address, Channel, connect
 from beanpool.protocol import (
     DEFAULT_TUBE_NAME,
     PEEK,
@@ -59,55 +59,6 @@ class Session(NotPicklable, Generic[BodyT]):
     What has an underscore is for the modules beside this one: the pipeline, the fractional reserve, and jobs, to which
     it is a :class:`~beanpool.connection.job_protocols.JobConnection`.
     """
-
-    @overload
-    def __init__(
-        self: Session[str],
-        host: str = "localhost",
-        port: int = 11300,
-        parse_yaml: YamlParsing = True,
-        connect_timeout: float | None = 2.0,
-        *,
-        timeout: float = 5.0,
-        encoding: str = "utf-8",
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self: Session[bytes],
-        host: str = "localhost",
-        port: int = 11300,
-        parse_yaml: YamlParsing = True,
-        connect_timeout: float | None = 2.0,
-        *,
-        timeout: float = 5.0,
-        encoding: None,
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self: Session[str | bytes],
-        host: str = "localhost",
-        port: int = 11300,
-        parse_yaml: YamlParsing = True,
-        connect_timeout: float | None = 2.0,
-        *,
-        timeout: float = 5.0,
-        encoding: str | None,
-    ) -> None: ...
-
-    def __init__(
-        self,
-        host: str = DEFAULT_HOST,
-        port: int = DEFAULT_PORT,
-        parse_yaml: YamlParsing = True,
-        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        encoding: str | None = "utf-8",
-    ) -> None:
-        self._prepare(Address(host, port), parse_yaml, connect_timeout, timeout, encoding)
-        self.connect()
 
     def _prepare(
         self,

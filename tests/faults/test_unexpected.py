@@ -19,9 +19,9 @@ from support.waiting import wait_until
 from beanpool import Job, PoolManager
 from beanpool.events import ConnectionClosed, Event
 from beanpool.net.channel import Channel
-from beanpool.server.connection_pool import ConnectionPool
 from beanpool.server.lease import Lease
 from beanpool.server.partial_release import PartialRelease
+from beanpool.server.pool_pruning import PoolPruning
 from beanpool.server.pooled_connection import PooledConnection
 
 Cluster = Callable[..., list[BeanstalkdServer]]
@@ -158,7 +158,10 @@ def test_tidying_up_that_fails_keeps_nobody_from_being_checked(
     unforeseen: Records,
 ) -> None:
     pool, (bad, *others) = watched
-    trouble = Trouble(monkeypatch, ConnectionPool, "trim", Unforeseen(), server=bad.address)
+    servers = {member.pool.pruning: member.address for member in inside(pool).members}
+    trouble = Trouble(
+        monkeypatch, PoolPruning, "trim", Unforeseen(), server=bad.address, at=lambda pruning: servers[pruning]
+    )
     trouble.wait_for_calls(bad.address)
     for server in (bad, others[0]):
         server.kill()

@@ -189,7 +189,7 @@ class Checks:
         """Connect to it, unless a connection is idle: the next call need not. What that finds out is a check, too."""
         pool = member.pool
         opened, idle = pool.counts()
-        room = not idle and opened < pool.max_connections and not pool.keeps_nothing
+        room = not idle and opened < pool.max_connections and not pool.pruning.keeps_nothing
         if room and member.up and member not in self._probes:
             with self._error_log.catching(f"connecting to {member.name} anew"):
                 self._start(member, time.monotonic(), fresh=False)

@@ -31,7 +31,7 @@ class FreshChecks:
         return (
             now >= self._due[member]
             and member.up
-            and not member.pool.keeps_nothing
+            and not member.pool.pruning.keeps_nothing
             # Nothing stands between this process and a Unix socket.
             and member.server.address.path is None
         )

@@ -67,9 +67,9 @@ class Upkeep:
                 with self._tidying_up(member):
                     member.emptied()
             member.tell_of_shortage(now)
-            if member.pool.starving:
+            if member.pool.queue.starving:
                 with self._tidying_up(member):
-                    member.pool.fill_places()
+                    member.pool.queue.fill_places()
                     if member.up and member.reservations.review_due(now):
                         starved.append(member)
             reservations = member.reservations

@@ -207,7 +207,7 @@ class Watch:
         connection, pool = station.connection, station.member.pool
         # What was closed by somebody else is asked, too, and lost: the poller may say nothing of it.
         if not connection.waiting or connection.channel_state is ChannelState.CLOSED:
-            if pool.keeps_nothing and not connection.closed:
+            if pool.pruning.keeps_nothing and not connection.closed:
                 # The process that it leads to has no job; another connection may lead to another process.
                 self._renew(station.member, now, longest_wait)
                 return
@@ -344,7 +344,7 @@ class Watch:
 
     def _ask(self, station: Station, now: float, longest_wait: float) -> None:
         """Have the server asked for a job, and wait for one; with a `longest_wait` of 0 it does not wait."""
-        longest = _SHARED_SLICE if station.member.pool.keeps_nothing else RESERVE_SLICE
+        longest = _SHARED_SLICE if station.member.pool.pruning.keeps_nothing else RESERVE_SLICE
         seconds = max(1, min(longest, math.ceil(min(longest_wait, longest)))) if longest_wait > 0 else 0
         station.asked(now + seconds)
         connection = station.connection

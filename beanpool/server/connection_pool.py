@@ -118,11 +118,6 @@ class ConnectionPool:
         """Whether somebody waits for a connection."""
         return bool(self.places.queue)
 
-    @property
-    def starving(self) -> bool:
-        """Whether somebody wants a connection, waiting for it or not, or went without one a moment ago."""
-        return self.queue.starving
-
     def stats(self) -> dict[str, int]:
         """The pool's counters, and how it is filled now."""
         opened, idle = self.counts()
@@ -425,21 +420,7 @@ class ConnectionPool:
             raise
         self.checkin(connection)
 
-    # Upkeep.
-
-    def fill_places(self) -> None:
-        """Give those who wait the places of connections that were collected without a word."""
-        with self._lock:
-            self.places.fill()
-
-    @property
-    def keeps_nothing(self) -> bool:
-        """Whether every check-out gets a new connection."""
-        return self.places.kept_generation < 0
-
-    def fail_waiters(self, build_error: Callable[[], BeanpoolError]) -> None:
-        """Let those who wait for a connection fail now: the server is not worth waiting for."""
-        self.queue.fail(build_error)
+    # The end.
 
     def remove(self) -> None:
         """The server left the cluster: as :meth:`close_to_new`, but other servers can do what was wanted of it."""
@@ -456,7 +437,7 @@ class ConnectionPool:
             idle = self.places.empty()
         for connection in idle:
             self.discard(connection, "the pool was closed" if stage is Stage.CLOSED else stage.value)
-        self.fail_waiters(self._ended)
+        self.queue.fail(self._ended)
 
     def close(self, grace: float, deadline: float) -> None:
         """Close everything. Idempotent.

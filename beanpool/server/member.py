@@ -271,7 +271,7 @@ class Member:
         if after.generation != before.generation:
             self.pool.pruning.start_generation(after.generation)
         if after.state is not ServerState.UP and before.state is ServerState.UP:
-            self.pool.fail_waiters(self._not_worth_waiting)
+            self.pool.queue.fail(self._not_worth_waiting)
         if after is not before:
             self._owner.member_changed(self, before, after)
         return after

@@ -27,6 +27,11 @@ class PoolPruning:
             idle = self._places.start_generation(generation)
         self._close(idle, "the server was down, or restarted, since it was made")
 
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether every check-out gets a new connection."""
+        return self._places.kept_generation < 0
+
     def keep_nothing(self) -> None:
         """From now on give every check-out a new connection: each may lead to another server process."""
         with self._lock:

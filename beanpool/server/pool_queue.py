@@ -147,6 +147,11 @@ class PoolQueue:
         if ticket.connection is not None:
             self._checkin(ticket.connection)
 
+    def fill_places(self) -> None:
+        """Give those who wait the places of connections that were collected without a word."""
+        with self._lock:
+            self._places.fill()
+
     def fail(self, build_error: Callable[[], BeanpoolError]) -> None:
         """Let all who wait fail now."""
         with self._lock:

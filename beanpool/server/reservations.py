@@ -148,7 +148,7 @@ class Reservations:
 
     def review_due(self, now: float) -> bool:
         """Whether somebody wants a connection, and one may be held by jobs that are reserved no longer."""
-        return self._pool.starving and self._review.due(now)
+        return self._pool.queue.starving and self._review.due(now)
 
     def questions(self, now: float) -> list[Step]:
         """See :meth:`LeaseReview.questions`."""

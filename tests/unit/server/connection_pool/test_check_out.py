@@ -220,7 +220,7 @@ class TestCheckOut:
             lease = Reservations(pool).lease(held)
             job = reserved_job(held, 1, b"", None, None, lease, 0.0)
             lease.hold(job)
-            pool.fill_places()
+            pool.queue.fill_places()
             spare = command.result()
             assert spare is not held
             pool.checkin(spare)

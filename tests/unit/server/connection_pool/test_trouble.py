@@ -76,7 +76,7 @@ class TestTrouble:
             calls = [background(lambda: pool.acquire(soon())) for _ in range(3)]
             wait_until(lambda: waiting(pool) == 3, "the threads to wait")
             with within(0.1):
-                pool.fail_waiters(lambda: ConnectionFailed("it is down"))
+                pool.queue.fail(lambda: ConnectionFailed("it is down"))
                 assert [str(call.error()) for call in calls] == ["it is down"] * 3
             assert waiting(pool) == 0
             pool.checkin(held)
@@ -132,8 +132,8 @@ class TestInterrupts:
             # As an interrupt does at a bad line.
             del held
             gc.collect()
-            assert pool.starving
-            pool.fill_places()
+            assert pool.queue.starving
+            pool.queue.fill_places()
             assert other.result(2) == "NOT_FOUND"
 
     def test_notes_of_dropped_jobs_that_come_while_they_are_read(

@@ -216,7 +216,7 @@ class PutMany(Generic[Token]):
         if member in self._full:
             if member.pool.is_full:
                 # The batch has waited for it before.
-                self._fail(item, member, member.pool.exhausted())
+                self._fail(item, member, member.pool.queue.exhausted())
                 return None
             self._full.discard(member)
             self._failed.pop(member, None)

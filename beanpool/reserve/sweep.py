@@ -224,7 +224,7 @@ class Reserver:
             raise no_server(reasons, "could be asked for a job")
         # Where connections wait, or others have asked meanwhile, nothing is wrong.
         if all(member in missed or member.pool.full_of_jobs() for member in usable):
-            raise usable[0].pool.exhausted()
+            raise usable[0].pool.queue.exhausted()
 
     def _resume(
         self,
@@ -397,7 +397,7 @@ class Reserver:
         finally:
             interruption.detach(come)
             for member, ticket in queue.items():
-                member.pool.leave(ticket)
+                member.pool.queue.leave(ticket)
         return None
 
     def _collect(self, begun: Begun, until: float, interruption: Interruption) -> Catch | None:

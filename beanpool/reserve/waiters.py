@@ -231,7 +231,7 @@ class Watch:
         while self.evictions:
             member = self.evictions.popleft()
             station = self.stations.get(member)
-            if not member.pool.contended:
+            if not member.pool.queue.contended:
                 if station is not None and station.connection.waiting and station.ends_at > now:
                     station.connection.evict = functools.partial(self._evict, member)
             elif station is None or not station.connection.waiting:
@@ -283,14 +283,14 @@ class Watch:
                     self._not_before[member] = now + _REJOIN_AFTER
                     continue
                 if connection is not None:
-                    self._begin(member, connection, now, longest_wait, asks=member.pool.contended)
+                    self._begin(member, connection, now, longest_wait, asks=member.pool.queue.contended)
             if not tickets:
                 del self.tickets[member]
 
     def _leave_queue(self, member: Member) -> None:
         tickets = self.tickets.pop(member, ())
         for ticket in tickets:
-            member.pool.leave(ticket)
+            member.pool.queue.leave(ticket)
 
     def _settle_in(self, member: Member, connection: PooledConnection) -> None:
         if member in self.stations:

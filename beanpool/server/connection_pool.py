@@ -12,7 +12,6 @@ from beanpool.errors import (
     ConnectionFailed,
     Phase,
     PoolClosed,
-    PoolTimeout,
     UnexpectedResponse,
 )
 from beanpool.net import Address, Channel, ChannelState
@@ -68,6 +67,7 @@ class ConnectionPool:
         # Changed under the lock only.
         self.places = Places(max_connections, self.probe_connection)
         self.queue: PoolQueue = PoolQueue(
+            self.server,
             self._lock,
             self.places,
             self.counters.rare,
@@ -112,11 +112,6 @@ class ConnectionPool:
     def is_full(self) -> bool:
         """Whether a command would have to wait for a connection."""
         return not self.places.idle and not self.places.has_room()
-
-    @property
-    def contended(self) -> bool:
-        """Whether somebody waits for a connection."""
-        return bool(self.places.queue)
 
     def stats(self) -> dict[str, int]:
         """The pool's counters, and how it is filled now."""
@@ -180,7 +175,7 @@ class ConnectionPool:
             if connection is None:
                 connection = self.queue.wait(deadline)
             if connection is None:
-                raise self.exhausted()
+                raise self.queue.exhausted()
             if self._is_usable(connection, deadline):
                 return connection
             connection = None
@@ -205,7 +200,7 @@ class ConnectionPool:
         while True:
             connection = self.try_acquire(tubes) or self.queue.wait(deadline, for_jobs=True)
             if connection is None:
-                raise self.exhausted()
+                raise self.queue.exhausted()
             connection.lent = True
             if self._is_usable(connection, deadline):
                 return connection
@@ -296,14 +291,6 @@ class ConnectionPool:
             return connection
         self.discard(connection)
         return None
-
-    def leave(self, ticket: Ticket) -> None:
-        """Queue no longer."""
-        self.queue.leave(ticket)
-
-    def exhausted(self) -> PoolTimeout:
-        """The error of a caller for whom no connection became free."""
-        return self.queue.exhausted(self.server)
 
     def _make_ready(self, connection: PooledConnection, deadline: float) -> bool:
         if connection.channel_state is None:

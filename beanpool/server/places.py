@@ -51,6 +51,8 @@ class Places:
         self._make = make
         self.shrinking = False
         """Whether there may be more than the limit because that was lowered."""
+        # What it was before, while that is so.
+        self._former_limit = 0
         self.stage = _OPEN
         self.generation = 0
         self.kept_generation = 0
@@ -80,8 +82,13 @@ class Places:
 
     def has_too_many(self) -> bool:
         """Whether one that comes back is to be closed, since the limit was lowered."""
-        self.shrinking = len(self.connections()) > self.limit
+        self._note_shrinking()
         return self._surplus() > 0
+
+    def _note_shrinking(self) -> None:
+        self.shrinking = len(self.connections()) > self.limit
+        if not self.shrinking:
+            self._former_limit = 0
 
     def _surplus(self) -> int:
         """How many there are beyond what commands may have; negative if there may be more."""
@@ -89,8 +96,8 @@ class Places:
         if len(connections) >= limit:
             spare = max(1, limit // _JOBS_PER_SPARE)
             jobs = sum(bool(connection.jobs) or connection.lent for connection in connections)
-            # More than the limit hold jobs if that was lowered meanwhile: they must be finished all the same.
-            limit = max(limit + min(spare, jobs), jobs + spare)
+            # More than the limit may hold jobs if that was lowered meanwhile: they must be finished all the same.
+            limit = max(limit + min(spare, jobs), min(jobs, self._former_limit) + spare)
         return len(connections) - limit
 
     def others_come_first(self) -> bool:
@@ -196,12 +203,12 @@ class Places:
 
     def resize(self, limit: int) -> list[PooledConnection]:
         """Change the limit: those who wait get what there is more; returns what is idle and too many."""
+        self._former_limit = max(self._former_limit, self.limit)
         self.limit = limit
+        self._note_shrinking()
         self.fill()
-        surplus = max(0, len(self.connections()) - limit)
-        self.shrinking = surplus > 0
         # The oldest ones are the first.
-        return self._take_idle(self.idle[:surplus])
+        return self._take_idle(self.idle[: max(0, len(self.connections()) - limit)])
 
     # What is given up; the caller closes it.
 

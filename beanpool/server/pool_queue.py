@@ -20,6 +20,7 @@ _REMEMBERED_FOR = 5.0
 class PoolQueue:
     """Lets commands and reserves wait for a connection, in one order.
 
+    :param server: its address.
     :param lock: the pool's.
     :param starved: is called without the lock when a command has to wait.
     :param checkin: takes back a connection whose waiter has given up.
@@ -28,6 +29,7 @@ class PoolQueue:
 
     def __init__(
         self,
+        server: str,
         lock: threading.RLock,
         places: Places,
         counters: Counters,
@@ -39,12 +41,18 @@ class PoolQueue:
         self._shortage = Shortage()
         # When a reserve that could not wait was last told that jobs have all connections.
         self._refused_at = -math.inf
+        self._server = server
         self._lock = lock
         self._places = places
         self._counters = counters
         self._starved = starved
         self._checkin = checkin
         self._ended = ended
+
+    @property
+    def contended(self) -> bool:
+        """Whether somebody waits for a connection."""
+        return bool(self._places.queue)
 
     @property
     def starving(self) -> bool:
@@ -68,7 +76,7 @@ class PoolQueue:
         with self._lock:
             return self._shortage.look(now, places.limit, places.held_by_jobs(), len(places.queue), returns)
 
-    def exhausted(self, server: str) -> PoolTimeout:
+    def exhausted(self) -> PoolTimeout:
         """The error of a caller for whom no connection became free."""
         places = self._places
         in_use = max(min(places.limit, len(places.connections())), places.held_by_jobs())
@@ -76,7 +84,7 @@ class PoolQueue:
         if any(connection.lent for connection in places.connections()):
             holders += ", or lent by pool.connection()"
         return PoolTimeout(
-            f"{server}: no connection became free in time: {in_use} of {places.limit} are in use, "
+            f"{self._server}: no connection became free in time: {in_use} of {places.limit} are in use, "
             f"{places.held_by_jobs()} of them by {holders}. Finish or release jobs (one that failed is kept "
             f"by its traceback, too), or raise max_connections, which is {places.limit} (or pool.resize)"
         )

@@ -112,7 +112,7 @@ class Reservations:
         """
         if self._pool.places.shrinking and self._pool.places.has_too_many():
             return False
-        if not self._pool.contended:
+        if not self._pool.queue.contended:
             return True
         waiting, calls = self._waiting_and_calls()
         return len(waiting) + 1 < calls
@@ -142,7 +142,7 @@ class Reservations:
         """The connections on which reserves wait, and how many there are for calls: that no unfinished job holds."""
         connections = self._pool.places.connections()
         waiting = [connection for connection in connections if connection.evict is not None]
-        return waiting, sum(not connection.jobs for connection in connections) - len(waiting)
+        return waiting, sum(not (connection.jobs or connection.lent) for connection in connections) - len(waiting)
 
     # Questions about leases that may hold their connection in vain, while callers want one.
 

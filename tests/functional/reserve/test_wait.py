@@ -697,7 +697,7 @@ class TestShortOfConnections:
             held = connections.acquire(time.monotonic() + 5)
             busy.control.put(b"job")
             thread = background(functools.partial(pool.reserve, timeout=timeout))
-            wait_until(lambda: connections.contended, "it to queue")
+            wait_until(lambda: connections.queue.contended, "it to queue")
             connections.checkin(held)
             with within(0.2, "the delivery"):
                 assert body_of(thread) == b"job"
@@ -711,7 +711,7 @@ class TestShortOfConnections:
                 with within(0.3), pytest.raises(PoolTimeout, match="no connection became free in time"):
                     pool.reserve(timeout=timeout)
             connections.checkin(held)
-            assert not connections.contended
+            assert not connections.queue.contended
             assert pool.reserve(timeout=0) is None
 
     def test_one_that_waits_for_a_connection_is_reached_by_others_and_by_close(self, cluster: StartCluster) -> None:

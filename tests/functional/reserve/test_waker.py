@@ -117,7 +117,7 @@ class TestWaker:
             held = connections.acquire(time.monotonic() + 5)
             for timeout in (0, 20):
                 thread = background(functools.partial(call, pool, timeout, waker=waker))
-                wait_until(lambda: connections.contended, "it to queue")
+                wait_until(lambda: connections.queue.contended, "it to queue")
                 with within(0.0, "its end"):
                     waker.set()
                     assert thread.result() is None

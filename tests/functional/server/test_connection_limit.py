@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 
@@ -14,7 +15,7 @@ from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until
 
-from beanpool import Job, PoolManager
+from beanpool import Job, PoolManager, PoolTimeout
 from beanpool.events import ConnectionsShort, Event
 from beanpool.reserve import waiters
 
@@ -55,6 +56,32 @@ def test_more_workers_than_connections_finish_jobs_that_take_others_to_finish(be
         assert (stats["deleted"], stats["puts"], stats["in_hand"]) == (total, 3 * total, 0)
         assert (stats["requests_errors"], stats["jobs_lost"]) == (0, 0)
         assert beanstalkd.control.counter("current-jobs-ready", "next") == 2 * total
+
+
+def test_what_is_lent_leaves_something_for_what_its_users_put(beanstalkd: BeanstalkdServer) -> None:
+    address = beanstalkd.address
+    with unprobed(beanstalkd, max_connections=2) as pool:
+        for _ in range(2):
+            with contextlib.ExitStack() as stack:
+                lent = [stack.enter_context(pool.connection(address, tube="jobs")) for _ in range(2)]
+                for connection in lent:
+                    connection.put("job")
+                    assert connection.reserve(0) is not None
+                    pool.put("a follow-up", tube="next")
+                assert pool.servers[0].open == 3
+                with pytest.raises(PoolTimeout), pool.connection(address, timeout=0.05):
+                    pass
+                with pytest.raises(PoolTimeout):
+                    pool.reserve(0, tubes="next")
+            assert pool.servers[0].leased == 0
+        waiting = background(functools.partial(pool.reserve, 30, tubes="nothing"))
+        wait_until(lambda: beanstalkd.control.counter("current-waiting") == 1, "the reserve to wait")
+        with pool.connection(address), pool.connection(address):
+            # The reserve has given way.
+            pool.put("x", tube="nothing")
+        job = waiting.result()
+        assert job is not None
+        job.delete()
 
 
 def test_those_who_go_short_are_told_of_once(beanstalkd: BeanstalkdServer) -> None:

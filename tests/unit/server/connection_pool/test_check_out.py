@@ -183,7 +183,7 @@ class TestCheckOut:
             pool.checkin(held)
             assert told == ["first"]
             assert pool.collect(first) is held
-            pool.leave(gone)
+            pool.queue.leave(gone)
             assert not command.done
             pool.checkin(held)
             assert command.result() is held
@@ -191,7 +191,7 @@ class TestCheckOut:
             pool.discard(held)
             assert told == ["first", "last"]
             assert pool.try_acquire(("default",)) is None
-            pool.leave(last)
+            pool.queue.leave(last)
             assert pool.counts() == (0, 0)
 
     def test_a_reserve_whose_owner_is_gone_gets_nothing(self, beanstalkd: BeanstalkdServer) -> None:

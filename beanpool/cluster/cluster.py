@@ -76,6 +76,8 @@ class Cluster:
             cluster = myself()
             return (*cluster.topology.members, *cluster._removed) if cluster is not None else None
 
+        # Whether an interrupt came in the middle of a change: then the next one begins from scratch.
+        self._half_changed = False
         # As long as jobs of theirs are in hand.
         self._removed: tuple[Member, ...] = ()
         # What was counted of those that have left.
@@ -261,9 +263,10 @@ class Cluster:
             wanted = named(tuple(member.server for member in before if not member.leaving))
             check_distinct(wanted)
             change = plan_change(before, wanted, drain=drain)
-            if change.is_none(before):
+            if not self._half_changed and change.is_none(before):
                 # Whoever looks again and again which servers there are disturbs nobody.
                 return
+            self._half_changed = True
             staying = [(known or self._member(server), server) for known, server in change.staying]
             # Those that leave are the last: where one of them is the same process as another member, that one is used.
             members = (*(member for member, _ in staying), *change.leaving)
@@ -290,6 +293,7 @@ class Cluster:
             self.topology = self.topology.refreshed()
             for member in change.removed:
                 self._part_with(member)
+            self._half_changed = False
         joined = [member for (member, _), (known, _) in zip(staying, change.staying, strict=True) if known is None]
         self._tell_of_change(joined, new_leavers, change.removed)
 

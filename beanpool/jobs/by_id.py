@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from beanpool.cluster import Cluster, ask_one
 from beanpool.config import AnyServer
 from beanpool.connection import Job, JobId, found_job, results
-from beanpool.errors import job_lost, refusal
+from beanpool.errors import job_lost, no_server, refusal
 from beanpool.protocol import DELETE, KICK_JOB, PEEK, STATS_JOB, Command, Reply, check_id, encode_job
 from beanpool.server import Member, PooledConnection, why_another
 
@@ -26,6 +26,7 @@ class JobsById:
         """The member that a job's id belongs to, and the server process that gave the id, if that is known.
 
         :raises ValueError: if the id may belong to several.
+        :raises NoServerAvailable: if there is none.
         """
         check_id(jid)
         topology = self._cluster.topology
@@ -35,6 +36,8 @@ class JobsById:
                 raise ValueError(f"server must be left out or be that of the JobId ({jid.server}), not {server!r}")
             server, instance = jid.server, jid.instance
         if server is None:
+            if not topology.members:
+                raise no_server({}, "can have the job")
             if topology.single is None:
                 raise ValueError(
                     f"job id {jid} names a different job on each of the {len(topology.members)} servers: "

@@ -323,10 +323,13 @@ def test_membership_and_weights_survive(cluster: Callable[..., list[BeanstalkdSe
     with PoolManager(addresses[:2]) as pool:
         pool.add_server(addresses[2])
         pool.remove_server(addresses[0])
+        pool.set_servers([addresses[1], addresses[2], addresses[0]])
+        pool.set_servers(addresses[1:])
         pool.set_weight(addresses[1], 0)
 
         def child() -> None:
-            assert [status.address for status in pool.servers] == addresses[1:]
+            shown = [(status.address, status.leaving) for status in pool.servers]
+            assert shown == [(addresses[1], False), (addresses[2], False), (addresses[0], True)]
             assert {pool.put("x").server for _ in range(10)} == {addresses[2]}
             pool.close(0.1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import itertools
 import json
 import random
 import sys
@@ -21,7 +22,7 @@ from support.servers import BeanstalkdServer
 from support.threads import background
 from support.waiting import wait_until
 
-from beanpool import Connection, Job, PoolManager
+from beanpool import Connection, Job, PoolManager, Server
 from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, PoolTimeout
 
 # Loaded by the first need: an import that is interrupted leaves a module that nobody can load again.
@@ -398,6 +399,48 @@ def test_waiting_for_a_connection(stage: Stage) -> None:
 
 def test_stats(stage: Stage) -> None:
     assert at_every_place(lambda: stage.pool.stats, stage.check, KeyboardInterrupt) > 30
+
+
+def test_a_connection_that_is_lent(stage: Stage) -> None:
+    address = stage.pool.servers[0].address
+
+    def use_it() -> None:
+        with stage.pool.connection(address, tube=f"tube-{stage.turn % 2}") as connection:
+            connection.use("elsewhere")
+            connection.reserve_job(connection.put("reserved, and not finished"))
+
+    assert at_every_place(lambda: use_it, stage.check, KeyboardInterrupt) > 100
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [Server("q2"), Server("q3"), Server("q1", name="q4")],
+        [Server("q1"), Server("q2"), Server("q3")],
+    ],
+)
+def test_a_change_of_the_servers(other: list[Server]) -> None:
+    """Whatever was done of it, the next one does all of it."""
+    keys = [f"key {number}" for number in range(20)]
+    one = [Server("q1"), Server("q2", weight=0), Server("q3")]
+    # Never started, so that nobody finds out that there are no such servers.
+    routes = [PoolManager(servers).route for servers in (one, other)]
+    pool = PoolManager(one)
+    turn = itertools.count()
+
+    def prepare() -> Callable[[], object]:
+        drain = next(turn) % 2 == 0
+        return lambda: pool.set_servers(other, drain=drain)
+
+    def check(where: str) -> None:
+        for servers, route in ((other, routes[1]), (one, routes[0])):
+            pool.set_servers(servers, drain=False)
+            assert [status.name for status in pool.servers] == [server.key for server in servers], where
+            assert [pool.route(key) for key in keys] == [route(key) for key in keys], where
+            takers = {member.address for member in inside(pool).members if member.accepting}
+            assert takers == {status.address for status in pool.servers if status.weight}, where
+
+    assert at_every_place(prepare, check, KeyboardInterrupt, step=2) > 40
 
 
 def test_reserve_over_two_servers(cluster: Callable[..., list[BeanstalkdServer]]) -> None:

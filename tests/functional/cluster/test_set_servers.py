@@ -255,6 +255,7 @@ class TestNoServers:
                 lambda: pool.reserve(0.1),
                 lambda: pool.reserve_many(5, 0),
                 pool.stats,
+                lambda: pool.delete(7),
             ]
             for look in looks:
                 with within(0.3), pytest.raises(NoServerAvailable, match="the pool has no servers"):

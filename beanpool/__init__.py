@@ -44,6 +44,7 @@ from beanpool.events import (
     ServersChanged,
     ServerStateChanged,
 )
+from beanpool.jobs import KeptJobs
 from beanpool.manager import PoolManager
 from beanpool.net import DEFAULT_HOST, DEFAULT_PORT
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
@@ -84,6 +85,7 @@ __all__ = [
     "JobId",
     "JobLost",
     "JobTooBig",
+    "KeptJobs",
     "NoServerAvailable",
     "NoServerForPut",
     "NotFound",

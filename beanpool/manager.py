@@ -38,7 +38,7 @@ from beanpool.config import (
 from beanpool.connection import BodyT, Connection, Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
 from beanpool.events import Event
-from beanpool.jobs import BuryMany, DeleteMany, JobsById, ReleaseMany, TouchMany, stats_of_jobs
+from beanpool.jobs import BuryMany, DeleteMany, JobsById, KeptJobs, ReleaseMany, TouchMany, stats_of_jobs
 from beanpool.policy import Retry, RetryBudget, RetryPolicy
 from beanpool.protocol import (
     DEFAULT_PRIORITY,
@@ -679,6 +679,22 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         encode_bury(1, 0 if priority is None else priority)
         seconds = self._begin_many(jobs, timeout)
         return BuryMany(self._jobs.get, seconds, self._cluster.reporter.observers, priority).run(jobs)
+
+    def keep(self, jobs: Job[Any] | Iterable[Job[Any] | int], *, until: float | None = None) -> KeptJobs:
+        """Keep jobs that this pool has reserved alive within a ``with`` block: they are touched in the background.
+
+        Each is touched when a third of its TTR has passed, whatever other servers do. The TTR is asked for once
+        (``stats-job``), when the job is 0.4 s old: most jobs are finished before.
+
+        :param jobs: a :class:`Job`, or many of them, or of the ids of jobs in hand. More may come in the block.
+        :param until: when to stop, lest a job that hangs be kept for ever: a moment of ``time.monotonic()``, as in
+            ``time.monotonic() + 60``; None for the end of the block.
+        :returns: a context manager; its :attr:`~KeptJobs.lost` tells which jobs were lost all the same.
+        :raises ValueError: if `until` has passed, or a job is not a pool's.
+        """
+        if not isinstance(jobs, Job):
+            check_many("jobs", jobs)
+        return KeptJobs(self._cluster, self._jobs.get, (jobs,) if isinstance(jobs, Job) else jobs, until)
 
     def _begin_many(self, jobs: Iterable[Job[Any] | int], timeout: float | None) -> float:
         """Check what a command on many jobs is given, and return its timeout (seconds)."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from beanpool.cluster.availability import Availability
 from beanpool.cluster.background import BackgroundExecutor
 from beanpool.cluster.fan_out import Answers, ask_all
+from beanpool.cluster.keeper import Keeper
 from beanpool.cluster.membership import plan_change
 from beanpool.cluster.monitor import Monitor
 from beanpool.cluster.questions import WHO_IS_IT
@@ -84,6 +85,7 @@ class Cluster:
         self._former_counts: dict[str, int] = _NOTHING_COUNTED
         self.monitor: Monitor = Monitor(members, self._settings.health_interval, self.name)
         self.background: BackgroundExecutor = BackgroundExecutor(self.name)
+        self.keeper: Keeper = Keeper(self.name, self.reporter.observers)
         self.availability: Availability = Availability(self.monitor.check_down_servers)
 
     def __del__(self) -> None:
@@ -91,6 +93,7 @@ class Cluster:
         if getattr(self, "_used_at_all", False) and not self.closing.is_set():
             self.monitor.abandon()
             self.background.abandon()
+            self.keeper.abandon()
             warnings.warn(
                 f"{self.name} was never closed; use it in a with block", ResourceWarning, stacklevel=2, source=self
             )
@@ -143,6 +146,7 @@ class Cluster:
             member.pool.close_to_new()
         for member in members:
             member.pool.close(soon, deadline)
+        self.keeper.stop(1.0)
         self.background.stop(1.0)
         self.monitor.stop(1.0)
 
@@ -151,6 +155,7 @@ class Cluster:
         closed = self.closing.is_set()
         self.monitor.leave_to_parent()
         self.background.leave_to_parent()
+        self.keeper.leave_to_parent()
         self.reporter.reset_after_fork()
         members = self.topology.members
         self._begin(tuple(member.server for member in members if not member.leaving))

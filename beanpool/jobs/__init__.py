@@ -3,6 +3,7 @@
 from beanpool.jobs.by_id import JobsById
 from beanpool.jobs.delete import DeleteMany
 from beanpool.jobs.give_up import BuryMany, ReleaseMany
+from beanpool.jobs.keep import KeptJobs
 from beanpool.jobs.statistics import stats_of_jobs
 from beanpool.jobs.touch import TouchMany
 
@@ -10,6 +11,7 @@ __all__ = [
     "BuryMany",
     "DeleteMany",
     "JobsById",
+    "KeptJobs",
     "ReleaseMany",
     "TouchMany",
     "stats_of_jobs",

@@ -19,6 +19,7 @@ from beanpool.policy.retry import Retry, RetryBudget, RetryPolicy
 from beanpool.policy.round_robin import weighted_round_robin
 from beanpool.policy.schedule import Schedule
 from beanpool.policy.stall_budget import StallBudget
+from beanpool.policy.touch_schedule import YOUNG, TouchSchedule
 
 __all__ = [
     "Attempts",
@@ -34,6 +35,8 @@ __all__ = [
     "Schedule",
     "ServerState",
     "StallBudget",
+    "TouchSchedule",
+    "YOUNG",
     "answered",
     "failed",
     "is_duplicate",

@@ -9,6 +9,7 @@ from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.recovery import Recovery, why_another
 from beanpool.server.reservations import InHand
 from beanpool.server.ticket import Ticket
+from beanpool.server.touch_round import TouchRound
 
 __all__ = [
     "InHand",
@@ -19,6 +20,7 @@ __all__ = [
     "PooledConnection",
     "Recovery",
     "Ticket",
+    "TouchRound",
     "borrow",
     "why_another",
 ]

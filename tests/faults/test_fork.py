@@ -107,6 +107,35 @@ def test_idle_and_borrowed_connections(beanstalkd: BeanstalkdServer, pool: PoolM
     assert control.state(job.id) is None
 
 
+def test_jobs_that_are_kept_alive(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
+    """Those of the parent are kept by the parent; the child has a thread of its own, for its own."""
+    control = beanstalkd.control.open()
+    pool.put("in hand")
+    job = pool.reserve(0)
+    assert job is not None
+    with pool.keep(job) as kept:
+        wait_until(lambda: control.counter("cmd-touch") == 1, "the parent's thread to be at work")
+        pool.put("the child's")
+
+        def child() -> None:
+            own = pool.reserve(2)
+            assert own is not None
+            with pool.keep([own, job]) as in_child:
+                wait_until(lambda: in_child.lost == (job,), "the parent's job not to be kept here")
+                wait_until(lambda: own.stats()["reserves"] == 1 and pool.get_stats()["touched"], "its own to be")
+                own.delete()
+            kept.__exit__(None, None, None)
+            pool.close(0.1)
+
+        in_child(child)
+        kept.add(job)
+        assert kept.lost == ()
+    assert control.state(job.id) == "reserved"
+    assert control.counter("cmd-touch") == 2
+    job.touch()
+    job.delete()
+
+
 def test_a_child_that_ends_without_a_word_gives_nothing_back(beanstalkd: BeanstalkdServer, pool: PoolManager) -> None:
     pool.put("in hand")
     job = pool.reserve(0)

@@ -344,6 +344,24 @@ def test_others_of_many_jobs(stage: Stage, verb: Callable[..., object]) -> None:
     assert at_every_place(prepare, stage.check, KeyboardInterrupt, step=2) > 100
 
 
+def test_keeping_a_job(stage: Stage) -> None:
+    """However its beginning or its end is interrupted, it is kept no longer than the block lasts."""
+
+    def prepare() -> Callable[[], object]:
+        stage.control.drain_all()
+        stage.control.put(b"in hand")
+        jobs = stage.pool.reserve_many(1, 0)
+
+        def call() -> None:
+            with stage.pool.keep(jobs) as kept:
+                kept.add(jobs[0])
+            jobs.pop().delete()
+
+        return call
+
+    assert at_every_place(prepare, stage.check, KeyboardInterrupt, step=2) > 40
+
+
 def test_delete_many_of_some_of_the_jobs_of_a_connection(stage: Stage) -> None:
     """Whatever becomes of the call, those that it was not about are in hand, or lost, and do not hang."""
 

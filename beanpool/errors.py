@@ -43,8 +43,8 @@ class PutFailed(BeanpoolError):
 
     One ``except PutFailed`` catches whatever a cluster, a pool or a producer can do to a put, and no failure of a
     reserve or of any other command. Each is raised as the kind that says why: :class:`PutAmbiguous`,
-    :class:`NoServerForPut`, :class:`PoolTimeoutForPut`, :class:`PoolClosedForPut` or :class:`JobTooBig`. The last
-    two are the ones that putting the job again does not mend.
+    :class:`NoServerForPut`, :class:`PoolTimeoutForPut`, :class:`PoolClosedForPut`, :class:`JobTooBig` or
+    :class:`PutRefused`. The last three are the ones that putting the job again does not mend.
 
     What a caller does wrong is none: a bad argument is a ``ValueError`` or ``TypeError``, and a put in a signal handler
     that has interrupted the pool's own work is a :class:`ReentrantCall`.
@@ -153,6 +153,13 @@ class JobTooBig(PutFailed, CommandFailed):
         return f"{size} is larger than the server's max-job-size{limit}; beanstalkd -z sets that"
 
 
+class PutRefused(PutFailed, CommandFailed):
+    """The server refused a put that is well-formed, by a word of the protocol that says otherwise.
+
+    No beanstalkd does: something else answers at that address, or changes what is sent on its way.
+    """
+
+
 class Draining(CommandFailed):
     """``DRAINING``: the server takes no new jobs until it is restarted."""
 
@@ -200,6 +207,7 @@ class DeadlineSoon(CommandFailed):
 
 # How many jobs a text names.
 _MOST_NAMED = 5
+_NO_PUT = ("BAD_FORMAT", "UNKNOWN_COMMAND", "EXPECTED_CRLF")
 _REFUSALS: dict[str, type[CommandFailed]] = {
     "NOT_FOUND": NotFound,
     "JOB_TOO_BIG": JobTooBig,
@@ -217,7 +225,10 @@ def refusal(
 
     :param server: the address of who refuses.
     """
-    return _REFUSALS.get(status, CommandFailed)(command, status, list(results), server=server, **about)
+    kind = _REFUSALS.get(status, CommandFailed)
+    if command == "put" and status in _NO_PUT:
+        kind = PutRefused
+    return kind(command, status, list(results), server=server, **about)
 
 
 class UnexpectedResponse(BeanpoolError):

@@ -341,6 +341,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         :raises PoolTimeoutForPut: if all connections stayed in use.
         :raises PoolClosedForPut: if the pool is closed, or was before a server had taken the job.
         :raises JobTooBig: if the body exceeds the ``max-job-size`` of all servers; with a key, that of the key's own.
+        :raises PutRefused: if what answers is no beanstalkd.
         """
         data = encode_body(body, self._encoding)
         request = encode_put(data, priority, delay, ttr)

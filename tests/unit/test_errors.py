@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 import beanpool
-from beanpool.errors import About, BeanpoolError, CommandFailed, refusal
+from beanpool.errors import About, BeanpoolError, CommandFailed, PutFailed, refusal
 
 SERVER = "q1:11300"
 
@@ -63,6 +63,15 @@ def test_a_refusal_speaks_and_keeps_the_arguments_of_beanstalkc(
     assert (error.server, error.job, error.tube) == (SERVER, about.get("job"), about.get("tube"))
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert (str(twin), type(twin), vars(twin)) == (str(error), type(error), vars(error))
+
+
+@pytest.mark.parametrize(
+    ("status", "certainly_not"),
+    [("BAD_FORMAT", True), ("UNKNOWN_COMMAND", True), ("EXPECTED_CRLF", True), ("INTERNAL_ERROR", False)],
+)
+def test_a_put_that_is_certainly_not_stored_is_a_put_that_failed(status: str, certainly_not: bool) -> None:
+    assert isinstance(refusal("put", status, server=SERVER), PutFailed) is certainly_not
+    assert not isinstance(refusal("delete", status, server=SERVER), PutFailed)
 
 
 def test_no_more_than_a_few_jobs_are_named() -> None:

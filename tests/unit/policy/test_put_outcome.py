@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from beanpool.errors import (
     BeanpoolError,
-    CommandFailed,
     CommandTimeout,
     ConnectionFailed,
     JobTooBig,
@@ -23,6 +22,7 @@ from beanpool.errors import (
     PoolTimeoutForPut,
     PutAmbiguous,
     PutFailed,
+    PutRefused,
     UnexpectedResponse,
     refusal,
 )
@@ -86,7 +86,7 @@ def test_which_attempts_end_a_put(question: Question, over: bool) -> None:
         ([TOO_BIG, REFUSED], False, True, JobTooBig),
         # One that takes it may come back: it was no refusal for good.
         ([REFUSED, TOO_BIG], False, False, NoServerForPut),
-        ([REFUSED, BAD], False, False, CommandFailed),
+        ([REFUSED, BAD], False, False, PutRefused),
         ([SILENT, TOO_BIG], False, True, PutAmbiguous),
         ([SILENT, BAD], False, False, PutAmbiguous),
         ([SILENT, CLOSED], True, False, PutAmbiguous),
@@ -143,5 +143,5 @@ def test_what_was_never_sent_in_full_is_not_ambiguous(
     told = outcome(attempts, unasked={}, closing=closing, too_big=too_big)
     assert not isinstance(told, PutAmbiguous)
     assert not is_duplicate(attempts)
-    # Whatever becomes of a put in a cluster of beanstalkd servers, which know the command, is caught as one.
-    assert told is BAD or (isinstance(told, PutFailed) and not told.may_be_stored)
+    assert isinstance(told, PutFailed)
+    assert not told.may_be_stored

@@ -1,7 +1,7 @@
 """A reserve: a sweep, then one wait on all servers."""
 
 from beanpool.reserve.batch import MOST_JOBS
-from beanpool.reserve.sweep import Reserver
+from beanpool.reserve.reserver import Reserver
 from beanpool.reserve.waker import Waker, check_waker
 
 __all__ = [

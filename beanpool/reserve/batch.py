@@ -18,7 +18,7 @@ from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, PoolCl
 from beanpool.net import drive
 from beanpool.policy import Lot, Pace, Quota
 from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply, encode_reserve_with_timeout
-from beanpool.reserve.waiters import Begun, Catch
+from beanpool.reserve.station import Begun, Catch
 from beanpool.reserve.waker import Interruption
 from beanpool.server import Member, PooledConnection
 

@@ -16,16 +16,17 @@ import collections
 import contextlib
 import functools
 import itertools
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from beanpool.cluster import BackgroundExecutor
-from beanpool.errors import BeanpoolError, PoolClosed, ReentrantCall, no_server
+from beanpool.errors import PoolClosed, ReentrantCall, no_server
 from beanpool.net import Channel
-from beanpool.reserve.waiters import LAST_MOMENT, Begun, Catch, Watch
+from beanpool.reserve.seat import Seat
+from beanpool.reserve.station import Begun, Catch
+from beanpool.reserve.waiters import LAST_MOMENT, Watch
 from beanpool.reserve.waker import Interruption
 from beanpool.runtime import Lock, is_mine, refuse_within, within
 from beanpool.server import Member
@@ -43,77 +44,6 @@ _PATIENCE_OF_OTHERS = 10.0
 
 class Retired(Exception):
     """The wait takes no more threads: another one was made for the same tubes."""
-
-
-class _Seat:
-    """A thread that waits."""
-
-    __slots__ = (
-        "__weakref__",
-        "_poke",
-        "catch",
-        "deadline",
-        "error",
-        "extra",
-        "most",
-        "only_looks",
-        "presence",
-        "signal",
-        "thread",
-        "woken",
-    )
-
-    def __init__(self, deadline: float, most: int, poke: Callable[[], None], *, only_looks: bool = False) -> None:
-        self.deadline = deadline
-        self.most = most
-        self._poke = poke
-        self.only_looks = only_looks
-        """Whether it takes what has come in, and does not wait for more."""
-        self.extra: list[Catch] = []
-        """What came in at the same time, and nobody else waits for."""
-        self.presence = threading.Lock()
-        """Held by its thread while that is here. However many interrupts end its wait, and at whatever lines, a lock's
-        own ``__exit__`` is not written in Python, and lets go."""
-        self.signal = threading.Lock()
-        self.signal.acquire()
-        self.catch: Catch | None = None
-        self.error: BeanpoolError | None = None
-        self.woken = False
-        """Whether it waits no longer, because somebody says so."""
-        self.thread = threading.get_ident()
-
-    @property
-    def present(self) -> bool:
-        """Whether its thread is here; what one has left behind that was interrupted is anybody's to tidy up."""
-        return self.presence.locked()
-
-    @property
-    def open(self) -> bool:
-        """Whether it still waits for its job."""
-        return self.catch is None and self.error is None and not self.woken
-
-    @property
-    def takes_more(self) -> bool:
-        """Whether it would have another one."""
-        return self.catch is not None and len(self.extra) + 1 < self.most
-
-    @property
-    def catches(self) -> list[Catch]:
-        """All that came in for it."""
-        return [] if self.catch is None else [self.catch, *self.extra]
-
-    def wake(self) -> None:
-        """Let its thread look at what was done to it. Once more does no harm."""
-        if self.signal.locked():
-            with contextlib.suppress(RuntimeError):
-                self.signal.release()
-
-    def interrupt(self) -> None:
-        """Let its thread wait no longer. Takes no lock but that of a pipe, which nobody holds who waits."""
-        self.woken = True
-        self.wake()
-        # It may be the one that leads.
-        self._poke()
 
 
 class Janitor(Protocol):
@@ -150,8 +80,8 @@ class SharedWait:
         self._janitor = janitor
         self._background = background
         self._lock = Lock()
-        self._seats: collections.deque[_Seat] = collections.deque()
-        self._leader: _Seat | None = None
+        self._seats: collections.deque[Seat] = collections.deque()
+        self._leader: Seat | None = None
         self._closed = False
         self._retired = False
         self.watch_ref: weakref.ref[Watch] | None = None
@@ -191,7 +121,7 @@ class SharedWait:
         if self.kept is None or is_mine(self._lock):
             return []
         try:
-            return self._wait(_Seat(0.0, most, self.poke, only_looks=True), [], []).catches
+            return self._wait(Seat(0.0, most, self.poke, only_looks=True), [], []).catches
         except (PoolClosed, Retired, ReentrantCall):
             return []
 
@@ -206,7 +136,7 @@ class SharedWait:
         :raises PoolClosed: if the pool is closed meanwhile.
         :raises Retired: if another wait was made for these tubes; nothing was taken over.
         """
-        seat = _Seat(deadline, 1, self.poke)
+        seat = Seat(deadline, 1, self.poke)
         interruption.attach(seat)
         try:
             return self._wait(seat, begun, missed).catch
@@ -217,14 +147,14 @@ class SharedWait:
         self, deadline: float, begun: Begun, missed: list[Member], interruption: Interruption, most: int
     ) -> list[Catch]:
         """As :meth:`wait`, and with what came in on other servers at the same time and nobody else waits for."""
-        seat = _Seat(deadline, most, self.poke)
+        seat = Seat(deadline, most, self.poke)
         interruption.attach(seat)
         try:
             return self._wait(seat, begun, missed).catches
         finally:
             interruption.detach(seat)
 
-    def _wait(self, seat: _Seat, begun: Begun, missed: list[Member]) -> _Seat:
+    def _wait(self, seat: Seat, begun: Begun, missed: list[Member]) -> Seat:
         refuse_within(self._lock, "a reserve")
         try:
             with seat.presence:
@@ -243,7 +173,7 @@ class SharedWait:
             raise seat.error
         return seat
 
-    def _take_part(self, seat: _Seat, begun: Begun, missed: list[Member]) -> None:
+    def _take_part(self, seat: Seat, begun: Begun, missed: list[Member]) -> None:
         started = time.monotonic()
         with self._lock:
             if self._closed:
@@ -290,7 +220,7 @@ class SharedWait:
                 self._background.start()
         return watch
 
-    def _sleep(self, seat: _Seat) -> None:
+    def _sleep(self, seat: Seat) -> None:
         """Wait, at most until the deadline, until there is a job, or an error, or this thread leads."""
         while seat.open and self._leader is not seat:
             now = time.monotonic()
@@ -299,7 +229,7 @@ class SharedWait:
             seat.signal.acquire(timeout=min(seat.deadline - now, self._patience(seat)))
             self.mend()
 
-    def _patience(self, seat: _Seat) -> float:
+    def _patience(self, seat: Seat) -> float:
         """How long this thread sleeps before it sees whether the leader was interrupted and could not say so."""
         with self._lock:
             is_next = seat in itertools.islice(self._seats, 2)
@@ -307,7 +237,7 @@ class SharedWait:
 
     # The leader.
 
-    def _lead(self, seat: _Seat) -> None:
+    def _lead(self, seat: Seat) -> None:
         with self._lock:
             watch = self._watch_now()
         started = now = time.monotonic()
@@ -336,7 +266,7 @@ class SharedWait:
         with self._lock:
             return max((seat.deadline for seat in self._seats), default=now) - now, len(self._seats)
 
-    def _hand_out(self, watch: Watch, seat: _Seat) -> None:
+    def _hand_out(self, watch: Watch, seat: Seat) -> None:
         """Give the jobs that came in to who leads, which has waited longest, then to the others."""
         caught = watch.caught
         if caught and seat.open:
@@ -364,10 +294,10 @@ class SharedWait:
             return True
         return collector is not None
 
-    def _first_open(self) -> _Seat | None:
+    def _first_open(self) -> Seat | None:
         return next((seat for seat in self._seats if seat.open and seat.present), None)
 
-    def _leave(self, seat: _Seat) -> None:
+    def _leave(self, seat: Seat) -> None:
         heir = None
         with self._lock:
             closed = self._closed
@@ -474,7 +404,7 @@ class SharedWait:
         for seat in gone:
             self._give_back(seat)
 
-    def _give_back(self, seat: _Seat) -> None:
+    def _give_back(self, seat: Seat) -> None:
         # Nobody will ever see these jobs: the server takes them back.
         for member, connection, _ in seat.catches:
             member.pool.discard(connection, "the caller was interrupted")
@@ -537,7 +467,7 @@ class SharedWait:
         self.poke()
 
 
-def _snapshot(seats: collections.deque[_Seat]) -> list[_Seat]:
+def _snapshot(seats: collections.deque[Seat]) -> list[Seat]:
     while True:
         try:
             return list(seats)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import math
 import time
-import weakref
 from collections.abc import Callable, Iterable, Set
 
 from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.net import Channel, ChannelState, WakeUpPipe, new_poller
-from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply
-from beanpool.server import Member, PooledConnection, Ticket
+from beanpool.protocol import RESERVE_WITH_TIMEOUT
+from beanpool.reserve.station import Begun, Catch, Station, taken
+from beanpool.reserve.tickets import Tickets
+from beanpool.server import Member, PooledConnection
 
 # A server's TIMED_OUT may come this much after our own deadline, and spares a cancelled connection (seconds).
 LAST_MOMENT = 0.05
 # How long a server is asked to wait at most (seconds, whole). What is between may forget a connection on which nothing
 # moves, and neither side is told: so long, and a little longer, a job may then be kept from those who wait.
 RESERVE_SLICE = 4
-# How long after its end a reply may be missing before others are asked about the server, at least (seconds).
-_DOUBTED_AFTER = 1.0
-_USUAL_ROUND_TRIPS = 4
 # How soon to look again whether they were answered (seconds).
 _LOOK_AGAIN = 0.2
 # How soon to try again to wait on a server that could not be joined (seconds).
@@ -31,61 +28,8 @@ _REJOIN_AFTER = 0.2
 # alone a server that has just said that it has no job, at most (seconds).
 _LEAST_TURN = 0.25
 _LONGEST_PAUSE = 1.0
-# How many connections to one server are queued for at the same time, at most.
-_MOST_TICKETS = 32
 # How long a connection waits whose server's address leads to several processes (seconds).
 _SHARED_SLICE = 1
-
-Catch = tuple[Member, PooledConnection, Reply]
-"""A job that has come in: from whom, on which connection, and the reply that holds it."""
-
-Begun = list[tuple[Member, PooledConnection]]
-"""Connections with a reserve under way."""
-
-
-class Station:
-    """A connection that waits on one server.
-
-    :param beside: whether it is one of several there, and only asks.
-    """
-
-    __slots__ = ("beside", "connection", "descriptor", "doubted_at", "ends_at", "member", "returns", "step")
-
-    def __init__(self, member: Member, connection: PooledConnection, *, beside: bool = False) -> None:
-        self.member = member
-        self.connection = connection
-        self.beside = beside
-        self.step = connection.step
-        """What to call when it is ready."""
-        self.descriptor = -1
-        self.ends_at = 0.0
-        """When the server's own wait ends (monotonic seconds)."""
-        self.doubted_at = 0.0
-        """When a reply is so late that others are asked about the server (monotonic seconds)."""
-        self.returns = -1
-        """How many connections to its server had come back in good order when that was done; -1 before."""
-
-    def asked(self, ends_at: float) -> None:
-        """The server was asked to wait until then."""
-        self.ends_at = ends_at
-        self.doubted_at = ends_at + max(_DOUBTED_AFTER, _USUAL_ROUND_TRIPS * (self.member.health.round_trip or 0.0))
-        self.returns = -1
-
-
-class _Notify:
-    """Tells a watch that a connection has come for it. Weakly: what interrupts have left of a watch gets none."""
-
-    __slots__ = ("_watch",)
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = weakref.ref(watch)
-
-    def __call__(self) -> bool:
-        watch = self._watch()
-        if watch is None:
-            return False
-        watch.poke()
-        return True
 
 
 class Watch:
@@ -105,9 +49,7 @@ class Watch:
         """When the servers have last said that they have no job (monotonic seconds)."""
         self.stations: dict[Member, Station] = {}
         self._beside: list[Station] = []
-        self.tickets: dict[Member, list[Ticket]] = {}
-        """Where no connection was free: the places in the queue for one."""
-        self._notify = _Notify(self)
+        self.tickets = Tickets(self)
         self.empty: dict[Member, float] = {}
         """The servers that said that they have no job, and nothing else since; how long each is left alone, if need be.
         """
@@ -176,7 +118,7 @@ class Watch:
         self._wake_at = math.inf
         # Others append to it at any moment, and take what is in the lists.
         while self.adopted:
-            for member, connection in _taken(self.adopted[0]):
+            for member, connection in taken(self.adopted[0]):
                 self._settle_in(member, connection)
             self.adopted.popleft()
         while self.missed:
@@ -198,8 +140,8 @@ class Watch:
                 self._join(member, now, longest_wait, waiting)
         for member in [member for member in self.stations if member not in present or member.down]:
             self._vacate(member, now)
-        for member in [member for member in self.tickets if member not in present or member.down]:
-            self._leave_queue(member)
+        for member in [member for member in self.tickets.members() if member not in present or member.down]:
+            self.tickets.leave(member)
         for station in list(self.stations.values()):
             self._go_on(station, now, longest_wait)
 
@@ -211,7 +153,7 @@ class Watch:
                 # The process that it leads to has no job; another connection may lead to another process.
                 self._renew(station.member, now, longest_wait)
                 return
-            self._leave_queue(station.member)
+            self.tickets.leave(station.member)
             if connection.closed or station.member.reservations.may_wait():
                 self._ask(station, now, longest_wait)
             else:
@@ -257,12 +199,8 @@ class Watch:
         For a server that may have jobs, each thread that waits has its place, and reserves that wait for others give
         way at once. One that is known to have none is asked again in its turn.
         """
-        tickets = self.tickets.setdefault(member, [])
         empty = member in self.empty
-        while len(tickets) < (1 if empty else min(waiting, _MOST_TICKETS)):
-            tickets.append(Ticket(self._notify))
-            member.pool.queue_up(tickets[-1])
-        if any(ticket.settled for ticket in tickets):
+        if self.tickets.queue_up(member, 1 if empty else waiting):
             self._changed = True
             self._wake_at = now
             return
@@ -274,23 +212,11 @@ class Watch:
 
     def _collect(self, now: float, longest_wait: float) -> None:
         """Ask with the connections that have come."""
-        for member, tickets in list(self.tickets.items()):
-            for ticket in [ticket for ticket in tickets if ticket.settled]:
-                tickets.remove(ticket)
-                try:
-                    connection = member.pool.collect(ticket)
-                except BeanpoolError:
-                    self._not_before[member] = now + _REJOIN_AFTER
-                    continue
-                if connection is not None:
-                    self._begin(member, connection, now, longest_wait, asks=member.pool.queue.contended)
-            if not tickets:
-                del self.tickets[member]
-
-    def _leave_queue(self, member: Member) -> None:
-        tickets = self.tickets.pop(member, ())
-        for ticket in tickets:
-            member.pool.queue.leave(ticket)
+        for member, connection in self.tickets.collect():
+            if isinstance(connection, BeanpoolError):
+                self._not_before[member] = now + _REJOIN_AFTER
+            else:
+                self._begin(member, connection, now, longest_wait, asks=member.pool.queue.contended)
 
     def _settle_in(self, member: Member, connection: PooledConnection) -> None:
         if member in self.stations:
@@ -509,10 +435,10 @@ class Watch:
 
     def rest(self) -> None:
         """Nobody waits for the moment: keep nothing from others but the connections that wait."""
-        for member in list(self.tickets):
-            self._leave_queue(member)
+        for member in self.tickets.members():
+            self.tickets.leave(member)
         while self.adopted:
-            for member, connection in _taken(self.adopted[0]):
+            for member, connection in taken(self.adopted[0]):
                 self._settle_in(member, connection)
             self.adopted.popleft()
         answered, self.answered = self.answered, []
@@ -541,21 +467,12 @@ class Watch:
         """Close the poller, and hand over the connections that wait."""
         self._wake_up.close()
         self._poller.close()
-        for member in list(self.tickets):
-            self._leave_queue(member)
+        for member in self.tickets.members():
+            self.tickets.leave(member)
         connections = [(station.member, station.connection) for station in (*self.stations.values(), *self._beside)]
         self.stations.clear()
         self._beside.clear()
         while self.adopted:
-            connections += _taken(self.adopted[0])
+            connections += taken(self.adopted[0])
             self.adopted.popleft()
         return connections
-
-
-def _taken(begun: Begun) -> Begun:
-    """Take everything out of a list from which another thread may be taking, too."""
-    taken: Begun = []
-    with contextlib.suppress(IndexError):
-        while True:
-            taken.append(begun.pop())
-    return taken

@@ -27,8 +27,9 @@ from support.waiting import wait_until, within
 from beanpool import BeanpoolError, Job, PoolClosed, PoolManager, PoolTimeout
 from beanpool.net.channel import Channel
 from beanpool.net.poller import SelectorPoller, new_poller
-from beanpool.reserve.sweep import Reserver
-from beanpool.reserve.waiters import Begun, Station, Watch, _taken
+from beanpool.reserve.station import Begun, Station, taken
+from beanpool.reserve.sweep import Sweeper
+from beanpool.reserve.waiters import Watch
 from beanpool.server.connection_pool import ConnectionPool
 
 if TYPE_CHECKING:
@@ -473,10 +474,10 @@ class TestOnTheWay:
     @pytest.fixture
     def hold(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[threading.Event, threading.Event]]:
         """Stops the next sweep at its end; returns what says that it has come there, and what lets it go on."""
-        sweep = Reserver._sweep
+        sweep = Sweeper.run
         holds: list[tuple[threading.Event, threading.Event]] = []
 
-        def sweep_and_hold(self: Reserver, *args: Any) -> Any:
+        def sweep_and_hold(self: Sweeper, *args: Any) -> Any:
             held = holds.pop() if holds else None
             found = sweep(self, *args)
             if held is not None:
@@ -488,7 +489,7 @@ class TestOnTheWay:
             holds.append((threading.Event(), threading.Event()))
             return holds[-1]
 
-        monkeypatch.setattr(Reserver, "_sweep", sweep_and_hold)
+        monkeypatch.setattr(Sweeper, "run", sweep_and_hold)
         return next_one
 
     def test_it_is_reached_however_many_others_come_in_between(
@@ -962,18 +963,18 @@ def test_two_threads_take_everything_from_a_list_once() -> None:
     """A caller that is interrupted takes its connections back from the leader that takes them over."""
     rounds, interval = 2_000, sys.getswitchinterval()
     lists: list[Begun] = [[(number, n) for n in range(3)] for number in range(rounds)]  # type: ignore[misc]  # Anything will do.
-    taken: list[Begun] = [[], []]
+    found: list[Begun] = [[], []]
 
     def take(number: int) -> None:
         for begun in lists:
-            taken[number] += _taken(begun)
+            found[number] += taken(begun)
 
     sys.setswitchinterval(1e-6)
     try:
         run_together(functools.partial(take, 0), functools.partial(take, 1))
     finally:
         sys.setswitchinterval(interval)
-    assert sorted(taken[0] + taken[1]) == [(number, n) for number in range(rounds) for n in range(3)]  # type: ignore[comparison-overlap]
+    assert sorted(found[0] + found[1]) == [(number, n) for number in range(rounds) for n in range(3)]  # type: ignore[comparison-overlap]
 
 
 def test_an_error_of_one_caller_is_not_that_of_another(beanstalkd: BeanstalkdServer) -> None:

@@ -20,7 +20,7 @@ from support.waiting import wait_until, within
 
 from beanpool import PoolManager, Waker
 from beanpool.reserve.batch import Take
-from beanpool.reserve.sweep import Reserver
+from beanpool.reserve.sweep import Sweeper
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine
@@ -244,7 +244,7 @@ class TestStopReserving:
         self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch, call: Reserve
     ) -> None:
         jid = beanstalkd.control.put(b"job")
-        sweep, sort_out = Reserver._sweep, Take.sort_out
+        sweep, sort_out = Sweeper.run, Take.sort_out
         with pool_of(beanstalkd) as pool:
 
             def sweep_and_stop(*args: Any) -> Any:
@@ -256,7 +256,7 @@ class TestStopReserving:
                 sort_out(take)
                 pool.stop_reserving()
 
-            monkeypatch.setattr(Reserver, "_sweep", sweep_and_stop)
+            monkeypatch.setattr(Sweeper, "run", sweep_and_stop)
             monkeypatch.setattr(Take, "sort_out", sort_out_and_stop)
             assert call(pool) is None
             assert beanstalkd.control.counter("cmd-reserve-with-timeout") > 0

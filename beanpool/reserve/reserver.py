@@ -1,0 +1,337 @@
+"""A reserve over all servers: a sweep over those that may have a job, then one wait on all of them."""
+
+from __future__ import annotations
+
+import collections
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from beanpool.cluster import BackgroundExecutor, Topology
+from beanpool.connection import Job, reserved_job
+from beanpool.errors import CommandFailed, JobLost, PoolClosed, job_lost, no_server
+from beanpool.protocol import RESERVE_JOB, encode_job
+from beanpool.reserve.batch import Take
+from beanpool.reserve.station import Begun, Catch
+from beanpool.reserve.sweep import Sweeper
+from beanpool.reserve.wait import GRACE, Janitor, Retired, SharedWait
+from beanpool.reserve.waiters import Watch
+from beanpool.reserve.waker import Interruption, Waker
+from beanpool.runtime import Lock
+from beanpool.server import Member, why_another
+from beanpool.telemetry import Observers
+
+_KEPT_WAITS = 256
+_monotonic = time.monotonic
+
+
+class Reserver:
+    """Reserves jobs from all servers of a cluster.
+
+    :param topology: returns the current topology.
+    :param janitor: closes what was cancelled.
+    :param background: does what callers should not wait for.
+    :param observers: are told of the jobs that were reserved.
+    """
+
+    def __init__(
+        self,
+        topology: Callable[[], Topology],
+        timeout: float,
+        janitor: Janitor,
+        background: BackgroundExecutor,
+        observers: Observers,
+    ) -> None:
+        self._observers = observers
+        self._topology = topology
+        self._timeout = timeout
+        self._janitor = janitor
+        self._background = background
+        self._waits: dict[tuple[str, ...], SharedWait] = {}
+        self._lock = Lock()
+        self._closed = False
+        # What ends all reserves, and whether it was set: without a call.
+        self._stop = Waker()
+        self._stopped = False
+        self._sweeper = Sweeper(topology, janitor, self._stop)
+
+    def reserve(self, tubes: tuple[str, ...], timeout: float | None, waker: Waker | None = None) -> Job[Any] | None:
+        """Reserve a job of `tubes`, from whichever server has one.
+
+        :param timeout: how long to wait (seconds); None for ever.
+        :param waker: ends the call early.
+        :raises NoServerAvailable: if no server could be asked until then.
+        """
+        if self._stopped or (waker is not None and waker.is_set()):
+            return None
+        interruption = None if waker is None else Interruption(self._stop, waker)
+        began = _monotonic() if self._observers.active else None
+        shared, deadline, until = self._begin(tubes, timeout)
+        begun: Begun = []
+        errors: dict[str, BaseException] = {}
+        missed: list[Member] = []
+        try:
+            kept = None if shared.watch_ref is None else shared.kept
+            if kept is None:
+                catch = self._sweeper.run(tubes, shared, until, timeout == 0, begun, errors, missed, interruption)
+            else:
+                catch = self._resume(kept, tubes, shared, until, timeout == 0, begun, errors, missed, interruption)
+            while catch is None and timeout != 0:
+                if interruption is None:
+                    interruption = Interruption(self._stop)
+                try:
+                    catch = shared.wait(deadline, begun, missed, interruption)
+                    break
+                except Retired:
+                    shared = self._shared_wait(tubes)
+        except BaseException:
+            self._sweeper.dismiss(begun)
+            raise
+        if self._stopped:
+            self._give_back(catch, begun)
+            return None
+        if catch is not None:
+            job = self._job(tubes, catch)
+            if began is not None:
+                self._observers.reserved(job.server, job.tube, 1, _monotonic() - began)
+            return job
+        if interruption is not None and interruption.came:
+            self._sweeper.dismiss(begun)
+            return None
+        self._refuse_silence(errors, missed, timeout == 0)
+        return None
+
+    def _give_back(self, catch: Catch | None, begun: Begun) -> None:
+        """Nobody may have a job any more, neither this one nor what may still come."""
+        if catch is not None:
+            member, connection, _ = catch
+            member.pool.discard(connection, "its job came when nobody was to have one any more")
+        self._sweeper.dismiss(begun)
+
+    def reserve_many(
+        self, tubes: tuple[str, ...], limit: int, timeout: float | None, waker: Waker | None = None
+    ) -> list[Job[Any]]:
+        """Reserve up to `limit` jobs: what is ready, else what is once the first one has come.
+
+        :param timeout: how long to wait for the first one (seconds); None for ever.
+        :param waker: ends the call early: what is in hand then is returned.
+        :raises NoServerAvailable: if no server could be asked until then.
+        """
+        if self._stopped or (waker is not None and waker.is_set()):
+            return []
+        interruption = Interruption(self._stop) if waker is None else Interruption(self._stop, waker)
+        began = _monotonic() if self._observers.active else None
+        shared, deadline, until = self._begin(tubes, timeout)
+        thorough = timeout == 0
+        take = Take(tubes, limit, self._timeout, interruption)
+        begun: Begun = []
+        kept = shared.kept
+        try:
+            if kept is not None:
+                take.add(shared.held(limit))
+            members = self._topology().rotation(next(self._sweeper.starts))
+            asked = [
+                member
+                for member in members
+                if (member.up or thorough)
+                and ((thorough and kept is not None) or not shared.waits_on(member, for_sure=thorough))
+            ]
+            take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
+            take.hand_over(begun)
+            take.sort_out()
+            if take.empty and thorough:
+                late = self._sweeper.ask_in_turn(take.missed, tubes, until, begun, take.errors, interruption)
+                if late is not None:
+                    take.add([late])
+                    take.run((), until, True)
+                    take.sort_out()
+            if take.empty and thorough and kept is not None:
+                take.add(shared.held(limit))
+            while take.empty and not thorough and not interruption.came:
+                catches = self._wait_many(shared, deadline, begun, take.missed, interruption, limit)
+                if not catches:
+                    break
+                take.add(catches)
+                take.run((), min(deadline, time.monotonic() + self._timeout), True)
+                take.sort_out()
+            self._sweeper.dismiss(begun)
+            if self._stopped:
+                take.scrap("its jobs came when nobody was to have one any more")
+                return []
+            jobs = take.jobs()
+        except BaseException:
+            take.scrap("the caller was interrupted")
+            self._sweeper.dismiss(begun)
+            raise
+        if not jobs and interruption.came:
+            return []
+        if not jobs:
+            self._refuse_silence(take.errors, take.missed, thorough)
+        elif began is not None:
+            waited = _monotonic() - began
+            for server, count in collections.Counter(job.server for job in jobs).items():
+                self._observers.reserved(server, jobs[0].tube, count, waited)
+        return jobs
+
+    def _wait_many(
+        self,
+        shared: SharedWait,
+        deadline: float,
+        begun: Begun,
+        missed: list[Member],
+        interruption: Interruption,
+        limit: int,
+    ) -> list[Catch]:
+        while True:
+            try:
+                return shared.wait_many(deadline, begun, missed, interruption, limit)
+            except Retired:
+                shared = self._shared_wait(shared.tubes)
+
+    def _begin(self, tubes: tuple[str, ...], timeout: float | None) -> tuple[SharedWait, float, float]:
+        """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
+        shared = self._waits.get(tubes) or self._shared_wait(tubes)
+        if timeout is not None and timeout < GRACE and len(self._waits) > 1:
+            # A job of theirs may have come in for nobody. Who has more time gets it after the grace.
+            for other in list(self._waits.values()):
+                if other is not shared and other.watch_ref is not None and not set(tubes).isdisjoint(other.tubes):
+                    other.end()
+        now = _monotonic()
+        deadline = math.inf if timeout is None else now + timeout
+        # With no time to wait, the sweep itself has as long as any command.
+        return shared, deadline, deadline if timeout != 0 else now + self._timeout
+
+    def _refuse_silence(self, errors: dict[str, BaseException], missed: Sequence[Member], thorough: bool) -> None:
+        """Raise, instead of telling the caller that there is no job, when nobody could say so.
+
+        :param missed: the servers to which all connections were in use, all the time.
+        :param thorough: whether nothing but the errors tells whom we could not ask; else a wait has asked again.
+        """
+        if self._closed:
+            raise PoolClosed("the pool is closed")
+        members = self._topology().distinct
+        usable = [member for member in members if member.up]
+        # One that is up, and could not be asked, is so because of our own limits: a lack of descriptors, for one.
+        if all(thorough and member.address in errors for member in usable):
+            reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
+            raise no_server(reasons, "could be asked for a job")
+        # Where connections wait, or others have asked meanwhile, nothing is wrong.
+        if all(member in missed or member.pool.full_of_jobs() for member in usable):
+            raise usable[0].pool.queue.exhausted()
+
+    def _resume(
+        self,
+        kept: Watch,
+        tubes: tuple[str, ...],
+        shared: SharedWait,
+        until: float,
+        thorough: bool,
+        begun: Begun,
+        errors: dict[str, BaseException],
+        missed: list[Member],
+        interruption: Interruption | None,
+    ) -> Catch | None:
+        """As :meth:`_sweep`, where connections wait in whose jobs nobody was interested for a moment."""
+        if not thorough:
+            unasked = [member for member in self._topology().distinct if member.up and member not in kept.stations]
+            if len(unasked) <= 1:
+                # To ask one server is what the wait does, too.
+                missed += unasked
+                return None
+        for held in shared.held():
+            return held
+        catch = self._sweeper.run(tubes, shared, until, thorough, begun, errors, missed, interruption)
+        if catch is None and thorough:
+            # A job may have been on its way to one of them when its server was asked over another connection.
+            for held in shared.held():
+                return held
+        return catch
+
+    def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job[Any]:
+        member, connection, reply = catch
+        lease = member.reservations.lease(connection)
+        tube = tubes[0] if len(tubes) == 1 else None
+        job = reserved_job(connection, reply.number, reply.body, tube, member.recovery, lease, _monotonic())
+        lease.hold(job)
+        return job
+
+    def reserve_job(self, member: Member, jid: int, instance: str | None, deadline: float) -> Job[Any]:
+        """Reserve one job of one server.
+
+        :raises NotFound: if there is none, or it is reserved.
+        :raises JobLost: if the process `instance` is gone.
+        """
+        began = _monotonic() if self._observers.active else None
+        connection = member.pool.acquire(deadline)
+        try:
+            reason = why_another(connection, instance) if instance is not None else None
+            if reason is not None:
+                raise job_lost(jid, member.address, reason)
+            reply = connection.channel.exchange(RESERVE_JOB, encode_job(RESERVE_JOB, jid), deadline)
+            if reply.status != "RESERVED":
+                raise connection.refuse(RESERVE_JOB, reply, job=jid)
+            if reply.number != jid:
+                raise connection.violated(RESERVE_JOB, "another job")
+        except (CommandFailed, JobLost):
+            member.pool.checkin(connection)
+            raise
+        except BaseException as error:
+            member.pool.checkin(connection, broken=error)
+            raise
+        job = self._job((), (member, connection, reply))
+        if began is not None:
+            self._observers.reserved(member.address, None, 1, _monotonic() - began)
+        return job
+
+    def at_home(self, member: Member, job: Job[Any] | None) -> Job[Any] | None:
+        """A job that was looked at: its commands go through the pool, for its connection is back there."""
+        if job is None:
+            return None
+        return Job(job.connection, job.number, job.data, tube=job.tube, recovery=member.recovery)
+
+    def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
+        retired: list[SharedWait] = []
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            shared = self._waits.get(tubes)
+            if shared is None:
+                if len(self._waits) >= _KEPT_WAITS:
+                    # Who has one of these in hand and comes to it later is sent back here.
+                    retired = [wait for wait in self._waits.values() if wait.retire()]
+                    self._waits = {wait.tubes: wait for wait in self._waits.values() if wait not in retired}
+                shared = self._waits[tubes] = SharedWait(
+                    tubes, members=lambda: self._topology().distinct, janitor=self._janitor, background=self._background
+                )
+        for wait in retired:
+            wait.end()
+        return shared
+
+    # What concerns those who wait.
+
+    def poke(self) -> None:
+        """The servers have changed: let those who wait look at them anew."""
+        for shared in list(self._waits.values()):
+            shared.poke()
+
+    def give_up(self, member: Member) -> None:
+        """A caller needs a connection to this server, and one that waits there is in its way."""
+        for shared in list(self._waits.values()):
+            shared.give_up(member)
+        member.reservations.evict()
+
+    def stop(self) -> None:
+        """Let every reserve that waits, and every other from now on, return without a job. Idempotent; takes no lock,
+        for signal handlers.
+        """
+        self._stopped = self._sweeper.stopped = True
+        self._stop.set()
+
+    def close(self) -> None:
+        """Wake everybody who waits with :class:`PoolClosed`."""
+        with self._lock:
+            self._closed = True
+            waits = list(self._waits.values())
+        for shared in waits:
+            shared.close()

@@ -1,0 +1,88 @@
+"""The places of a wait in the queues for connections."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Protocol
+
+from beanpool.errors import BeanpoolError
+from beanpool.server import Member, PooledConnection, Ticket
+
+# How many connections to one server are queued for at the same time, at most.
+_MOST_TICKETS = 32
+
+
+class Pokable(Protocol):
+    """Who waits for a connection."""
+
+    def poke(self) -> None:
+        """Look at what has come."""
+
+
+class _Notify:
+    """Tells a watch that a connection has come for it. Weakly: what interrupts have left of a watch gets none."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: Pokable) -> None:
+        self._watch = weakref.ref(watch)
+
+    def __call__(self) -> bool:
+        watch = self._watch()
+        if watch is None:
+            return False
+        watch.poke()
+        return True
+
+
+class Tickets:
+    """Where no connection was free: the places in the queue for one.
+
+    :param watch: is poked when one has come.
+    """
+
+    def __init__(self, watch: Pokable) -> None:
+        self._notify = _Notify(watch)
+        self._tickets: dict[Member, list[Ticket]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._tickets)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._tickets
+
+    def members(self) -> list[Member]:
+        """The servers whose connections are queued for."""
+        return list(self._tickets)
+
+    def queue_up(self, member: Member, most: int) -> bool:
+        """Queue for up to so many connections; returns whether one has come already.
+
+        :raises BeanpoolError: if there will be none.
+        """
+        tickets = self._tickets.setdefault(member, [])
+        while len(tickets) < min(most, _MOST_TICKETS):
+            tickets.append(Ticket(self._notify))
+            member.pool.queue_up(tickets[-1])
+        return any(ticket.settled for ticket in tickets)
+
+    def collect(self) -> Iterator[tuple[Member, PooledConnection | BeanpoolError]]:
+        """Take the connections that have come, or the errors of those that will not."""
+        for member, tickets in list(self._tickets.items()):
+            for ticket in [ticket for ticket in tickets if ticket.settled]:
+                tickets.remove(ticket)
+                try:
+                    connection = member.pool.collect(ticket)
+                except BeanpoolError as error:
+                    yield member, error
+                    continue
+                if connection is not None:
+                    yield member, connection
+            if not tickets:
+                del self._tickets[member]
+
+    def leave(self, member: Member) -> None:
+        """Queue no longer."""
+        for ticket in self._tickets.pop(member, ()):
+            member.pool.queue.leave(ticket)

@@ -78,7 +78,7 @@ from beanpool.put import (
     put_all,
     put_once,
 )
-from beanpool.reserve import MOST_JOBS, Reserver, Waker, check_waker
+from beanpool.reserve import MOST_JOBS, Demand, Order, Reserver, Waker, check_order, check_waker, demand
 from beanpool.runtime import Lock, check_unpatched, no_descriptor
 from beanpool.server import borrow
 from beanpool.telemetry import Observer, ServerStatus
@@ -469,15 +469,26 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         timeout: float | None = None,
         *,
         tubes: str | Iterable[str] | None = None,
+        order: Order = "any",
         waker: Waker | None = None,
+        server: AnyServer | None = None,
     ) -> Job[BodyT] | None:
         """Reserve a job from whichever server has one; None if none came in time.
 
         The job's commands go to its own connection, from whichever thread they are called.
 
+        With an `order` each tube is asked by itself: there is one round trip for each tube and server until one
+        has a job, and while the call waits, one connection to each server for each tube, instead of one to each server.
+        Let `max_connections` allow for that. The job's ``tube`` is then always known, without asking for it.
+
         :param timeout: how long to wait (seconds); None for ever.
         :param tubes: the tube, or tubes, to take from; None for those that the pool watches.
+        :param order: ``"any"``: whichever tube has a job, the most urgent ones of a server first, and of those the
+            oldest. ``"fair"``: the tubes in turns: one that is full keeps no other waiting. ``"strict"``: in the order
+            in which they are named: a server gives a job of a tube only when it has none of those before.
         :param waker: ends the call early, without a job: see :class:`Waker`.
+        :param server: the only server to ask, by its name or address; None for all.
+        :raises ValueError: if the server is not one of the pool's, or there is no such order.
         :raises NoServerAvailable: if no server could be asked until then.
         :raises PoolTimeout: if all connections were in use by unfinished jobs.
         :raises PoolClosed: if the pool is closed meanwhile.
@@ -485,7 +496,11 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         if waker is not None:
             check_waker(waker)
         wait = check_wait("timeout", timeout)
-        wanted = self._watched if tubes is None else _check_tubes(tubes)
+        wanted: tuple[str, ...] | Demand
+        if order != "any" or server is not None:
+            wanted = self._demand(tubes, order, server)
+        else:
+            wanted = self._watched if tubes is None else _check_tubes(tubes)
         if not self._cluster.started:
             self._cluster.start()
         return self._reserver.reserve(wanted, wait, waker)
@@ -496,7 +511,9 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         timeout: float | None = None,
         *,
         tubes: str | Iterable[str] | None = None,
+        order: Order = "any",
         waker: Waker | None = None,
+        server: AnyServer | None = None,
     ) -> list[Job[BodyT]]:
         """Reserve up to `limit` jobs at once, from all servers at the same time and in few round trips.
 
@@ -511,7 +528,11 @@ class PoolManager(NotPicklable, Generic[BodyT]):
             others have given jobs is waited for at most a second, one that is silent while none has, at most the
             pool's timeout; the jobs of the others are returned then.
         :param tubes: the tube, or tubes, to take from; None for those that the pool watches.
+        :param order: as for :meth:`reserve`; what a tube has is taken before the next one is asked. ``"fair"`` begins
+            with the one after the last that gave a job, ``"strict"`` with the first.
         :param waker: ends the call early, with the jobs that are in hand then: see :class:`Waker`.
+        :param server: the only server to ask, by its name or address; None for all.
+        :raises ValueError: if the server is not one of the pool's, or there is no such order.
         :returns: the jobs; an empty list if none came in time.
         :raises NoServerAvailable: if no server could be asked until then.
         :raises PoolTimeout: if all connections were in use by unfinished jobs.
@@ -521,10 +542,26 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         if waker is not None:
             check_waker(waker)
         wait = check_wait("timeout", timeout)
-        wanted = self._watched if tubes is None else _check_tubes(tubes)
+        wanted: tuple[str, ...] | Demand
+        if order != "any" or server is not None:
+            wanted = self._demand(tubes, order, server)
+        else:
+            wanted = self._watched if tubes is None else _check_tubes(tubes)
         if not self._cluster.started:
             self._cluster.start()
         return self._reserver.reserve_many(wanted, limit, wait, waker)
+
+    def _demand(
+        self, tubes: str | Iterable[str] | None, order: Order, server: AnyServer | None
+    ) -> tuple[str, ...] | Demand:
+        check_order(order)
+        names = self._watched if tubes is None else _check_tubes(tubes, ordered=order != "any")
+        address = ""
+        if server is not None:
+            member = self._cluster.topology.get(server)
+            # Of several names of one process, one is used.
+            address = (member.duplicate_of or member).address
+        return demand(names, order, address)
 
     def stop_reserving(self) -> None:
         """Let all reserves, those that wait and those to come, return None (:meth:`reserve_many`: an empty list).
@@ -1109,10 +1146,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh_in_child)
 
 
-def _check_tubes(tubes: Any) -> tuple[str, ...]:
+def _check_tubes(tubes: Any, *, ordered: bool = False) -> tuple[str, ...]:
     names = (tubes,) if isinstance(tubes, str) else tuple(tubes)
     if not names:
         raise ValueError("tubes must name at least one tube")
     for name in names:
         check_tube(name, "tubes")
-    return names if len(names) == 1 else tuple(sorted(set(names)))
+    if len(names) == 1:
+        return names
+    return tuple(dict.fromkeys(names)) if ordered else tuple(sorted(set(names)))

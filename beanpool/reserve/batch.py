@@ -18,7 +18,8 @@ from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, PoolCl
 from beanpool.net import drive
 from beanpool.policy import Lot, Pace, Quota
 from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply, encode_reserve_with_timeout
-from beanpool.reserve.station import Begun, Catch
+from beanpool.reserve.station import Begun, Catch, Post
+from beanpool.reserve.tube_order import TubeOrder
 from beanpool.reserve.waker import Interruption
 from beanpool.server import Member, PooledConnection
 
@@ -54,13 +55,13 @@ _INTERRUPTED_WITHIN = 0.02
 class _Lane:
     """One connection that takes jobs from one server."""
 
-    __slots__ = ("connection", "found", "lot", "member", "pace", "patience", "probe", "progress_at", "size")
+    __slots__ = ("connection", "found", "lot", "member", "number", "pace", "patience", "probe", "progress_at", "size")
 
-    def __init__(self, member: Member, connection: PooledConnection, lot: Lot) -> None:
-        self.member = member
+    def __init__(self, post: Post, connection: PooledConnection, lot: Lot) -> None:
+        self.member, self.number = post
         self.connection = connection
         self.lot = lot
-        self.pace = Pace(member.health.round_trip)
+        self.pace = Pace(self.member.health.round_trip)
         self.found: dict[int, bytes] = {}
         """The bodies of the jobs in hand, by id."""
         self.size = 0
@@ -115,13 +116,13 @@ class Take:
     :param interruption: what may end it early.
     """
 
-    def __init__(self, tubes: tuple[str, ...], limit: int, timeout: float, interruption: Interruption) -> None:
-        self._tubes = tubes
+    def __init__(self, order: TubeOrder, limit: int, timeout: float, interruption: Interruption) -> None:
+        self._order = order
         self._timeout = timeout
         self._interruption = interruption
         self._quota = Quota(limit)
         self._lanes: list[_Lane] = []
-        self._unasked: collections.deque[Member] = collections.deque()
+        self._unasked: collections.deque[Post] = collections.deque()
         self.errors: dict[str, BaseException] = {}
         """Why servers could not be asked, by address."""
         self.missed: list[Member] = []
@@ -135,20 +136,26 @@ class Take:
     def add(self, catches: Iterable[Catch]) -> None:
         """Take jobs in hand that came otherwise; :meth:`run` asks their servers for more."""
         for member, connection, reply in catches:
-            lane = _Lane(member, connection, self._quota.open(1))
+            number = self._order.number(connection.watched)
+            lane = _Lane((member, number), connection, self._quota.open(1))
             lane.probe = False
             self._lanes.append(lane)
             self._hold(lane, [(reply.number, reply.body)])
 
-    def run(self, members: Iterable[Member], until: float, thorough: bool) -> None:
-        """Take what is ready on these servers, and on those that have given jobs before.
+    @property
+    def free(self) -> int:
+        """How many more jobs it may have."""
+        return self._quota.free
+
+    def run(self, posts: Iterable[Post], until: float, thorough: bool) -> None:
+        """Take what is ready there, and where jobs came from before.
 
         :param until: when to end at the latest (monotonic seconds). Nothing is asked for that cannot be expected to
             come in by then.
         :param thorough: whether all replies are waited for, also while no job is in hand; else silent servers are
             left over after a moment, for :meth:`hand_over`.
         """
-        self._unasked.extend(members)
+        self._unasked.extend(posts)
         started = time.monotonic()
         last_call = until - min(_PATIENCE, (until - started) / 4)
         while not self._interruption.came:
@@ -167,9 +174,9 @@ class Take:
         takers: list[_Lane] = []
         free = self._quota.free
         while self._unasked and len(takers) < free and time.monotonic() < last_call:
-            member = self._unasked.popleft()
+            member, number = self._unasked.popleft()
             try:
-                connection = member.pool.try_acquire(self._tubes)
+                connection = member.pool.try_acquire(self._order.groups[number])
             except PoolClosed as error:
                 # It was removed a moment ago, or the whole pool is being closed.
                 self.errors[member.address] = error
@@ -177,7 +184,7 @@ class Take:
             if connection is None:
                 self.missed.append(member)
             else:
-                lane = _Lane(member, connection, self._quota.open())
+                lane = _Lane((member, number), connection, self._quota.open())
                 self._lanes.append(lane)
                 takers.append(lane)
         takers += [self._successor(lane) for lane in self._lanes if lane.lot.used_up and lane.probe is not None]
@@ -197,13 +204,13 @@ class Take:
         if lane.lot.in_hand % self._most_on_one(lane.member) or not lane.lot.in_hand or not self._quota.free:
             return lane
         try:
-            connection = lane.member.pool.try_acquire(self._tubes)
+            connection = lane.member.pool.try_acquire(self._order.groups[lane.number])
         except PoolClosed:
             return lane
         if connection is None:
             return lane
         lane.lot.stop()
-        return _Lane(lane.member, connection, self._quota.open())
+        return _Lane((lane.member, lane.number), connection, self._quota.open())
 
     def _ask(self, lane: _Lane, until: float) -> None:
         lot = lane.lot
@@ -219,7 +226,7 @@ class Take:
                 lane.probe = True
                 if connection.channel_state is None:
                     connection.begin_connecting()
-                connection.begin_reserve(self._tubes, 0)
+                connection.begin_reserve(self._order.groups[lane.number], 0)
                 if connection.connecting:
                     connection.step()
             else:
@@ -349,7 +356,7 @@ class Take:
     def hand_over(self, begun: Begun) -> None:
         """Add the connections that hold no job to `begun`, for whoever takes care of them."""
         for lane in [lane for lane in self._lanes if not lane.found]:
-            begun.append((lane.member, lane.connection))
+            begun.append((lane.member, lane.connection, lane.number))
             self._forget(lane)
 
     def sort_out(self) -> None:
@@ -366,10 +373,11 @@ class Take:
     def jobs(self) -> list[Job[Any]]:
         """What was taken."""
         jobs: list[Job[Any]] = []
-        tube = self._tubes[0] if len(self._tubes) == 1 else None
         now = time.monotonic()
         for lane in self._lanes:
             connection = lane.connection
+            tubes = self._order.groups[lane.number]
+            tube = tubes[0] if len(tubes) == 1 else None
             lease = lane.member.reservations.lease(connection)
             recovery = lane.member.recovery
             taken = [

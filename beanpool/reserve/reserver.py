@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from beanpool.protocol import RESERVE_JOB, encode_job
 from beanpool.reserve.batch import Take
 from beanpool.reserve.station import Begun, Catch
 from beanpool.reserve.sweep import Sweeper
+from beanpool.reserve.tube_order import Demand
 from beanpool.reserve.wait import GRACE, Janitor, Retired, SharedWait
 from beanpool.reserve.waiters import Watch
 from beanpool.reserve.waker import Interruption, Waker
@@ -48,7 +50,7 @@ class Reserver:
         self._timeout = timeout
         self._janitor = janitor
         self._background = background
-        self._waits: dict[tuple[str, ...], SharedWait] = {}
+        self._waits: dict[tuple[str, ...] | Demand, SharedWait] = {}
         self._lock = Lock()
         self._closed = False
         # What ends all reserves, and whether it was set: without a call.
@@ -56,9 +58,12 @@ class Reserver:
         self._stopped = False
         self._sweeper = Sweeper(topology, janitor, self._stop)
 
-    def reserve(self, tubes: tuple[str, ...], timeout: float | None, waker: Waker | None = None) -> Job[Any] | None:
-        """Reserve a job of `tubes`, from whichever server has one.
+    def reserve(
+        self, demand: tuple[str, ...] | Demand, timeout: float | None, waker: Waker | None = None
+    ) -> Job[Any] | None:
+        """Reserve a job, from whichever server has one.
 
+        :param demand: of which tubes, and in which order.
         :param timeout: how long to wait (seconds); None for ever.
         :param waker: ends the call early.
         :raises NoServerAvailable: if no server could be asked until then.
@@ -67,16 +72,18 @@ class Reserver:
             return None
         interruption = None if waker is None else Interruption(self._stop, waker)
         began = _monotonic() if self._observers.active else None
-        shared, deadline, until = self._begin(tubes, timeout)
+        shared, deadline, until = self._begin(demand, timeout)
         begun: Begun = []
         errors: dict[str, BaseException] = {}
         missed: list[Member] = []
         try:
             kept = None if shared.watch_ref is None else shared.kept
-            if kept is None:
-                catch = self._sweeper.run(tubes, shared, until, timeout == 0, begun, errors, missed, interruption)
+            if kept is None and shared.is_plain:
+                catch = self._sweeper.run(shared, 0, until, timeout == 0, begun, errors, missed, interruption)
+            elif kept is None or not self._need_not_sweep(kept, shared, missed, timeout == 0):
+                catch = self._in_order(shared, until, timeout == 0, begun, errors, missed, interruption)
             else:
-                catch = self._resume(kept, tubes, shared, until, timeout == 0, begun, errors, missed, interruption)
+                catch = None
             while catch is None and timeout != 0:
                 if interruption is None:
                     interruption = Interruption(self._stop)
@@ -84,7 +91,7 @@ class Reserver:
                     catch = shared.wait(deadline, begun, missed, interruption)
                     break
                 except Retired:
-                    shared = self._shared_wait(tubes)
+                    shared = self._shared_wait(demand)
         except BaseException:
             self._sweeper.dismiss(begun)
             raise
@@ -92,14 +99,15 @@ class Reserver:
             self._give_back(catch, begun)
             return None
         if catch is not None:
-            job = self._job(tubes, catch)
+            watched = catch[1].watched
+            job = self._job(catch, watched[0] if len(watched) == 1 else None)
             if began is not None:
                 self._observers.reserved(job.server, job.tube, 1, _monotonic() - began)
             return job
         if interruption is not None and interruption.came:
             self._sweeper.dismiss(begun)
             return None
-        self._refuse_silence(errors, missed, timeout == 0)
+        self._refuse_silence(shared, errors, missed, timeout == 0)
         return None
 
     def _give_back(self, catch: Catch | None, begun: Begun) -> None:
@@ -110,10 +118,11 @@ class Reserver:
         self._sweeper.dismiss(begun)
 
     def reserve_many(
-        self, tubes: tuple[str, ...], limit: int, timeout: float | None, waker: Waker | None = None
+        self, demand: tuple[str, ...] | Demand, limit: int, timeout: float | None, waker: Waker | None = None
     ) -> list[Job[Any]]:
         """Reserve up to `limit` jobs: what is ready, else what is once the first one has come.
 
+        :param demand: of which tubes, and in which order.
         :param timeout: how long to wait for the first one (seconds); None for ever.
         :param waker: ends the call early: what is in hand then is returned.
         :raises NoServerAvailable: if no server could be asked until then.
@@ -122,32 +131,22 @@ class Reserver:
             return []
         interruption = Interruption(self._stop) if waker is None else Interruption(self._stop, waker)
         began = _monotonic() if self._observers.active else None
-        shared, deadline, until = self._begin(tubes, timeout)
+        shared, deadline, until = self._begin(demand, timeout)
         thorough = timeout == 0
-        take = Take(tubes, limit, self._timeout, interruption)
+        take = Take(shared.order, limit, self._timeout, interruption)
         begun: Begun = []
         kept = shared.kept
         try:
-            if kept is not None:
-                take.add(shared.held(limit))
-            members = self._topology().rotation(next(self._sweeper.starts))
-            asked = [
-                member
-                for member in members
-                if (member.up or thorough)
-                and ((thorough and kept is not None) or not shared.waits_on(member, for_sure=thorough))
-            ]
-            take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
-            take.hand_over(begun)
-            take.sort_out()
-            if take.empty and thorough:
-                late = self._sweeper.ask_in_turn(take.missed, tubes, until, begun, take.errors, interruption)
-                if late is not None:
-                    take.add([late])
-                    take.run((), until, True)
-                    take.sort_out()
-            if take.empty and thorough and kept is not None:
-                take.add(shared.held(limit))
+            ranking = shared.order.ranking()
+            for rank, number in enumerate(ranking, 1):
+                among = ranking[:rank]
+                if kept is not None:
+                    take.add(shared.held(take.free, among))
+                self._take_of_group(take, shared, number, until, begun, interruption, thorough=thorough)
+                if kept is not None and thorough and take.free:
+                    take.add(shared.held(take.free, among))
+                if not take.free or interruption.came:
+                    break
             while take.empty and not thorough and not interruption.came:
                 catches = self._wait_many(shared, deadline, begun, take.missed, interruption, limit)
                 if not catches:
@@ -167,12 +166,47 @@ class Reserver:
         if not jobs and interruption.came:
             return []
         if not jobs:
-            self._refuse_silence(take.errors, take.missed, thorough)
-        elif began is not None:
+            self._refuse_silence(shared, take.errors, take.missed, thorough)
+            return []
+        shared.order.served(shared.order.number((jobs[-1].tube,)) if jobs[-1].tube is not None else 0)
+        if began is not None:
             waited = _monotonic() - began
-            for server, count in collections.Counter(job.server for job in jobs).items():
-                self._observers.reserved(server, jobs[0].tube, count, waited)
+            for (server, tube), count in collections.Counter((job.server, job.tube) for job in jobs).items():
+                self._observers.reserved(server, tube, count, waited)
         return jobs
+
+    def _take_of_group(
+        self,
+        take: Take,
+        shared: SharedWait,
+        number: int,
+        until: float,
+        begun: Begun,
+        interruption: Interruption,
+        *,
+        thorough: bool,
+    ) -> None:
+        """Take what is ready of one group of tubes."""
+        kept = shared.kept
+        members = self._topology().rotation(next(self._sweeper.starts)) if shared.is_for_all else shared.members()
+        unknown = {member for member, connection, _ in begun if connection.waiting} if shared.order.is_strict else ()
+        asked = [
+            (member, number)
+            for member in members
+            if (member.up or thorough)
+            and ((thorough and kept is not None) or not shared.waits_on((member, number), for_sure=thorough))
+            # Where nobody knows yet whether there is a job that comes before, none is taken.
+            and member not in unknown
+        ]
+        take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
+        take.hand_over(begun)
+        take.sort_out()
+        if take.empty and thorough:
+            late = self._sweeper.ask_in_turn(take.missed, number, shared.order, until, begun, take.errors, interruption)
+            if late is not None:
+                take.add([late])
+                take.run((), until, True)
+                take.sort_out()
 
     def _wait_many(
         self,
@@ -187,22 +221,28 @@ class Reserver:
             try:
                 return shared.wait_many(deadline, begun, missed, interruption, limit)
             except Retired:
-                shared = self._shared_wait(shared.tubes)
+                shared = self._shared_wait(shared.key)
 
-    def _begin(self, tubes: tuple[str, ...], timeout: float | None) -> tuple[SharedWait, float, float]:
+    def _begin(self, demand: tuple[str, ...] | Demand, timeout: float | None) -> tuple[SharedWait, float, float]:
         """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
-        shared = self._waits.get(tubes) or self._shared_wait(tubes)
+        shared = self._waits.get(demand) or self._shared_wait(demand)
         if timeout is not None and timeout < GRACE and len(self._waits) > 1:
             # A job of theirs may have come in for nobody. Who has more time gets it after the grace.
             for other in list(self._waits.values()):
-                if other is not shared and other.watch_ref is not None and not set(tubes).isdisjoint(other.tubes):
+                if (
+                    other is not shared
+                    and other.watch_ref is not None
+                    and not set(shared.tubes).isdisjoint(other.tubes)
+                ):
                     other.end()
         now = _monotonic()
         deadline = math.inf if timeout is None else now + timeout
         # With no time to wait, the sweep itself has as long as any command.
         return shared, deadline, deadline if timeout != 0 else now + self._timeout
 
-    def _refuse_silence(self, errors: dict[str, BaseException], missed: Sequence[Member], thorough: bool) -> None:
+    def _refuse_silence(
+        self, shared: SharedWait, errors: dict[str, BaseException], missed: Sequence[Member], thorough: bool
+    ) -> None:
         """Raise, instead of telling the caller that there is no job, when nobody could say so.
 
         :param missed: the servers to which all connections were in use, all the time.
@@ -210,7 +250,7 @@ class Reserver:
         """
         if self._closed:
             raise PoolClosed("the pool is closed")
-        members = self._topology().distinct
+        members = shared.members()
         usable = [member for member in members if member.up]
         # One that is up, and could not be asked, is so because of our own limits: a lack of descriptors, for one.
         if all(thorough and member.address in errors for member in usable):
@@ -220,10 +260,22 @@ class Reserver:
         if all(member in missed or member.pool.full_of_jobs() for member in usable):
             raise usable[0].pool.queue.exhausted()
 
-    def _resume(
+    def _need_not_sweep(self, kept: Watch, shared: SharedWait, missed: list[Member], thorough: bool) -> bool:
+        """Whether the wait asks all that a sweep would ask: where connections wait, and one is missing at most.
+
+        :param missed: what is missing is added.
+        """
+        if thorough:
+            return False
+        numbers = range(len(shared.order.groups))
+        up = [member for member in shared.members() if member.up]
+        unasked = [member for member in up for number in numbers if (member, number) not in kept.stations]
+        if len(unasked) <= 1:
+            missed += unasked
+        return len(unasked) <= 1
+
+    def _in_order(
         self,
-        kept: Watch,
-        tubes: tuple[str, ...],
         shared: SharedWait,
         until: float,
         thorough: bool,
@@ -232,26 +284,26 @@ class Reserver:
         missed: list[Member],
         interruption: Interruption | None,
     ) -> Catch | None:
-        """As :meth:`_sweep`, where connections wait in whose jobs nobody was interested for a moment."""
-        if not thorough:
-            unasked = [member for member in self._topology().distinct if member.up and member not in kept.stations]
-            if len(unasked) <= 1:
-                # To ask one server is what the wait does, too.
-                missed += unasked
-                return None
-        for held in shared.held():
-            return held
-        catch = self._sweeper.run(tubes, shared, until, thorough, begun, errors, missed, interruption)
-        if catch is None and thorough:
-            # A job may have been on its way to one of them when its server was asked over another connection.
-            for held in shared.held():
+        """Sweep for one group of tubes after the other, where jobs may have come in for nobody, too."""
+        ranking = shared.order.ranking()
+        for rank, number in enumerate(ranking, 1):
+            # What comes before was asked for now, so these may be given out.
+            among = ranking[:rank]
+            for held in shared.held(1, among):
                 return held
-        return catch
+            catch = self._sweeper.run(shared, number, until, thorough, begun, errors, missed, interruption)
+            if catch is not None:
+                shared.order.served(number)
+                return catch
+            if thorough:
+                # A job may have been on its way when its server was asked over another connection.
+                for held in shared.held(1, among):
+                    return held
+        return None
 
-    def _job(self, tubes: tuple[str, ...], catch: Catch) -> Job[Any]:
+    def _job(self, catch: Catch, tube: str | None) -> Job[Any]:
         member, connection, reply = catch
         lease = member.reservations.lease(connection)
-        tube = tubes[0] if len(tubes) == 1 else None
         job = reserved_job(connection, reply.number, reply.body, tube, member.recovery, lease, _monotonic())
         lease.hold(job)
         return job
@@ -279,7 +331,7 @@ class Reserver:
         except BaseException as error:
             member.pool.checkin(connection, broken=error)
             raise
-        job = self._job((), (member, connection, reply))
+        job = self._job((member, connection, reply), None)
         if began is not None:
             self._observers.reserved(member.address, None, 1, _monotonic() - began)
         return job
@@ -290,23 +342,31 @@ class Reserver:
             return None
         return Job(job.connection, job.number, job.data, tube=job.tube, recovery=member.recovery)
 
-    def _shared_wait(self, tubes: tuple[str, ...]) -> SharedWait:
+    def _shared_wait(self, demand: tuple[str, ...] | Demand) -> SharedWait:
         retired: list[SharedWait] = []
         with self._lock:
             if self._closed:
                 raise PoolClosed("the pool is closed")
-            shared = self._waits.get(tubes)
+            shared = self._waits.get(demand)
             if shared is None:
                 if len(self._waits) >= _KEPT_WAITS:
                     # Who has one of these in hand and comes to it later is sent back here.
                     retired = [wait for wait in self._waits.values() if wait.retire()]
-                    self._waits = {wait.tubes: wait for wait in self._waits.values() if wait not in retired}
-                shared = self._waits[tubes] = SharedWait(
-                    tubes, members=lambda: self._topology().distinct, janitor=self._janitor, background=self._background
+                    self._waits = {wait.key: wait for wait in self._waits.values() if wait not in retired}
+                shared = self._waits[demand] = SharedWait(
+                    demand,
+                    members=functools.partial(self._members, demand.server if isinstance(demand, Demand) else ""),
+                    janitor=self._janitor,
+                    background=self._background,
                 )
         for wait in retired:
             wait.end()
         return shared
+
+    def _members(self, server: str) -> tuple[Member, ...]:
+        """All servers, or the one with this address, if it is still there."""
+        distinct = self._topology().distinct
+        return tuple(member for member in distinct if member.address == server) if server else distinct
 
     # What concerns those who wait.
 

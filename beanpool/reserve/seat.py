@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from beanpool.errors import BeanpoolError
 from beanpool.reserve.station import Catch
@@ -16,6 +16,7 @@ class Seat:
     __slots__ = (
         "__weakref__",
         "_poke",
+        "among",
         "catch",
         "deadline",
         "error",
@@ -28,12 +29,22 @@ class Seat:
         "woken",
     )
 
-    def __init__(self, deadline: float, most: int, poke: Callable[[], None], *, only_looks: bool = False) -> None:
+    def __init__(
+        self,
+        deadline: float,
+        most: int,
+        poke: Callable[[], None],
+        *,
+        only_looks: bool = False,
+        among: Sequence[int] | None = None,
+    ) -> None:
         self.deadline = deadline
         self.most = most
         self._poke = poke
         self.only_looks = only_looks
         """Whether it takes what has come in, and does not wait for more."""
+        self.among = among
+        """Of which groups of tubes, in their order; None for all."""
         self.extra: list[Catch] = []
         """What came in at the same time, and nobody else waits for."""
         self.presence = threading.Lock()

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from beanpool.cluster import Topology
 from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.protocol import RESERVE_WITH_TIMEOUT
-from beanpool.reserve.station import Begun, Catch
+from beanpool.reserve.station import Begun, Catch, Post
+from beanpool.reserve.tube_order import TubeOrder
 from beanpool.reserve.wait import Janitor, SharedWait
 from beanpool.reserve.waker import Interruption, Waker
 from beanpool.runtime import ReentrantEvent
@@ -44,8 +45,8 @@ class Sweeper:
 
     def run(
         self,
-        tubes: tuple[str, ...],
         shared: SharedWait,
+        number: int,
         until: float,
         thorough: bool,
         begun: Begun,
@@ -56,35 +57,40 @@ class Sweeper:
         """Ask one server after another; what was begun, who failed, and who could not be asked, is added to the three
         that are for that.
 
+        :param number: for which group of tubes.
         :param interruption: what may end it early; None if only the end of all reserves may.
         """
         patience = _PATIENCE if interruption is None else _INTERRUPTED_WITHIN
-        members = self._topology().rotation(next(self.starts))
+        members = self._topology().rotation(next(self.starts)) if shared.is_for_all else shared.members()
+        strict = shared.order.is_strict
         catch: Catch | None = None
         for member in members:
             ref = shared.watch_ref
             watch = None if ref is None else ref()
             # Where a connection waits there is no job; a mere look wants to have heard so, and that somebody gets what
             # comes in.
-            if (
-                watch is not None
-                and member in watch.stations
-                and (not thorough or (member in watch.empty and shared.kept is None))
-            ):
+            if watch is not None:
+                post = member, number
+                known = post in watch.stations and (post in watch.empty or not (thorough or strict))
+                if known and (not thorough or shared.kept is None):
+                    continue
+            if strict and (member in missed or any(one is member and c.waiting for one, c, _ in begun)):
+                # Nobody knows yet whether it has a job that comes before.
                 continue
             if not (member.up or thorough):
                 continue
             if self.stopped or (interruption is not None and interruption.came):
                 return None
             now = _monotonic()
-            catch = self._ask(member, tubes, min(until, now + patience), begun, errors, missed)
+            catch = self._ask((member, number), shared.order, min(until, now + patience), begun, errors, missed)
             if catch is not None:
                 break
             if _monotonic() - now >= _PATIENCE >= member.patience:
                 # It is dismissed without a word if another one has a job. It must not cost every sweep this time.
                 member.doubt()
         if missed and thorough and catch is None:
-            catch = self.ask_in_turn(missed, tubes, until, begun, errors, interruption or Interruption(self._stop))
+            some = interruption or Interruption(self._stop)
+            catch = self.ask_in_turn(missed, number, shared.order, until, begun, errors, some)
         if begun and thorough and catch is None:
             catch = self._collect(begun, until, interruption or Interruption(self._stop))
         if begun and (catch is not None or thorough):
@@ -93,15 +99,16 @@ class Sweeper:
 
     def _ask(
         self,
-        member: Member,
-        tubes: tuple[str, ...],
+        post: Post,
+        order: TubeOrder,
         until: float,
         begun: Begun,
         errors: dict[str, BaseException],
         missed: list[Member],
         connection: PooledConnection | None = None,
     ) -> Catch | None:
-        pool = member.pool
+        member, number = post
+        pool, tubes = member.pool, order.groups[number]
         if connection is None:
             try:
                 connection = pool.try_acquire(tubes)
@@ -117,7 +124,7 @@ class Sweeper:
             if reply is not None and reply.status == "RESERVED":
                 return member, connection, reply
             if reply is None or reply.status in ("TIMED_OUT", "DEADLINE_SOON"):
-                begun.append((member, connection))
+                begun.append((member, connection, number))
                 if reply is not None:
                     member.works()
                 return None
@@ -137,7 +144,8 @@ class Sweeper:
     def ask_in_turn(
         self,
         missed: list[Member],
-        tubes: tuple[str, ...],
+        number: int,
+        order: TubeOrder,
         until: float,
         begun: Begun,
         errors: dict[str, BaseException],
@@ -177,7 +185,7 @@ class Sweeper:
                         continue
                     missed.remove(member)
                     patience = min(until, _monotonic() + _PATIENCE)
-                    catch = self._ask(member, tubes, patience, begun, errors, [], connection)
+                    catch = self._ask((member, number), order, patience, begun, errors, [], connection)
                     if catch is not None:
                         return catch
                 if interruption.came or (queue and not come.event.wait(max(0.0, until - _monotonic()))):
@@ -191,7 +199,7 @@ class Sweeper:
     def _collect(self, begun: Begun, until: float, interruption: Interruption) -> Catch | None:
         """Give those who were slow to answer the rest of the time."""
         for entry in list(begun):
-            member, connection = entry
+            member, connection, _ = entry
             if not connection.waiting:
                 continue
             begun.remove(entry)
@@ -220,7 +228,7 @@ class Sweeper:
         """Cancel the reserves that were begun: nobody waits for them."""
         cancelled = []
         while begun:
-            member, connection = begun.pop()
+            member, connection, _ = begun.pop()
             channel = member.pool.cancel_reserve(connection)
             if channel is not None:
                 cancelled.append(channel)

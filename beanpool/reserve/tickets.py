@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from beanpool.errors import BeanpoolError
-from beanpool.server import Member, PooledConnection, Ticket
+from beanpool.reserve.station import Post
+from beanpool.server import PooledConnection, Ticket
 
 # How many connections to one server are queued for at the same time, at most.
 _MOST_TICKETS = 32
@@ -44,45 +45,45 @@ class Tickets:
 
     def __init__(self, watch: Pokable) -> None:
         self._notify = _Notify(watch)
-        self._tickets: dict[Member, list[Ticket]] = {}
+        self._tickets: dict[Post, list[Ticket]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._tickets)
 
-    def __contains__(self, member: object) -> bool:
-        return member in self._tickets
+    def __contains__(self, post: object) -> bool:
+        return post in self._tickets
 
-    def members(self) -> list[Member]:
-        """The servers whose connections are queued for."""
+    def posts(self) -> list[Post]:
+        """For what connections are queued for."""
         return list(self._tickets)
 
-    def queue_up(self, member: Member, most: int) -> bool:
+    def queue_up(self, post: Post, most: int) -> bool:
         """Queue for up to so many connections; returns whether one has come already.
 
         :raises BeanpoolError: if there will be none.
         """
-        tickets = self._tickets.setdefault(member, [])
+        tickets = self._tickets.setdefault(post, [])
         while len(tickets) < min(most, _MOST_TICKETS):
             tickets.append(Ticket(self._notify))
-            member.pool.queue_up(tickets[-1])
+            post[0].pool.queue_up(tickets[-1])
         return any(ticket.settled for ticket in tickets)
 
-    def collect(self) -> Iterator[tuple[Member, PooledConnection | BeanpoolError]]:
+    def collect(self) -> Iterator[tuple[Post, PooledConnection | BeanpoolError]]:
         """Take the connections that have come, or the errors of those that will not."""
-        for member, tickets in list(self._tickets.items()):
+        for post, tickets in list(self._tickets.items()):
             for ticket in [ticket for ticket in tickets if ticket.settled]:
                 tickets.remove(ticket)
                 try:
-                    connection = member.pool.collect(ticket)
+                    connection = post[0].pool.collect(ticket)
                 except BeanpoolError as error:
-                    yield member, error
+                    yield post, error
                     continue
                 if connection is not None:
-                    yield member, connection
+                    yield post, connection
             if not tickets:
-                del self._tickets[member]
+                del self._tickets[post]
 
-    def leave(self, member: Member) -> None:
+    def leave(self, post: Post) -> None:
         """Queue no longer."""
-        for ticket in self._tickets.pop(member, ()):
-            member.pool.queue.leave(ticket)
+        for ticket in self._tickets.pop(post, ()):
+            post[0].pool.queue.leave(ticket)

@@ -25,7 +25,8 @@ from beanpool.cluster import BackgroundExecutor
 from beanpool.errors import PoolClosed, ReentrantCall, no_server
 from beanpool.net import Channel
 from beanpool.reserve.seat import Seat
-from beanpool.reserve.station import Begun, Catch
+from beanpool.reserve.station import Begun, Catch, Post
+from beanpool.reserve.tube_order import Demand, TubeOrder
 from beanpool.reserve.waiters import LAST_MOMENT, Watch
 from beanpool.reserve.waker import Interruption
 from beanpool.runtime import Lock, is_mine, refuse_within, within
@@ -69,14 +70,22 @@ class SharedWait:
 
     def __init__(
         self,
-        tubes: tuple[str, ...],
+        key: tuple[str, ...] | Demand,
         *,
         members: Callable[[], Sequence[Member]],
         janitor: Janitor,
         background: BackgroundExecutor,
     ) -> None:
-        self.tubes = tubes
-        self._members = members
+        self.key = key
+        """What these threads wait for."""
+        demand = key if isinstance(key, Demand) else Demand(key, "any", "")
+        self.tubes = demand.tubes
+        self.order = TubeOrder(demand.tubes, demand.order)
+        self.is_for_all = not demand.server
+        """Whether all servers are asked."""
+        self.is_plain = len(self.order.groups) == 1
+        """Whether they are asked for all tubes at once."""
+        self.members = members
         self._janitor = janitor
         self._background = background
         self._lock = Lock()
@@ -96,13 +105,13 @@ class SharedWait:
         ref = self.watch_ref
         return None if ref is None else ref()
 
-    def waits_on(self, member: Member, *, for_sure: bool = False) -> bool:
-        """Whether a connection waits on this server already: then it has no job, or is about to say so.
+    def waits_on(self, post: Post, *, for_sure: bool = False) -> bool:
+        """Whether a connection waits there already: then there is no job, or the server is about to say so.
 
         :param for_sure: whether it must have said so.
         """
         watch = self.watch
-        return watch is not None and member in watch.stations and (not for_sure or member in watch.empty)
+        return watch is not None and post in watch.stations and (not for_sure or post in watch.empty)
 
     @property
     def kept(self) -> Watch | None:
@@ -115,13 +124,16 @@ class SharedWait:
         """How many threads wait."""
         return len(self._seats)
 
-    def held(self, most: int = 1) -> list[Catch]:
-        """Take jobs, up to `most`, that came in while nobody waited."""
+    def held(self, most: int = 1, among: Sequence[int] | None = None) -> list[Catch]:
+        """Take jobs, up to `most`, that came in while nobody waited.
+
+        :param among: the groups of tubes that they may be of, in their order; None for all.
+        """
         # A signal handler may have interrupted who decides about them.
         if self.kept is None or is_mine(self._lock):
             return []
         try:
-            return self._wait(Seat(0.0, most, self.poke, only_looks=True), [], []).catches
+            return self._wait(Seat(0.0, most, self.poke, only_looks=True, among=among), [], []).catches
         except (PoolClosed, Retired, ReentrantCall):
             return []
 
@@ -201,16 +213,16 @@ class SharedWait:
             self._lead(seat)
         if missed and seat.open:
             watch = self.watch or watch
-            asked = watch.stations
+            asked = watch.asked()
             missed[:] = [m for m in missed if m not in asked and watch.heard.get(m, 0.0) < started]
         self._leave(seat)
 
     def _watch_now(self) -> Watch:
         watch = self.watch
         if watch is None:
-            members = self._members()
+            members = self.members()
             try:
-                watch = Watch(self.tubes, self.evict)
+                watch = Watch(self.order, self.evict)
             except OSError as error:
                 # This process has no descriptor left to wait with.
                 raise no_server(dict.fromkeys([m.address for m in members], error), "can be waited for") from error
@@ -249,7 +261,9 @@ class SharedWait:
             if now >= seat.deadline + (LAST_MOMENT if watch.ends_by(seat.deadline + LAST_MOMENT) else 0):
                 break
             longest, waiting = self._who_waits(now)
-            watch.attend(self._members(), now, longest, waiting)
+            watch.attend(self.members(), now, longest, waiting)
+            if self.order.is_strict:
+                watch.give_back_late(now)
             watch.look(seat.deadline)
             self._hand_out(watch, seat)
             now = time.monotonic()
@@ -270,29 +284,37 @@ class SharedWait:
         """Give the jobs that came in to who leads, which has waited longest, then to the others."""
         caught = watch.caught
         if caught and seat.open:
-            # The job is its own before it is not among the caught any more: an interrupt in between finds it twice.
-            seat.catch = caught[0]
-            caught.popleft()
-        while caught and self._deliver(caught):
+            catch = caught[0] if self.is_plain else watch.best(seat.among)
+            if catch is not None:
+                # The job is its own before it is not among the caught any more: an interrupt in between finds it twice.
+                seat.catch = catch
+                caught.remove(catch)
+                if not self.is_plain:
+                    self.order.served(self.order.number(catch[1].watched))
+        while caught and self._deliver(watch, seat.among):
             pass
 
-    def _deliver(self, caught: collections.deque[Catch]) -> bool:
-        """Give a job to who has waited longest for one; false if nobody waits: it is kept for the grace."""
+    def _deliver(self, watch: Watch, among: Sequence[int] | None) -> bool:
+        """Give a job to who has waited longest for one; false if nobody waits, or none may be given out: it is kept."""
+        catch = watch.best(among)
+        if catch is None:
+            return False
         with self._lock:
             taker = self._first_open()
             if taker is not None:
                 # One step, as far as interrupts go: the job is either the taker's or still among the caught.
-                taker.catch = caught[0]
-                caught.popleft()
+                taker.catch = catch
+                watch.caught.remove(catch)
             else:
                 collector = next((seat for seat in self._seats if seat.takes_more and seat.present), None)
-                if collector is not None:
-                    collector.extra.append(caught[0])
-                    caught.popleft()
+                if collector is None:
+                    return False
+                collector.extra.append(catch)
+                watch.caught.remove(catch)
+        self.order.served(self.order.number(catch[1].watched))
         if taker is not None:
             taker.wake()
-            return True
-        return collector is not None
+        return True
 
     def _first_open(self) -> Seat | None:
         return next((seat for seat in self._seats if seat.open and seat.present), None)
@@ -423,11 +445,11 @@ class SharedWait:
         if (leader is None or not leader.present) and self.watch is not None:
             self.end()
 
-    def evict(self, member: Member) -> None:
+    def evict(self, post: Post) -> None:
         """End the reserve that waits on this server: a caller needs its connection more."""
         watch = self.watch
         if watch is not None:
-            watch.evictions.append(member)
+            watch.evictions.append(post)
             self.end()
             watch.poke()
 

@@ -6,13 +6,14 @@ import collections
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.net import Channel, ChannelState, WakeUpPipe, new_poller
 from beanpool.protocol import RESERVE_WITH_TIMEOUT
-from beanpool.reserve.station import Begun, Catch, Station, taken
+from beanpool.reserve.station import Begun, Catch, Post, Station, taken
 from beanpool.reserve.tickets import Tickets
+from beanpool.reserve.tube_order import TubeOrder
 from beanpool.server import Member, PooledConnection
 
 # A server's TIMED_OUT may come this much after our own deadline, and spares a cancelled connection (seconds).
@@ -28,6 +29,12 @@ _REJOIN_AFTER = 0.2
 # alone a server that has just said that it has no job, at most (seconds).
 _LEAST_TURN = 0.25
 _LONGEST_PAUSE = 1.0
+# How long a job may wait for what comes before it, in a strict order of tubes (seconds).
+_LONGEST_HELD = 0.5
+# How long after a server was asked again to wait its silence means that it has no job, at least (seconds), and in round
+# trips.
+_SETTLED_AFTER = 0.002
+_ROUND_TRIPS = 1.25
 # How long a connection waits whose server's address leads to several processes (seconds).
 _SHARED_SLICE = 1
 
@@ -42,29 +49,28 @@ class Watch:
     runs. In a forked child nobody ends the wait of a thread that is the parent's; then its parts let go by themselves.
     """
 
-    def __init__(self, tubes: tuple[str, ...], evict: Callable[[Member], None]) -> None:
-        self._tubes = tubes
+    def __init__(self, order: TubeOrder, evict: Callable[[Post], None]) -> None:
+        self._order = order
         self._evict = evict
         self.heard: dict[Member, float] = {}
         """When the servers have last said that they have no job (monotonic seconds)."""
-        self.stations: dict[Member, Station] = {}
+        self.stations: dict[Post, Station] = {}
         self._beside: list[Station] = []
         self.tickets = Tickets(self)
-        self.empty: dict[Member, float] = {}
-        """The servers that said that they have no job, and nothing else since; how long each is left alone, if need be.
-        """
-        # Those on which a reserve was cancelled before it was known to be answered.
-        self._cut_off: set[Member] = set()
+        self.empty: dict[Post, float] = {}
+        """Where it was said that there is no job, and nothing else since; how long each is left alone, if need be."""
+        # Where a reserve was cancelled before it was known to be answered.
+        self._cut_off: set[Post] = set()
         self.caught: collections.deque[Catch] = collections.deque()
         """Jobs that came in and that no thread has yet."""
         # Lists that their first owners still hold: who pops an entry has it, whoever else was interrupted.
         self.adopted: collections.deque[Begun] = collections.deque()
         """Connections that wait, or can, beside those of the stations."""
-        self.evictions: collections.deque[Member] = collections.deque()
-        """The servers where somebody needs the connection that waits more."""
+        self.evictions: collections.deque[Post] = collections.deque()
+        """Where somebody needs the connection that waits more."""
         self.missed: collections.deque[Member] = collections.deque()
         """The servers that somebody who has come to wait could not ask."""
-        self._not_before: dict[Member, float] = {}
+        self._not_before: dict[Post, float] = {}
         self._wake_up = WakeUpPipe()
         self._poller = new_poller()
         self._poller.arm(self._wake_up.descriptor, write=False)
@@ -74,6 +80,10 @@ class Watch:
         self.answered: list[Station] = []
         """Those whose servers have said that they have no job, and that were not asked again yet."""
         self._wake_at = 0.0
+        # Since when there were jobs that nobody may have yet.
+        self._held_since = 0.0
+        # When one of them may be given out, if nothing else comes.
+        self._look_at = math.inf
         self.kept_until = 0.0
         """When the grace ends in which nobody waits (monotonic seconds); 0 if there was none since somebody did."""
         self.end_is_due = False
@@ -96,7 +106,49 @@ class Watch:
         """Whether something waits, or has brought a job that nobody has yet."""
         return bool(self.stations or self.caught or self.adopted or self.tickets or self._beside)
 
+    def asked(self) -> set[Member]:
+        """The servers on which something waits."""
+        return {member for member, _ in self.stations.copy()}
+
     # The leader's.
+
+    def best(self, among: Sequence[int] | None = None) -> Catch | None:
+        """The job that is to be given out first, of those that came in; None if none may be.
+
+        :param among: the groups of tubes that may be, in their order, when all others of these have no job; None if
+            that is to be seen by what waits.
+        """
+        order, caught = self._order, self.caught
+        if len(order.groups) == 1:
+            return caught[0] if caught else None
+        ranking = order.ranking() if among is None else among
+        self._look_at = math.inf
+        now = time.monotonic()
+        for number in ranking:
+            for catch in caught:
+                member, connection, _ = catch
+                if order.number(connection.watched) == number and (
+                    among is not None
+                    or not order.is_strict
+                    or all(self._is_settled((member, before), now) for before in range(number))
+                ):
+                    return catch
+        return None
+
+    def give_back_late(self, now: float) -> None:
+        """Give back the jobs that have to wait for what comes before them, if that takes long."""
+        if not self.caught:
+            self._held_since = 0.0
+        elif not self._held_since:
+            self._held_since = now
+        elif now >= self._held_since + _LONGEST_HELD:
+            self._held_since = 0.0
+            while self.caught:
+                member, connection, _ = self.caught.popleft()
+                member.pool.discard(connection, "others came before its job")
+            self._changed = True
+        if self._held_since:
+            self._wake_at = min(self._wake_at, self._held_since + _LONGEST_HELD)
 
     def ends_by(self, moment: float) -> bool:
         """Whether a server's own wait ends until then."""
@@ -111,19 +163,21 @@ class Watch:
         if not self._changed and now < self._wake_at and not self.adopted:
             # What there is to do goes with what has come, not with how many servers there are.
             for station in answered:
-                if longest_wait > 0 and self.stations.get(station.member) is station:
+                if longest_wait > 0 and self.stations.get(station.post) is station:
                     self._go_on(station, now, longest_wait)
             return
         self._changed = longest_wait <= 0
         self._wake_at = math.inf
         # Others append to it at any moment, and take what is in the lists.
         while self.adopted:
-            for member, connection in taken(self.adopted[0]):
-                self._settle_in(member, connection)
+            for member, connection, number in taken(self.adopted[0]):
+                self._settle_in((member, number), connection)
             self.adopted.popleft()
         while self.missed:
-            self.empty.pop(self.missed[0], None)
-            self._not_before.pop(self.missed.popleft(), None)
+            for number in range(len(self._order.groups)):
+                self.empty.pop((self.missed[0], number), None)
+                self._not_before.pop((self.missed[0], number), None)
+            self.missed.popleft()
         self._give_way(now)
         if longest_wait <= 0:
             return
@@ -131,19 +185,37 @@ class Watch:
         present = set()
         for member in members:
             present.add(member)
-            if member in self.stations or member.down:
-                continue
-            not_before = self._not_before.get(member, 0.0)
-            if not_before > now:
-                self._wake_at = min(self._wake_at, not_before)
-            else:
-                self._join(member, now, longest_wait, waiting)
-        for member in [member for member in self.stations if member not in present or member.down]:
-            self._vacate(member, now)
-        for member in [member for member in self.tickets.members() if member not in present or member.down]:
-            self.tickets.leave(member)
+            if not member.down:
+                self._join_in_order(member, now, longest_wait, waiting)
+        for post in [post for post in self.stations if post[0] not in present or post[0].down]:
+            self._vacate(post, now)
+        for post in [post for post in self.tickets.posts() if post[0] not in present or post[0].down]:
+            self.tickets.leave(post)
         for station in list(self.stations.values()):
             self._go_on(station, now, longest_wait)
+
+    def _join_in_order(self, member: Member, now: float, longest_wait: float, waiting: int) -> None:
+        for number in range(len(self._order.groups)):
+            post = member, number
+            if post not in self.stations:
+                not_before = self._not_before.get(post, 0.0)
+                if not_before > now:
+                    self._wake_at = min(self._wake_at, not_before)
+                else:
+                    self._join(post, now, longest_wait, waiting)
+            if self._order.is_strict and not (post in self.stations and post in self.empty):
+                # What comes after it is asked when it has said that it has no job.
+                return
+
+    def _is_settled(self, post: Post, now: float) -> bool:
+        """Whether a connection waits there, and there is no job: it would have come by now."""
+        station = self.stations.get(post)
+        if station is None or post not in self.empty:
+            return False
+        settled_at = station.asked_at + max(_SETTLED_AFTER, _ROUND_TRIPS * (post[0].health.round_trip or 0.0))
+        if settled_at > now:
+            self._look_at = min(self._look_at, settled_at)
+        return settled_at <= now
 
     def _go_on(self, station: Station, now: float, longest_wait: float) -> None:
         connection, pool = station.connection, station.member.pool
@@ -151,56 +223,58 @@ class Watch:
         if not connection.waiting or connection.channel_state is ChannelState.CLOSED:
             if pool.pruning.keeps_nothing and not connection.closed:
                 # The process that it leads to has no job; another connection may lead to another process.
-                self._renew(station.member, now, longest_wait)
+                self._renew(station.post, now, longest_wait)
                 return
-            self.tickets.leave(station.member)
+            self.tickets.leave(station.post)
             if connection.closed or station.member.reservations.may_wait():
                 self._ask(station, now, longest_wait)
             else:
                 self._pause(station, now)
         elif connection.instance and connection.generation < station.member.health.generation:
             # It should be dead, for another process answers there. If it is not, there are two.
-            self._renew(station.member, now, longest_wait)
+            self._renew(station.post, now, longest_wait)
 
-    def _renew(self, member: Member, now: float, longest_wait: float) -> None:
-        self._vacate(member, now)
-        self._join(member, now, longest_wait, 1)
+    def _renew(self, post: Post, now: float, longest_wait: float) -> None:
+        self._vacate(post, now)
+        self._join(post, now, longest_wait, 1)
 
     # Where connections are short.
 
     def _give_way(self, now: float) -> None:
         """End the reserves whose connections are needed more. A reserve that only asks ends soon, and is left alone."""
         while self.evictions:
-            member = self.evictions.popleft()
-            station = self.stations.get(member)
+            post = self.evictions.popleft()
+            member = post[0]
+            station = self.stations.get(post)
             if not member.pool.queue.contended:
                 if station is not None and station.connection.waiting and station.ends_at > now:
-                    station.connection.evict = functools.partial(self._evict, member)
+                    station.connection.evict = functools.partial(self._evict, post)
             elif station is None or not station.connection.waiting:
                 # It has brought a job meanwhile: then another one is ended.
                 member.reservations.evict()
             else:
-                self._cut_off.add(member)
-                self._vacate(member, now)
+                self._cut_off.add(post)
+                self._vacate(post, now)
 
     def _pause(self, station: Station, now: float) -> None:
         """Leave the connection to others, and the server alone for a while: it has said that it has no job."""
-        member = station.member
-        del self.stations[member]
+        post = station.post
+        del self.stations[post]
         self._disarm(station)
-        pause = self.empty[member] = min(_LONGEST_PAUSE, 2 * self.empty.get(member, 0.0) or _REJOIN_AFTER)
-        self._not_before[member] = now + pause
+        pause = self.empty[post] = min(_LONGEST_PAUSE, 2 * self.empty.get(post, 0.0) or _REJOIN_AFTER)
+        self._not_before[post] = now + pause
         self._wake_at = min(self._wake_at, now + pause)
-        member.pool.checkin(station.connection)
+        station.member.pool.checkin(station.connection)
 
-    def _queue_up(self, member: Member, now: float, waiting: int) -> None:
+    def _queue_up(self, post: Post, now: float, waiting: int) -> None:
         """Queue for a connection, behind all others who want one.
 
         For a server that may have jobs, each thread that waits has its place, and reserves that wait for others give
         way at once. One that is known to have none is asked again in its turn.
         """
-        empty = member in self.empty
-        if self.tickets.queue_up(member, 1 if empty else waiting):
+        member = post[0]
+        empty = post in self.empty
+        if self.tickets.queue_up(post, 1 if empty else waiting):
             self._changed = True
             self._wake_at = now
             return
@@ -212,21 +286,21 @@ class Watch:
 
     def _collect(self, now: float, longest_wait: float) -> None:
         """Ask with the connections that have come."""
-        for member, connection in self.tickets.collect():
+        for post, connection in self.tickets.collect():
             if isinstance(connection, BeanpoolError):
-                self._not_before[member] = now + _REJOIN_AFTER
+                self._not_before[post] = now + _REJOIN_AFTER
             else:
-                self._begin(member, connection, now, longest_wait, asks=member.pool.queue.contended)
+                self._begin(post, connection, now, longest_wait, asks=post[0].pool.queue.contended)
 
-    def _settle_in(self, member: Member, connection: PooledConnection) -> None:
-        if member in self.stations:
+    def _settle_in(self, post: Post, connection: PooledConnection) -> None:
+        if post in self.stations:
             # Somebody else waits there already: one is enough.
-            self._cancel(member, connection)
+            self._cancel(post[0], connection)
             return
-        station = self.stations[member] = Station(member, connection)
+        station = self.stations[post] = Station(post, connection)
         if not connection.waiting:
             # It was asked, and has answered.
-            self.empty.setdefault(member, 0.0)
+            self.empty.setdefault(post, 0.0)
             self.answered.append(station)
         else:
             station.asked(time.monotonic())
@@ -236,30 +310,34 @@ class Watch:
             except BeanpoolError as error:
                 self._lose(station, error)
 
-    def _join(self, member: Member, now: float, longest_wait: float, waiting: int) -> None:
+    def _join(self, post: Post, now: float, longest_wait: float, waiting: int) -> None:
         try:
-            connection = member.pool.try_acquire(self._tubes) if member not in self.tickets else None
+            connection = None
+            if post not in self.tickets:
+                connection = post[0].pool.try_acquire(self._order.groups[post[1]])
             if connection is None:
-                self._queue_up(member, now, waiting)
+                self._queue_up(post, now, waiting)
         except BeanpoolError:
-            self._not_before[member] = now + _REJOIN_AFTER
+            self._not_before[post] = now + _REJOIN_AFTER
             self._wake_at = min(self._wake_at, now + _REJOIN_AFTER)
             return
         if connection is not None:
-            self._begin(member, connection, now, longest_wait, asks=member in self._cut_off)
+            asks = self._order.is_strict or post in self._cut_off
+            self._begin(post, connection, now, longest_wait, asks=asks)
 
-    def _begin(
-        self, member: Member, connection: PooledConnection, now: float, longest_wait: float, *, asks: bool
-    ) -> None:
+    def _begin(self, post: Post, connection: PooledConnection, now: float, longest_wait: float, *, asks: bool) -> None:
         """Ask with a connection that was checked out; with one that is there already, it is one beside it.
 
         :param asks: whether only to ask, and not to wait: nobody may cut that short.
         """
-        station = Station(member, connection, beside=member in self.stations)
+        if self._order.is_strict:
+            # Until it has said so anew.
+            self.empty.pop(post, None)
+        station = Station(post, connection, beside=post in self.stations)
         if station.beside:
             self._beside.append(station)
         else:
-            self.stations[member] = station
+            self.stations[post] = station
         try:
             if connection.channel_state is None:
                 connection.begin_connecting()
@@ -275,10 +353,10 @@ class Watch:
         station.asked(now + seconds)
         connection = station.connection
         try:
-            connection.begin_reserve(self._tubes, seconds)
+            connection.begin_reserve(self._order.groups[station.post[1]], seconds)
             if seconds:
                 connection.waits_since = now
-                connection.evict = functools.partial(self._evict, station.member)
+                connection.evict = functools.partial(self._evict, station.post)
             if station.connection.connecting:
                 station.connection.step()
             self._arm(station)
@@ -288,15 +366,16 @@ class Watch:
     def look(self, deadline: float) -> None:
         """Wait until something happens, or until `deadline`; the jobs that came in are in :attr:`caught`."""
         now = time.monotonic()
-        until = min(deadline, self._wake_at)
+        until = min(deadline, self._wake_at, self._look_at if self.caught else math.inf)
         if self.ends_by(deadline + LAST_MOMENT):
             until += LAST_MOMENT
         for station in (*self.stations.values(), *self._beside):
             until = min(until, station.connection.give_up_at)
             if not station.connection.connecting:
                 until = min(until, station.doubted_at if station.returns < 0 else now + _LOOK_AGAIN)
+        before = len(self.caught)
         self._turn(None if until == math.inf else max(0.0, until - now))
-        if self.caught:
+        if len(self.caught) > before:
             return
         now = time.monotonic()
         for station in (*self.stations.values(), *self._beside):
@@ -357,13 +436,16 @@ class Watch:
             if station.beside:
                 self._beside.remove(station)
             else:
-                del self.stations[member]
-            self.empty.pop(member, None)
+                del self.stations[station.post]
+            self.empty.pop(station.post, None)
             self._changed = True
         else:
             self.heard[member] = time.monotonic()
-            self._cut_off.discard(member)
-            self.empty.setdefault(member, 0.0)
+            self._cut_off.discard(station.post)
+            if station.post not in self.empty:
+                self.empty[station.post] = 0.0
+                # Where tubes have an order the next one may be asked now.
+                self._changed |= self._order.is_strict
             if station.beside:
                 self._remove(station)
                 member.pool.checkin(station.connection)
@@ -372,7 +454,7 @@ class Watch:
 
     def _lose(self, station: Station, error: BeanpoolError) -> None:
         self._remove(station)
-        self._not_before[station.member] = time.monotonic() + _REJOIN_AFTER
+        self._not_before[station.post] = time.monotonic() + _REJOIN_AFTER
         if isinstance(error, CommandFailed):
             station.member.pool.discard(station.connection, str(error))
         else:
@@ -383,15 +465,15 @@ class Watch:
         if station.beside:
             self._beside.remove(station)
         else:
-            self.stations.pop(station.member, None)
+            self.stations.pop(station.post, None)
         self._changed = True
 
-    def _vacate(self, member: Member, now: float) -> None:
-        station = self.stations.pop(member, None)
+    def _vacate(self, post: Post, now: float) -> None:
+        station = self.stations.pop(post, None)
         if station is not None:
-            self._not_before[member] = now + _REJOIN_AFTER
+            self._not_before[post] = now + _REJOIN_AFTER
             self._disarm(station)
-            self._cancel(member, station.connection)
+            self._cancel(post[0], station.connection)
 
     def _cancel(self, member: Member, connection: PooledConnection) -> None:
         channel = member.pool.cancel_reserve(connection)
@@ -435,15 +517,15 @@ class Watch:
 
     def rest(self) -> None:
         """Nobody waits for the moment: keep nothing from others but the connections that wait."""
-        for member in self.tickets.members():
-            self.tickets.leave(member)
+        for post in self.tickets.posts():
+            self.tickets.leave(post)
         while self.adopted:
-            for member, connection in taken(self.adopted[0]):
-                self._settle_in(member, connection)
+            for member, connection, number in taken(self.adopted[0]):
+                self._settle_in((member, number), connection)
             self.adopted.popleft()
         answered, self.answered = self.answered, []
         for station in answered:
-            if self.stations.get(station.member) is station and not station.connection.waiting:
+            if self.stations.get(station.post) is station and not station.connection.waiting:
                 self._remove(station)
                 station.member.pool.checkin(station.connection)
 
@@ -467,12 +549,12 @@ class Watch:
         """Close the poller, and hand over the connections that wait."""
         self._wake_up.close()
         self._poller.close()
-        for member in self.tickets.members():
-            self.tickets.leave(member)
+        for post in self.tickets.posts():
+            self.tickets.leave(post)
         connections = [(station.member, station.connection) for station in (*self.stations.values(), *self._beside)]
         self.stations.clear()
         self._beside.clear()
         while self.adopted:
-            connections += taken(self.adopted[0])
+            connections += [(member, connection) for member, connection, _ in taken(self.adopted[0])]
             self.adopted.popleft()
         return connections

@@ -7,6 +7,7 @@ from typing import Any
 
 from beanpool import Job, PoolManager, Waker
 from beanpool.config import AnyServer
+from beanpool.reserve import Order
 
 
 class WatchedPool(PoolManager):
@@ -24,10 +25,12 @@ class WatchedPool(PoolManager):
         timeout: float | None = None,
         *,
         tubes: str | Iterable[str] | None = None,
+        order: Order = "any",
         waker: Waker | None = None,
+        server: AnyServer | None = None,
     ) -> Job | None:
         """See :meth:`PoolManager.reserve`."""
-        job = super().reserve(timeout, tubes=tubes, waker=waker)
+        job = super().reserve(timeout, tubes=tubes, order=order, waker=waker, server=server)
         if job is not None:
             self._given_out.append(job)
         return job
@@ -38,10 +41,12 @@ class WatchedPool(PoolManager):
         timeout: float | None = None,
         *,
         tubes: str | Iterable[str] | None = None,
+        order: Order = "any",
         waker: Waker | None = None,
+        server: AnyServer | None = None,
     ) -> list[Job]:
         """See :meth:`PoolManager.reserve_many`."""
-        jobs = super().reserve_many(limit, timeout, tubes=tubes, waker=waker)
+        jobs = super().reserve_many(limit, timeout, tubes=tubes, order=order, waker=waker, server=server)
         self._given_out += jobs
         return jobs
 

@@ -17,6 +17,7 @@ from support.waiting import wait_until, within
 
 from beanpool import Job, PoolManager
 from beanpool.reserve.batch import Take
+from beanpool.reserve.tube_order import TubeOrder
 from beanpool.reserve.waker import Interruption
 from beanpool.server.pooled_connection import PooledConnection
 
@@ -188,7 +189,7 @@ class TestNotTwice:
             first.begin_reserve(("default",), 0)
             reply = first.await_reply(time.monotonic() + 5)
             assert reply is not None
-            take = Take(("default",), 5, 5.0, Interruption())
+            take = Take(TubeOrder(("default",), "any"), 5, 5.0, Interruption())
             take.add([(member, first, reply), (member, second, reply)])
             [job] = take.jobs()
             assert job.connection is second

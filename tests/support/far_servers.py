@@ -61,6 +61,7 @@ _NEARBY = {
     "its deadlines are shorter than what a far server takes to connect and to answer": """
         test_a_frozen_server_among_others
         test_a_frozen_server_costs_a_long_batch_two_timeouts
+        test_a_frozen_server_costs_its_own_jobs
         test_a_frozen_server_leaves_time_for_another_one
         test_a_server_that_is_taken_for_down_keeps_what_it_gave
         test_a_server_that_stops_in_the_middle_of_its_share
@@ -86,6 +87,7 @@ _NEARBY = {
     "what it expects of the same moment comes a moment apart": """
         test_all_connections_are_held_by_unfinished_jobs
         test_commands_by_the_ids_of_jobs_that_were_reserved
+        test_jobs_of_all_servers_keep_their_priorities
         test_no_more_than_the_limit_of_what_comes_at_the_same_time
         test_what_comes_on_all_servers_at_the_same_time
         test_what_comes_on_others_while_the_first_is_looked_at

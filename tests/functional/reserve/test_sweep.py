@@ -315,9 +315,9 @@ class TestOddServers:
         odd = scripted_server(
             default=answering({"stats": stats_reply(), "watch": b"OUT_OF_MEMORY\r\n", "reserve-with-timeout": reserve})
         )
-        with PoolManager([odd.address, beanstalkd.address], timeout=1) as pool:
+        with PoolManager([odd.address, beanstalkd.address], timeout=5) as pool:
             assert pool.reserve(timeout=0, tubes="a") is None
-            assert served.wait(1)
+            assert served.wait(10)
             beanstalkd.control.put(b"right", tube="a")
             assert take(pool, tubes="a").data == b"right"
 

@@ -32,6 +32,7 @@ _NEARBY = {
         test_finished_by_many_threads
         test_items_of_all_kinds
         test_ids_from_before_a_restart_touch_no_job_of_now
+        test_is_kept_by_whatever_way
         test_its_server_was_restarted_and_the_ids_are_those_of_others
         test_jobs_that_were_reserved_one_by_one
         test_keys_of_other_servers_do_not_move
@@ -43,6 +44,7 @@ _NEARBY = {
         test_no_server_starves
         test_other_ends_at_the_same_time
         test_puts_without_a_key_are_spread_by_weight
+        test_what_is_in_hand
         test_the_connection_is_not_taken_from_who_has_it_next
         test_the_same_jobs_by_many_threads
         test_the_tube_is_each_calls_own
@@ -69,6 +71,7 @@ _NEARBY = {
         test_a_timeout_closes_it
         test_all_drain
         test_all_that_are_dropped
+        test_each_command_has_its_own
         test_every_server_is_named_with_its_reason
         test_frozen_servers
         test_jobs_of_all_servers

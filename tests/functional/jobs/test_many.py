@@ -91,8 +91,9 @@ class TestOutcomes:
             assert [job.reserved for job in jobs] == [verb == "touch"] * 101
             found = [stats_of(servers, job) for job in jobs]
             assert found == [(AFTERWARDS[verb], int(job.data), 0) for job in jobs]
-            assert leased(pool) == (4 if verb == "touch" else 0)
             pool.delete_many(jobs)
+            # A reserve that asked a far server may be at its end only now.
+            wait_until(lambda: leased(pool) == 0, "the connections")
 
     def test_what_they_are_told(self, cluster: StartCluster) -> None:
         servers = cluster(2)

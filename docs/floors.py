@@ -7,7 +7,6 @@ arrows are the imports that there are. ``--check`` writes nothing, and fails if 
 from __future__ import annotations
 
 import ast
-import collections
 import re
 import sys
 import tomllib
@@ -52,8 +51,8 @@ def sentence(room: str) -> str:
     return re.split(r"[.;] |[.;]$", plain)[0]
 
 
-def imports(rows: list[Floor]) -> dict[tuple[int, int], int]:
-    """How many imports run from one floor to another."""
+def imports(rows: list[Floor]) -> set[tuple[int, int]]:
+    """From which floor to which there are imports. Not how many: that changes every day."""
     sys.path.insert(0, str(ROOT))
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     number = {f"{PACKAGE}.{room}": at for at, row in enumerate(rows) for room in row.rooms}
@@ -61,16 +60,16 @@ def imports(rows: list[Floor]) -> dict[tuple[int, int], int]:
     def floor_of(module: str) -> int | None:
         return number.get(".".join(module.split(".")[:2]))
 
-    counts: collections.Counter[tuple[int, int]] = collections.Counter()
+    found = set()
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):
             ends = floor_of(module), floor_of(imported)
             if ends[0] is not None and ends[1] is not None and ends[0] != ends[1]:
-                counts[ends[0], ends[1]] += 1
-    return dict(counts)
+                found.add((ends[0], ends[1]))
+    return found
 
 
-def svg(rows: list[Floor], arrows: dict[tuple[int, int], int]) -> str:
+def svg(rows: list[Floor], arrows: set[tuple[int, int]]) -> str:
     """The picture."""
     height = len(rows) * (_HEIGHT + _GAP) + 60
     width = _LEFT + _WIDTH + _ARCS
@@ -97,19 +96,19 @@ def svg(rows: list[Floor], arrows: dict[tuple[int, int], int]) -> str:
                 f'fill="#6b6250">{escape(said)}</text>'
             )
     edge = _LEFT + _WIDTH
-    for (start, end), count in sorted(arrows.items()):
+    for start, end in sorted(arrows):
         from_y = 20 + start * (_HEIGHT + _GAP) + _HEIGHT * 0.65
         to_y = 20 + end * (_HEIGHT + _GAP) + _HEIGHT * 0.35
         reach = edge + 26 + (_ARCS - 60) * abs(end - start) / len(rows)
         colour = "#4a6fa5" if end > start else "#c0392b"
         parts.append(
             f'<path d="M{edge} {from_y:.0f} C{reach:.0f} {from_y:.0f} {reach:.0f} {to_y:.0f} {edge + 2} {to_y:.0f}" '
-            f'fill="none" stroke="{colour}" stroke-opacity="0.55" stroke-width="{1 + min(count, 30) / 10:.1f}" '
-            f'marker-end="url(#tip)"><title>{count} imports</title></path>'
+            f'fill="none" stroke="{colour}" stroke-opacity="0.55" stroke-width="1.5" '
+            'marker-end="url(#tip)"/>'
         )
     parts.append(
         f'<text x="{_LEFT}" y="{height - 14}" font-size="12" fill="#6b6250">'
-        "An arrow is an import; a thick one stands for many. Imports run down only.</text>"
+        "An arrow stands for imports. They run down only.</text>"
     )
     return "\n".join([*parts, "</svg>"]) + "\n"
 

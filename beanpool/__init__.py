@@ -50,7 +50,7 @@ from beanpool.manager import PoolManager
 from beanpool.net import DEFAULT_HOST, DEFAULT_PORT
 from beanpool.protocol import DEFAULT_PRIORITY, DEFAULT_TTR, DEFAULT_TUBE_NAME
 from beanpool.put import Put
-from beanpool.reserve import Waker
+from beanpool.reserve import Order, Waker
 from beanpool.telemetry import AttemptOutcome, JobEnd, Observer, ServerStatus
 from beanpool.tube import Tube
 from beanpool.validation import OnAmbiguous
@@ -92,6 +92,7 @@ __all__ = [
     "NotFound",
     "Observer",
     "OnAmbiguous",
+    "Order",
     "OutOfMemory",
     "Pipeline",
     "PoolClosed",

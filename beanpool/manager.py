@@ -732,7 +732,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         """
         if not isinstance(jobs, Job):
             check_many("jobs", jobs)
-        return KeptJobs(self._cluster, self._jobs.get, (jobs,) if isinstance(jobs, Job) else jobs, until)
+        return KeptJobs(self._cluster.keep, self._jobs.get, (jobs,) if isinstance(jobs, Job) else jobs, until)
 
     def _begin_many(self, jobs: Iterable[Job[Any] | int], timeout: float | None) -> float:
         """Check what a command on many jobs is given, and return its timeout (seconds)."""

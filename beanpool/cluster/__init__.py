@@ -4,6 +4,7 @@ from beanpool.cluster.availability import Availability
 from beanpool.cluster.background import BackgroundExecutor
 from beanpool.cluster.cluster import CLOSE_GRACE, Cluster
 from beanpool.cluster.fan_out import Answers, Question, ask_all, ask_each, ask_for_many, ask_one, gather, merge_stats
+from beanpool.cluster.keeper import Keeping
 from beanpool.cluster.kick import kick_all
 from beanpool.cluster.questions import ROUND_TRIP, STATISTICS, about_tube, about_tubes, for_a_job
 from beanpool.cluster.topology import Topology
@@ -16,6 +17,7 @@ __all__ = [
     "Availability",
     "BackgroundExecutor",
     "Cluster",
+    "Keeping",
     "Question",
     "Topology",
     "about_tube",

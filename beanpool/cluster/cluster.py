@@ -11,16 +11,18 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from beanpool.cluster.availability import Availability
 from beanpool.cluster.background import BackgroundExecutor
 from beanpool.cluster.fan_out import Answers, ask_all
-from beanpool.cluster.keeper import Keeper
+from beanpool.cluster.keeper import Keeper, Keeping
 from beanpool.cluster.membership import plan_change
 from beanpool.cluster.monitor import Monitor
 from beanpool.cluster.questions import WHO_IS_IT
 from beanpool.cluster.topology import Topology, duplicates
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
+from beanpool.connection import Job
 from beanpool.errors import CommandTimeout, PoolClosed, no_server
 from beanpool.policy import Health, ServerState
 from beanpool.runtime import Lock, ReentrantEvent, refuse_within
@@ -130,6 +132,14 @@ class Cluster:
         :param timeout: how long it may take (seconds); None for the pool's.
         """
         return time.monotonic() + (self.timeout if timeout is None else check_seconds("timeout", timeout))
+
+    def keep(self, keeping: Keeping, jobs: Iterable[Job[Any]]) -> None:
+        """Touch these jobs for as long as `keeping` keeps them.
+
+        :raises BeanpoolError: if the pool is closed, or the thread that touches jobs cannot be started.
+        """
+        self.start()
+        self.keeper.keep(keeping, jobs)
 
     def begin_to_close(self) -> None:
         """Let no call begin, and none wait for a server."""

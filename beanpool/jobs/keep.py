@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from beanpool.cluster import Cluster
+from beanpool.cluster import Keeping
 from beanpool.connection import Job
 from beanpool.errors import BeanpoolError, NotPicklable
 from beanpool.jobs.batch import Get
@@ -48,8 +48,14 @@ class KeptJobs(NotPicklable):
     Any thread may call it. In a forked child nothing is kept: the jobs are the parent's.
     """
 
-    def __init__(self, cluster: Cluster, get: Get, jobs: Iterable[Job[Any] | int], until: float | None) -> None:
-        self._cluster = cluster
+    def __init__(
+        self,
+        keep: Callable[[Keeping, Iterable[Job[Any]]], None],
+        get: Get,
+        jobs: Iterable[Job[Any] | int],
+        until: float | None,
+    ) -> None:
+        self._keep = keep
         self._get = get
         self._until = math.inf if until is None else _check_until(until)
         self._kept = _Kept()
@@ -65,8 +71,7 @@ class KeptJobs(NotPicklable):
             raise BeanpoolError("these jobs were kept alive before: call keep() again")
         self._state = _State.KEEPING
         try:
-            self._cluster.start()
-            self._cluster.keeper.keep(self._kept, list(self._kept.jobs))
+            self._keep(self._kept, list(self._kept.jobs))
         except BaseException:
             self._end()
             raise
@@ -102,7 +107,7 @@ class KeptJobs(NotPicklable):
             raise BeanpoolError("the block in which the jobs were kept alive has ended")
         self._kept.jobs[found] = moment
         if self._state is _State.KEEPING:
-            self._cluster.keeper.keep(self._kept, (found,))
+            self._keep(self._kept, (found,))
 
     def discard(self, job: Job[Any] | int) -> None:
         """Keep a job alive no longer; does nothing if it is not kept."""

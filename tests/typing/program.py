@@ -126,6 +126,9 @@ def reserves(texts: PoolManager, raw: PoolManager[bytes], either: PoolManager[st
     assert_type(raw.reserve_job(7, server="q1"), Job[bytes])
     with raw.connection("q1", tube="mails") as connection:
         assert_type(connection, Connection[bytes])
+    assert_type(raw.reserve(1, tubes=["mails", "sms"], order="fair", server="q1"), Job[bytes] | None)
+    assert_type(raw.reserve_many(5, 1, order="strict"), list[Job[bytes]])
+    texts.reserve(1, order="random")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     raw.reserve(tube="mails")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     texts.reserve("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -146,6 +149,8 @@ def finishes(pool: PoolManager, raw: PoolManager[bytes], jobs: list[Job[bytes]],
     outcomes = [*pool.delete_many([*jobs, jid, 7]), *raw.touch_many(jobs), *raw.bury_many(jobs, priority=3)]
     outcomes += raw.release_many(jobs, delay=3, timeout=1)
     assert_type(outcomes, list[Exception | None])
+    with pool.keep(jobs, until=60) as kept:
+        assert_type(kept.lost, tuple[Job[Any], ...])
     pool.delete(jid)
     pool.release(jobs[0], delay=3)
     pool.touch(7, server="q1")

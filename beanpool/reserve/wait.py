@@ -284,7 +284,7 @@ class SharedWait:
         """Give the jobs that came in to who leads, which has waited longest, then to the others."""
         caught = watch.caught
         if caught and seat.open:
-            catch = caught[0] if self.is_plain else watch.best(seat.among)
+            catch = caught[0] if self.is_plain else watch.choice.best(seat.among)
             if catch is not None:
                 # The job is its own before it is not among the caught any more: an interrupt in between finds it twice.
                 seat.catch = catch
@@ -296,7 +296,7 @@ class SharedWait:
 
     def _deliver(self, watch: Watch, among: Sequence[int] | None) -> bool:
         """Give a job to who has waited longest for one; false if nobody waits, or none may be given out: it is kept."""
-        catch = watch.best(among)
+        catch = watch.choice.best(among)
         if catch is None:
             return False
         with self._lock:

@@ -6,11 +6,12 @@ import collections
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Set
 
 from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.net import Channel, ChannelState, WakeUpPipe, new_poller
 from beanpool.protocol import RESERVE_WITH_TIMEOUT
+from beanpool.reserve.choice import Choice
 from beanpool.reserve.station import Begun, Catch, Post, Station, taken
 from beanpool.reserve.tickets import Tickets
 from beanpool.reserve.tube_order import TubeOrder
@@ -29,12 +30,6 @@ _REJOIN_AFTER = 0.2
 # alone a server that has just said that it has no job, at most (seconds).
 _LEAST_TURN = 0.25
 _LONGEST_PAUSE = 1.0
-# How long a job may wait for what comes before it, in a strict order of tubes (seconds).
-_LONGEST_HELD = 0.5
-# How long after a server was asked again to wait its silence means that it has no job, at least (seconds), and in round
-# trips.
-_SETTLED_AFTER = 0.002
-_ROUND_TRIPS = 1.25
 # How long a connection waits whose server's address leads to several processes (seconds).
 _SHARED_SLICE = 1
 
@@ -80,10 +75,7 @@ class Watch:
         self.answered: list[Station] = []
         """Those whose servers have said that they have no job, and that were not asked again yet."""
         self._wake_at = 0.0
-        # Since when there were jobs that nobody may have yet.
-        self._held_since = 0.0
-        # When one of them may be given out, if nothing else comes.
-        self._look_at = math.inf
+        self.choice = Choice(order, self.stations, self.empty, self.caught)
         self.kept_until = 0.0
         """When the grace ends in which nobody waits (monotonic seconds); 0 if there was none since somebody did."""
         self.end_is_due = False
@@ -112,43 +104,11 @@ class Watch:
 
     # The leader's.
 
-    def best(self, among: Sequence[int] | None = None) -> Catch | None:
-        """The job that is to be given out first, of those that came in; None if none may be.
-
-        :param among: the groups of tubes that may be, in their order, when all others of these have no job; None if
-            that is to be seen by what waits.
-        """
-        order, caught = self._order, self.caught
-        if len(order.groups) == 1:
-            return caught[0] if caught else None
-        ranking = order.ranking() if among is None else among
-        self._look_at = math.inf
-        now = time.monotonic()
-        for number in ranking:
-            for catch in caught:
-                member, connection, _ = catch
-                if order.number(connection.watched) == number and (
-                    among is not None
-                    or not order.is_strict
-                    or all(self._is_settled((member, before), now) for before in range(number))
-                ):
-                    return catch
-        return None
-
     def give_back_late(self, now: float) -> None:
         """Give back the jobs that have to wait for what comes before them, if that takes long."""
-        if not self.caught:
-            self._held_since = 0.0
-        elif not self._held_since:
-            self._held_since = now
-        elif now >= self._held_since + _LONGEST_HELD:
-            self._held_since = 0.0
-            while self.caught:
-                member, connection, _ = self.caught.popleft()
-                member.pool.discard(connection, "others came before its job")
-            self._changed = True
-        if self._held_since:
-            self._wake_at = min(self._wake_at, self._held_since + _LONGEST_HELD)
+        before = len(self.caught)
+        self._wake_at = min(self._wake_at, self.choice.give_back_late(now))
+        self._changed |= len(self.caught) < before
 
     def ends_by(self, moment: float) -> bool:
         """Whether a server's own wait ends until then."""
@@ -206,16 +166,6 @@ class Watch:
             if self._order.is_strict and not (post in self.stations and post in self.empty):
                 # What comes after it is asked when it has said that it has no job.
                 return
-
-    def _is_settled(self, post: Post, now: float) -> bool:
-        """Whether a connection waits there, and there is no job: it would have come by now."""
-        station = self.stations.get(post)
-        if station is None or post not in self.empty:
-            return False
-        settled_at = station.asked_at + max(_SETTLED_AFTER, _ROUND_TRIPS * (post[0].health.round_trip or 0.0))
-        if settled_at > now:
-            self._look_at = min(self._look_at, settled_at)
-        return settled_at <= now
 
     def _go_on(self, station: Station, now: float, longest_wait: float) -> None:
         connection, pool = station.connection, station.member.pool
@@ -366,7 +316,7 @@ class Watch:
     def look(self, deadline: float) -> None:
         """Wait until something happens, or until `deadline`; the jobs that came in are in :attr:`caught`."""
         now = time.monotonic()
-        until = min(deadline, self._wake_at, self._look_at if self.caught else math.inf)
+        until = min(deadline, self._wake_at, self.choice.look_at if self.caught else math.inf)
         if self.ends_by(deadline + LAST_MOMENT):
             until += LAST_MOMENT
         for station in (*self.stations.values(), *self._beside):

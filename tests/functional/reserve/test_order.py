@@ -135,7 +135,7 @@ class TestStrict:
     def test_nothing_is_held_for_long_until_its_turn_comes(
         self, beanstalkd: BeanstalkdServer, delay_line: StartDelayLine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("beanpool.reserve.waiters._LONGEST_HELD", 0.05)
+        monkeypatch.setattr("beanpool.reserve.choice._LONGEST_HELD", 0.05)
         with PoolManager([delay_line(beanstalkd, 0.5).address], health_interval=60, timeout=20) as pool:
             threads = [start_waiting(pool, tubes=["b", "a"], order="strict") for _ in range(2)]
             wait_until(lambda: waiting(beanstalkd) == 2, "a waiter for each tube")

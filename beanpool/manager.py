@@ -209,7 +209,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         self._putter = Putter(
             cluster.current, self._policy, cluster.closing, cluster.reporter, budget, cluster.availability
         )
-        cluster.on_change = self._reserver.poke
+        cluster.on_change = self._reserver.wake
         cluster.on_starved = self._reserver.give_up
 
     @overload

@@ -122,7 +122,7 @@ class Monitor:
         if self._thread is None and not self.start():
             self._work_without_thread(_LONGEST_TURN)
 
-    def linger(self, channels: Iterable[Channel]) -> None:
+    def close_half_closed(self, channels: Iterable[Channel]) -> None:
         """Read half-closed channels to their end, then close them."""
         self._half_closed.extend(channels)
         self.wake()

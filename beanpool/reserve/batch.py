@@ -18,7 +18,7 @@ from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, PoolCl
 from beanpool.net import drive
 from beanpool.policy import Lot, Pace, Quota
 from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply, encode_reserve_with_timeout
-from beanpool.reserve.station import Begun, Catch, Post
+from beanpool.reserve.server_waiter import Begun, Delivery, Post
 from beanpool.reserve.tube_order import TubeOrder
 from beanpool.reserve.waker import Interruption
 from beanpool.server import Member, PooledConnection
@@ -133,9 +133,9 @@ class Take:
         """Whether it has no job in hand."""
         return all(not lane.found for lane in self._lanes)
 
-    def add(self, catches: Iterable[Catch]) -> None:
+    def add(self, deliveries: Iterable[Delivery]) -> None:
         """Take jobs in hand that came otherwise; :meth:`run` asks their servers for more."""
-        for member, connection, reply in catches:
+        for member, connection, reply in deliveries:
             number = self._order.number(connection.watched)
             lane = _Lane((member, number), connection, self._quota.open(1))
             lane.probe = False
@@ -147,12 +147,12 @@ class Take:
         """How many more jobs it may have."""
         return self._quota.free
 
-    def run(self, posts: Iterable[Post], until: float, thorough: bool) -> None:
+    def run(self, posts: Iterable[Post], until: float, wait_for_all: bool) -> None:
         """Take what is ready there, and where jobs came from before.
 
         :param until: when to end at the latest (monotonic seconds). Nothing is asked for that cannot be expected to
             come in by then.
-        :param thorough: whether all replies are waited for, also while no job is in hand; else silent servers are
+        :param wait_for_all: whether all replies are waited for, also while no job is in hand; else silent servers are
             left over after a moment, for :meth:`hand_over`.
         """
         self._unasked.extend(posts)
@@ -164,7 +164,7 @@ class Take:
                 self._ask(lane, until)
             due = [lane for lane in self._lanes if lane.lot.asked]
             if due:
-                if not self._wait(due, until, thorough):
+                if not self._wait(due, until, wait_for_all):
                     return
             elif not allotted:
                 return
@@ -242,7 +242,7 @@ class Take:
             return
         lot.ask(count)
 
-    def _wait(self, lanes: list[_Lane], until: float, thorough: bool) -> bool:
+    def _wait(self, lanes: list[_Lane], until: float, wait_for_all: bool) -> bool:
         """Wait for replies on any of these; false if those that are due are waited for no longer."""
         empty = self.empty
         for lane in lanes:
@@ -253,12 +253,12 @@ class Take:
         # Also those that owe nothing: their jobs are lost with their connection.
         watched = [lane for lane in self._lanes if lane.lot.asked or lane.found]
         now = time.monotonic()
-        soon = min(until, self._leave_at(lanes, thorough), now + _INTERRUPTED_WITHIN)
+        soon = min(until, self._leave_at(lanes, wait_for_all), now + _INTERRUPTED_WITHIN)
         drive(watched, self._receive, self._give_up, soon)
         now = time.monotonic()
         left = [lane for lane in self._lanes if lane.lot.asked]
         if now < until:
-            return not left or now < self._leave_at(left, thorough)
+            return not left or now < self._leave_at(left, wait_for_all)
         # What has come in by now is taken; it may be more than one look brings.
         while drive([lane for lane in self._lanes if lane.lot.asked], self._receive, self._give_up, now):
             pass
@@ -273,9 +273,9 @@ class Take:
             error.waited = time.monotonic() - lane.progress_at
         self._lose(lane, error)
 
-    def _leave_at(self, lanes: list[_Lane], thorough: bool) -> float:
+    def _leave_at(self, lanes: list[_Lane], wait_for_all: bool) -> float:
         """When to leave those that are silent to the wait on all servers."""
-        if thorough or not self.empty:
+        if wait_for_all or not self.empty:
             return math.inf
         # That wait is for new jobs of the others, too. As long as nobody has answered, none can be missed.
         silent = max(lane.progress_at for lane in lanes)
@@ -387,7 +387,7 @@ class Take:
             jobs += taken
         return jobs
 
-    def scrap(self, because: str) -> None:
+    def discard_all(self, because: str) -> None:
         """Close all connections: nobody is to have the jobs that are reserved on them."""
         for lane in self._lanes:
             lane.member.pool.discard(lane.connection, because)

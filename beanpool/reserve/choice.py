@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-from beanpool.reserve.station import Catch, Post, Station
+from beanpool.reserve.server_waiter import Delivery, Post, ServerWaiter
 from beanpool.reserve.tube_order import TubeOrder
 
 # How long a job may wait for what comes before it, in a strict order of tubes (seconds).
@@ -21,7 +21,7 @@ _ROUND_TRIPS = 1.25
 class Choice:
     """Chooses among the jobs that came in. Used by the leader of a wait.
 
-    :param stations: the connections that wait.
+    :param waiters: the connections that wait.
     :param empty: where it was said that there is no job, and nothing else since.
     :param caught: the jobs.
     """
@@ -29,40 +29,40 @@ class Choice:
     def __init__(
         self,
         order: TubeOrder,
-        stations: Mapping[Post, Station],
+        by_post: Mapping[Post, ServerWaiter],
         empty: Mapping[Post, float],
-        caught: collections.deque[Catch],
+        deliveries: collections.deque[Delivery],
     ) -> None:
         self._order = order
-        self._stations = stations
+        self._stations = by_post
         self._empty = empty
-        self._caught = caught
+        self._caught = deliveries
         # Since when there were jobs that nobody may have yet.
         self._held_since = 0.0
         self.look_at = math.inf
         """When one of them may be given out, if nothing else comes (monotonic seconds)."""
 
-    def best(self, among: Sequence[int] | None = None) -> Catch | None:
+    def best(self, among: Sequence[int] | None = None) -> Delivery | None:
         """The job that is to be given out first, of those that came in; None if none may be.
 
         :param among: the groups of tubes that may be, in their order, when all others of these have no job; None if
             that is to be seen by what waits.
         """
-        order, caught = self._order, self._caught
+        order, deliveries = self._order, self._caught
         if len(order.groups) == 1:
-            return caught[0] if caught else None
+            return deliveries[0] if deliveries else None
         ranking = order.ranking() if among is None else among
         self.look_at = math.inf
         now = time.monotonic()
         for number in ranking:
-            for catch in caught:
-                member, connection, _ = catch
+            for delivery in deliveries:
+                member, connection, _ = delivery
                 if order.number(connection.watched) == number and (
                     among is not None
                     or not order.is_strict
                     or all(self._is_settled((member, before), now) for before in range(number))
                 ):
-                    return catch
+                    return delivery
         return None
 
     def give_back_late(self, now: float) -> float:
@@ -83,10 +83,10 @@ class Choice:
 
     def _is_settled(self, post: Post, now: float) -> bool:
         """Whether a connection waits there, and there is no job: it would have come by now."""
-        station = self._stations.get(post)
-        if station is None or post not in self._empty:
+        waiter = self._stations.get(post)
+        if waiter is None or post not in self._empty:
             return False
-        settled_at = station.asked_at + max(_SETTLED_AFTER, _ROUND_TRIPS * (post[0].health.round_trip or 0.0))
+        settled_at = waiter.asked_at + max(_SETTLED_AFTER, _ROUND_TRIPS * (post[0].health.round_trip or 0.0))
         if settled_at > now:
             self.look_at = min(self.look_at, settled_at)
         return settled_at <= now

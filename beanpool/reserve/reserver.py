@@ -14,11 +14,11 @@ from beanpool.connection import Job, reserved_job
 from beanpool.errors import CommandFailed, JobLost, PoolClosed, job_lost, no_server
 from beanpool.protocol import RESERVE_JOB, encode_job
 from beanpool.reserve.batch import Take
-from beanpool.reserve.station import Begun, Catch
+from beanpool.reserve.server_waiter import Begun, Delivery
 from beanpool.reserve.sweep import Sweeper
 from beanpool.reserve.tube_order import Demand
-from beanpool.reserve.wait import GRACE, Janitor, Retired, SharedWait
-from beanpool.reserve.waiters import Watch
+from beanpool.reserve.wait import GRACE, Reaper, Retired, SharedWait
+from beanpool.reserve.waiters import WaiterSet
 from beanpool.reserve.waker import Interruption, Waker
 from beanpool.runtime import Lock
 from beanpool.server import Member, why_another
@@ -32,7 +32,7 @@ class Reserver:
     """Reserves jobs from all servers of a cluster.
 
     :param topology: returns the current topology.
-    :param janitor: closes what was cancelled.
+    :param reaper: closes what was cancelled.
     :param background: does what callers should not wait for.
     :param observers: are told of the jobs that were reserved.
     """
@@ -41,14 +41,14 @@ class Reserver:
         self,
         topology: Callable[[], Topology],
         timeout: float,
-        janitor: Janitor,
+        reaper: Reaper,
         background: BackgroundExecutor,
         observers: Observers,
     ) -> None:
         self._observers = observers
         self._topology = topology
         self._timeout = timeout
-        self._janitor = janitor
+        self._reaper = reaper
         self._background = background
         self._waits: dict[tuple[str, ...] | Demand, SharedWait] = {}
         self._lock = Lock()
@@ -56,7 +56,7 @@ class Reserver:
         # What ends all reserves, and whether it was set: without a call.
         self._stop = Waker()
         self._stopped = False
-        self._sweeper = Sweeper(topology, janitor, self._stop)
+        self._sweeper = Sweeper(topology, reaper, self._stop)
 
     def reserve(
         self, demand: tuple[str, ...] | Demand, timeout: float | None, waker: Waker | None = None
@@ -77,18 +77,18 @@ class Reserver:
         errors: dict[str, BaseException] = {}
         missed: list[Member] = []
         try:
-            kept = None if shared.watch_ref is None else shared.kept
+            kept = None if shared.waiters_ref is None else shared.kept
             if kept is None and shared.is_plain:
-                catch = self._sweeper.run(shared, 0, until, timeout == 0, begun, errors, missed, interruption)
+                delivery = self._sweeper.run(shared, 0, until, timeout == 0, begun, errors, missed, interruption)
             elif kept is None or not self._need_not_sweep(kept, shared, missed, timeout == 0):
-                catch = self._in_order(shared, until, timeout == 0, begun, errors, missed, interruption)
+                delivery = self._in_order(shared, until, timeout == 0, begun, errors, missed, interruption)
             else:
-                catch = None
-            while catch is None and timeout != 0:
+                delivery = None
+            while delivery is None and timeout != 0:
                 if interruption is None:
                     interruption = Interruption(self._stop)
                 try:
-                    catch = shared.wait(deadline, begun, missed, interruption)
+                    delivery = shared.wait(deadline, begun, missed, interruption)
                     break
                 except Retired:
                     shared = self._shared_wait(demand)
@@ -96,11 +96,11 @@ class Reserver:
             self._sweeper.dismiss(begun)
             raise
         if self._stopped:
-            self._give_back(catch, begun)
+            self._give_back(delivery, begun)
             return None
-        if catch is not None:
-            watched = catch[1].watched
-            job = self._job(catch, watched[0] if len(watched) == 1 else None)
+        if delivery is not None:
+            watched = delivery[1].watched
+            job = self._job(delivery, watched[0] if len(watched) == 1 else None)
             if began is not None:
                 self._observers.reserved(job.server, job.tube, 1, _monotonic() - began)
             return job
@@ -110,10 +110,10 @@ class Reserver:
         self._refuse_silence(shared, errors, missed, timeout == 0)
         return None
 
-    def _give_back(self, catch: Catch | None, begun: Begun) -> None:
+    def _give_back(self, delivery: Delivery | None, begun: Begun) -> None:
         """Nobody may have a job any more, neither this one nor what may still come."""
-        if catch is not None:
-            member, connection, _ = catch
+        if delivery is not None:
+            member, connection, _ = delivery
             member.pool.discard(connection, "its job came when nobody was to have one any more")
         self._sweeper.dismiss(begun)
 
@@ -132,7 +132,7 @@ class Reserver:
         interruption = Interruption(self._stop) if waker is None else Interruption(self._stop, waker)
         began = _monotonic() if self._observers.active else None
         shared, deadline, until = self._begin(demand, timeout)
-        thorough = timeout == 0
+        wait_for_all = timeout == 0
         take = Take(shared.order, limit, self._timeout, interruption)
         begun: Begun = []
         kept = shared.kept
@@ -142,31 +142,31 @@ class Reserver:
                 among = ranking[:rank]
                 if kept is not None:
                     take.add(shared.held(take.free, among))
-                self._take_of_group(take, shared, number, until, begun, interruption, thorough=thorough)
-                if kept is not None and thorough and take.free:
+                self._take_of_group(take, shared, number, until, begun, interruption, wait_for_all=wait_for_all)
+                if kept is not None and wait_for_all and take.free:
                     take.add(shared.held(take.free, among))
                 if not take.free or interruption.came:
                     break
-            while take.empty and not thorough and not interruption.came:
-                catches = self._wait_many(shared, deadline, begun, take.missed, interruption, limit)
-                if not catches:
+            while take.empty and not wait_for_all and not interruption.came:
+                deliveries = self._wait_many(shared, deadline, begun, take.missed, interruption, limit)
+                if not deliveries:
                     break
-                take.add(catches)
+                take.add(deliveries)
                 take.run((), min(deadline, time.monotonic() + self._timeout), True)
                 take.sort_out()
             self._sweeper.dismiss(begun)
             if self._stopped:
-                take.scrap("its jobs came when nobody was to have one any more")
+                take.discard_all("its jobs came when nobody was to have one any more")
                 return []
             jobs = take.jobs()
         except BaseException:
-            take.scrap("the caller was interrupted")
+            take.discard_all("the caller was interrupted")
             self._sweeper.dismiss(begun)
             raise
         if not jobs and interruption.came:
             return []
         if not jobs:
-            self._refuse_silence(shared, take.errors, take.missed, thorough)
+            self._refuse_silence(shared, take.errors, take.missed, wait_for_all)
             return []
         shared.order.served(shared.order.number((jobs[-1].tube,)) if jobs[-1].tube is not None else 0)
         if began is not None:
@@ -184,7 +184,7 @@ class Reserver:
         begun: Begun,
         interruption: Interruption,
         *,
-        thorough: bool,
+        wait_for_all: bool,
     ) -> None:
         """Take what is ready of one group of tubes."""
         kept = shared.kept
@@ -193,15 +193,15 @@ class Reserver:
         asked = [
             (member, number)
             for member in members
-            if (member.up or thorough)
-            and ((thorough and kept is not None) or not shared.waits_on((member, number), for_sure=thorough))
+            if (member.up or wait_for_all)
+            and ((wait_for_all and kept is not None) or not shared.waits_on((member, number), for_sure=wait_for_all))
             # Where nobody knows yet whether there is a job that comes before, none is taken.
             and member not in unknown
         ]
-        take.run(asked, min(until, time.monotonic() + self._timeout), thorough)
+        take.run(asked, min(until, time.monotonic() + self._timeout), wait_for_all)
         take.hand_over(begun)
         take.sort_out()
-        if take.empty and thorough:
+        if take.empty and wait_for_all:
             late = self._sweeper.ask_in_turn(take.missed, number, shared.order, until, begun, take.errors, interruption)
             if late is not None:
                 take.add([late])
@@ -216,7 +216,7 @@ class Reserver:
         missed: list[Member],
         interruption: Interruption,
         limit: int,
-    ) -> list[Catch]:
+    ) -> list[Delivery]:
         while True:
             try:
                 return shared.wait_many(deadline, begun, missed, interruption, limit)
@@ -231,7 +231,7 @@ class Reserver:
             for other in list(self._waits.values()):
                 if (
                     other is not shared
-                    and other.watch_ref is not None
+                    and other.waiters_ref is not None
                     and not set(shared.tubes).isdisjoint(other.tubes)
                 ):
                     other.end()
@@ -241,35 +241,35 @@ class Reserver:
         return shared, deadline, deadline if timeout != 0 else now + self._timeout
 
     def _refuse_silence(
-        self, shared: SharedWait, errors: dict[str, BaseException], missed: Sequence[Member], thorough: bool
+        self, shared: SharedWait, errors: dict[str, BaseException], missed: Sequence[Member], wait_for_all: bool
     ) -> None:
         """Raise, instead of telling the caller that there is no job, when nobody could say so.
 
         :param missed: the servers to which all connections were in use, all the time.
-        :param thorough: whether nothing but the errors tells whom we could not ask; else a wait has asked again.
+        :param wait_for_all: whether nothing but the errors tells whom we could not ask; else a wait has asked again.
         """
         if self._closed:
             raise PoolClosed("the pool is closed")
         members = shared.members()
         usable = [member for member in members if member.up]
         # One that is up, and could not be asked, is so because of our own limits: a lack of descriptors, for one.
-        if all(thorough and member.address in errors for member in usable):
+        if all(wait_for_all and member.address in errors for member in usable):
             reasons = {member.address: errors.get(member.address) or member.unusable("not asked") for member in members}
             raise no_server(reasons, "could be asked for a job")
         # Where connections wait, or others have asked meanwhile, nothing is wrong.
         if all(member in missed or member.pool.full_of_jobs() for member in usable):
             raise usable[0].pool.queue.exhausted()
 
-    def _need_not_sweep(self, kept: Watch, shared: SharedWait, missed: list[Member], thorough: bool) -> bool:
+    def _need_not_sweep(self, kept: WaiterSet, shared: SharedWait, missed: list[Member], wait_for_all: bool) -> bool:
         """Whether the wait asks all that a sweep would ask: where connections wait, and one is missing at most.
 
         :param missed: what is missing is added.
         """
-        if thorough:
+        if wait_for_all:
             return False
         numbers = range(len(shared.order.groups))
         up = [member for member in shared.members() if member.up]
-        unasked = [member for member in up for number in numbers if (member, number) not in kept.stations]
+        unasked = [member for member in up for number in numbers if (member, number) not in kept.by_post]
         if len(unasked) <= 1:
             missed += unasked
         return len(unasked) <= 1
@@ -278,12 +278,12 @@ class Reserver:
         self,
         shared: SharedWait,
         until: float,
-        thorough: bool,
+        wait_for_all: bool,
         begun: Begun,
         errors: dict[str, BaseException],
         missed: list[Member],
         interruption: Interruption | None,
-    ) -> Catch | None:
+    ) -> Delivery | None:
         """Sweep for one group of tubes after the other, where jobs may have come in for nobody, too."""
         ranking = shared.order.ranking()
         for rank, number in enumerate(ranking, 1):
@@ -291,18 +291,18 @@ class Reserver:
             among = ranking[:rank]
             for held in shared.held(1, among):
                 return held
-            catch = self._sweeper.run(shared, number, until, thorough, begun, errors, missed, interruption)
-            if catch is not None:
+            delivery = self._sweeper.run(shared, number, until, wait_for_all, begun, errors, missed, interruption)
+            if delivery is not None:
                 shared.order.served(number)
-                return catch
-            if thorough:
+                return delivery
+            if wait_for_all:
                 # A job may have been on its way when its server was asked over another connection.
                 for held in shared.held(1, among):
                     return held
         return None
 
-    def _job(self, catch: Catch, tube: str | None) -> Job[Any]:
-        member, connection, reply = catch
+    def _job(self, delivery: Delivery, tube: str | None) -> Job[Any]:
+        member, connection, reply = delivery
         lease = member.reservations.lease(connection)
         job = reserved_job(connection, reply.number, reply.body, tube, member.recovery, lease, _monotonic())
         lease.hold(job)
@@ -356,7 +356,7 @@ class Reserver:
                 shared = self._waits[demand] = SharedWait(
                     demand,
                     members=functools.partial(self._members, demand.server if isinstance(demand, Demand) else ""),
-                    janitor=self._janitor,
+                    reaper=self._reaper,
                     background=self._background,
                 )
         for wait in retired:
@@ -370,10 +370,10 @@ class Reserver:
 
     # What concerns those who wait.
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """The servers have changed: let those who wait look at them anew."""
         for shared in list(self._waits.values()):
-            shared.poke()
+            shared.wake()
 
     def give_up(self, member: Member) -> None:
         """A caller needs a connection to this server, and one that waits there is in its way."""

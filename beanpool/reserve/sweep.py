@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from beanpool.cluster import Topology
 from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.protocol import RESERVE_WITH_TIMEOUT
-from beanpool.reserve.station import Begun, Catch, Post
+from beanpool.reserve.server_waiter import Begun, Delivery, Post
 from beanpool.reserve.tube_order import TubeOrder
-from beanpool.reserve.wait import Janitor, SharedWait
+from beanpool.reserve.wait import Reaper, SharedWait
 from beanpool.reserve.waker import Interruption, Waker
 from beanpool.runtime import ReentrantEvent
 from beanpool.server import Member, PooledConnection, Ticket
@@ -30,13 +30,13 @@ class Sweeper:
     """Asks servers, one after another.
 
     :param topology: returns the current topology.
-    :param janitor: closes what was cancelled.
+    :param reaper: closes what was cancelled.
     :param stop: ends all calls.
     """
 
-    def __init__(self, topology: Callable[[], Topology], janitor: Janitor, stop: Waker) -> None:
+    def __init__(self, topology: Callable[[], Topology], reaper: Reaper, stop: Waker) -> None:
         self._topology = topology
-        self._janitor = janitor
+        self._reaper = reaper
         self._stop = stop
         self.stopped = False
         """Whether `stop` was set: without a call."""
@@ -48,12 +48,12 @@ class Sweeper:
         shared: SharedWait,
         number: int,
         until: float,
-        thorough: bool,
+        wait_for_all: bool,
         begun: Begun,
         errors: dict[str, BaseException],
         missed: list[Member],
         interruption: Interruption | None,
-    ) -> Catch | None:
+    ) -> Delivery | None:
         """Ask one server after another; what was begun, who failed, and who could not be asked, is added to the three
         that are for that.
 
@@ -63,39 +63,39 @@ class Sweeper:
         patience = _PATIENCE if interruption is None else _INTERRUPTED_WITHIN
         members = self._topology().rotation(next(self.starts)) if shared.is_for_all else shared.members()
         strict = shared.order.is_strict
-        catch: Catch | None = None
+        delivery: Delivery | None = None
         for member in members:
-            ref = shared.watch_ref
-            watch = None if ref is None else ref()
+            ref = shared.waiters_ref
+            waiters = None if ref is None else ref()
             # Where a connection waits there is no job; a mere look wants to have heard so, and that somebody gets what
             # comes in.
-            if watch is not None:
+            if waiters is not None:
                 post = member, number
-                known = post in watch.stations and (post in watch.empty or not (thorough or strict))
-                if known and (not thorough or shared.kept is None):
+                known = post in waiters.by_post and (post in waiters.empty or not (wait_for_all or strict))
+                if known and (not wait_for_all or shared.kept is None):
                     continue
             if strict and (member in missed or any(one is member and c.waiting for one, c, _ in begun)):
                 # Nobody knows yet whether it has a job that comes before.
                 continue
-            if not (member.up or thorough):
+            if not (member.up or wait_for_all):
                 continue
             if self.stopped or (interruption is not None and interruption.came):
                 return None
             now = _monotonic()
-            catch = self._ask((member, number), shared.order, min(until, now + patience), begun, errors, missed)
-            if catch is not None:
+            delivery = self._ask((member, number), shared.order, min(until, now + patience), begun, errors, missed)
+            if delivery is not None:
                 break
             if _monotonic() - now >= _PATIENCE >= member.patience:
                 # It is dismissed without a word if another one has a job. It must not cost every sweep this time.
                 member.doubt()
-        if missed and thorough and catch is None:
+        if missed and wait_for_all and delivery is None:
             some = interruption or Interruption(self._stop)
-            catch = self.ask_in_turn(missed, number, shared.order, until, begun, errors, some)
-        if begun and thorough and catch is None:
-            catch = self._collect(begun, until, interruption or Interruption(self._stop))
-        if begun and (catch is not None or thorough):
+            delivery = self.ask_in_turn(missed, number, shared.order, until, begun, errors, some)
+        if begun and wait_for_all and delivery is None:
+            delivery = self._collect(begun, until, interruption or Interruption(self._stop))
+        if begun and (delivery is not None or wait_for_all):
             self.dismiss(begun)
-        return catch
+        return delivery
 
     def _ask(
         self,
@@ -106,7 +106,7 @@ class Sweeper:
         errors: dict[str, BaseException],
         missed: list[Member],
         connection: PooledConnection | None = None,
-    ) -> Catch | None:
+    ) -> Delivery | None:
         member, number = post
         pool, tubes = member.pool, order.groups[number]
         if connection is None:
@@ -150,7 +150,7 @@ class Sweeper:
         begun: Begun,
         errors: dict[str, BaseException],
         interruption: Interruption,
-    ) -> Catch | None:
+    ) -> Delivery | None:
         """Queue for connections to these servers, and ask each with the one that comes.
 
         Not where unfinished jobs hold all: nothing says that one of them will be finished soon.
@@ -185,9 +185,9 @@ class Sweeper:
                         continue
                     missed.remove(member)
                     patience = min(until, _monotonic() + _PATIENCE)
-                    catch = self._ask((member, number), order, patience, begun, errors, [], connection)
-                    if catch is not None:
-                        return catch
+                    delivery = self._ask((member, number), order, patience, begun, errors, [], connection)
+                    if delivery is not None:
+                        return delivery
                 if interruption.came or (queue and not come.event.wait(max(0.0, until - _monotonic()))):
                     break
         finally:
@@ -196,7 +196,7 @@ class Sweeper:
                 member.pool.queue.leave(ticket)
         return None
 
-    def _collect(self, begun: Begun, until: float, interruption: Interruption) -> Catch | None:
+    def _collect(self, begun: Begun, until: float, interruption: Interruption) -> Delivery | None:
         """Give those who were slow to answer the rest of the time."""
         for entry in list(begun):
             member, connection, _ = entry
@@ -233,7 +233,7 @@ class Sweeper:
             if channel is not None:
                 cancelled.append(channel)
         if cancelled:
-            self._janitor.linger(cancelled)
+            self._reaper.close_half_closed(cancelled)
 
 
 class _Come:

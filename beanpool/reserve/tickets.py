@@ -7,44 +7,44 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from beanpool.errors import BeanpoolError
-from beanpool.reserve.station import Post
+from beanpool.reserve.server_waiter import Post
 from beanpool.server import PooledConnection, Ticket
 
 # How many connections to one server are queued for at the same time, at most.
 _MOST_TICKETS = 32
 
 
-class Pokable(Protocol):
-    """Who waits for a connection."""
+class Wakeable(Protocol):
+    """A wait that has queued for connections."""
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Look at what has come."""
 
 
 class _Notify:
-    """Tells a watch that a connection has come for it. Weakly: what interrupts have left of a watch gets none."""
+    """Tells a wait that a connection has come. It knows that weakly: what an interrupt has left of one gets none."""
 
-    __slots__ = ("_watch",)
+    __slots__ = ("_waiters",)
 
-    def __init__(self, watch: Pokable) -> None:
-        self._watch = weakref.ref(watch)
+    def __init__(self, waiters: Wakeable) -> None:
+        self._waiters = weakref.ref(waiters)
 
     def __call__(self) -> bool:
-        watch = self._watch()
-        if watch is None:
+        waiters = self._waiters()
+        if waiters is None:
             return False
-        watch.poke()
+        waiters.wake()
         return True
 
 
 class Tickets:
     """Where no connection was free: the places in the queue for one.
 
-    :param watch: is poked when one has come.
+    :param waiters: are woken when one has come.
     """
 
-    def __init__(self, watch: Pokable) -> None:
-        self._notify = _Notify(watch)
+    def __init__(self, waiters: Wakeable) -> None:
+        self._notify = _Notify(waiters)
         self._tickets: dict[Post, list[Ticket]] = {}
 
     def __bool__(self) -> bool:

@@ -24,10 +24,10 @@ from typing import Protocol
 from beanpool.cluster import BackgroundExecutor
 from beanpool.errors import PoolClosed, ReentrantCall, no_server
 from beanpool.net import Channel
-from beanpool.reserve.seat import Seat
-from beanpool.reserve.station import Begun, Catch, Post
+from beanpool.reserve.caller import Caller
+from beanpool.reserve.server_waiter import Begun, Delivery, Post
 from beanpool.reserve.tube_order import Demand, TubeOrder
-from beanpool.reserve.waiters import LAST_MOMENT, Watch
+from beanpool.reserve.waiters import LAST_MOMENT, WaiterSet
 from beanpool.reserve.waker import Interruption
 from beanpool.runtime import Lock, is_mine, refuse_within, within
 from beanpool.server import Member
@@ -47,13 +47,13 @@ class Retired(Exception):
     """The wait takes no more threads: another one was made for the same tubes."""
 
 
-class Janitor(Protocol):
+class Reaper(Protocol):
     """Who does what callers should not wait for, and what need not be done at once."""
 
     def later(self, call: Callable[[], None]) -> None:
         """Have this done in another thread, within a second."""
 
-    def linger(self, channels: Iterable[Channel]) -> None:
+    def close_half_closed(self, channels: Iterable[Channel]) -> None:
         """Read channels whose reserve was cancelled to their end, then close them."""
 
     def reconnect(self, members: Iterable[Member]) -> None:
@@ -64,7 +64,7 @@ class SharedWait:
     """The threads of one pool that wait for one set of tubes.
 
     :param members: returns the servers to wait on.
-    :param janitor: closes what was cancelled.
+    :param reaper: closes what was cancelled.
     :param background: cancels what nobody waits for any more.
     """
 
@@ -73,7 +73,7 @@ class SharedWait:
         key: tuple[str, ...] | Demand,
         *,
         members: Callable[[], Sequence[Member]],
-        janitor: Janitor,
+        reaper: Reaper,
         background: BackgroundExecutor,
     ) -> None:
         self.key = key
@@ -86,23 +86,23 @@ class SharedWait:
         self.is_plain = len(self.order.groups) == 1
         """Whether they are asked for all tubes at once."""
         self.members = members
-        self._janitor = janitor
+        self._reaper = reaper
         self._background = background
         self._lock = Lock()
-        self._seats: collections.deque[Seat] = collections.deque()
-        self._leader: Seat | None = None
+        self._callers: collections.deque[Caller] = collections.deque()
+        self._leader: Caller | None = None
         self._closed = False
         self._retired = False
-        self.watch_ref: weakref.ref[Watch] | None = None
-        """Returns :attr:`watch`. A weak reference: the watch belongs to the threads that wait, and to the task that
+        self.waiters_ref: weakref.ref[WaiterSet] | None = None
+        """Returns :attr:`waiters`. A weak reference: the set belongs to the threads that wait, and to the task that
         ends it, so whatever interrupts have left behind goes, connections and all, with the last of them."""
-        # Whether the janitor has been told of it already; it is not worth telling it a thousand times.
+        # Whether the reaper has been told of it already; it is not worth telling it a thousand times.
         self._cleaning_is_due = False
 
     @property
-    def watch(self) -> Watch | None:
+    def waiters(self) -> WaiterSet | None:
         """The connections that wait; None while none does, and nobody."""
-        ref = self.watch_ref
+        ref = self.waiters_ref
         return None if ref is None else ref()
 
     def waits_on(self, post: Post, *, for_sure: bool = False) -> bool:
@@ -110,21 +110,21 @@ class SharedWait:
 
         :param for_sure: whether it must have said so.
         """
-        watch = self.watch
-        return watch is not None and post in watch.stations and (not for_sure or post in watch.empty)
+        waiters = self.waiters
+        return waiters is not None and post in waiters.by_post and (not for_sure or post in waiters.empty)
 
     @property
-    def kept(self) -> Watch | None:
+    def kept(self) -> WaiterSet | None:
         """The connections that wait though nobody does here; None while somebody does, or none waits."""
-        watch = self.watch
-        return watch if watch is not None and self._leader is None and watch.holds_something else None
+        waiters = self.waiters
+        return waiters if waiters is not None and self._leader is None and waiters.holds_something else None
 
     @property
     def waiting(self) -> int:
         """How many threads wait."""
-        return len(self._seats)
+        return len(self._callers)
 
-    def held(self, most: int = 1, among: Sequence[int] | None = None) -> list[Catch]:
+    def held(self, most: int = 1, among: Sequence[int] | None = None) -> list[Delivery]:
         """Take jobs, up to `most`, that came in while nobody waited.
 
         :param among: the groups of tubes that they may be of, in their order; None for all.
@@ -133,11 +133,11 @@ class SharedWait:
         if self.kept is None or is_mine(self._lock):
             return []
         try:
-            return self._wait(Seat(0.0, most, self.poke, only_looks=True, among=among), [], []).catches
+            return self._wait(Caller(0.0, most, self.wake, only_looks=True, among=among), [], []).deliveries
         except (PoolClosed, Retired, ReentrantCall):
             return []
 
-    def wait(self, deadline: float, begun: Begun, missed: list[Member], interruption: Interruption) -> Catch | None:
+    def wait(self, deadline: float, begun: Begun, missed: list[Member], interruption: Interruption) -> Delivery | None:
         """Wait for a job until `deadline` (monotonic seconds, may be infinite); None if none came.
 
         :param begun: connections on which this caller has a reserve under way; they are taken over: who
@@ -148,29 +148,29 @@ class SharedWait:
         :raises PoolClosed: if the pool is closed meanwhile.
         :raises Retired: if another wait was made for these tubes; nothing was taken over.
         """
-        seat = Seat(deadline, 1, self.poke)
-        interruption.attach(seat)
+        caller = Caller(deadline, 1, self.wake)
+        interruption.attach(caller)
         try:
-            return self._wait(seat, begun, missed).catch
+            return self._wait(caller, begun, missed).delivery
         finally:
-            interruption.detach(seat)
+            interruption.detach(caller)
 
     def wait_many(
         self, deadline: float, begun: Begun, missed: list[Member], interruption: Interruption, most: int
-    ) -> list[Catch]:
+    ) -> list[Delivery]:
         """As :meth:`wait`, and with what came in on other servers at the same time and nobody else waits for."""
-        seat = Seat(deadline, most, self.poke)
-        interruption.attach(seat)
+        caller = Caller(deadline, most, self.wake)
+        interruption.attach(caller)
         try:
-            return self._wait(seat, begun, missed).catches
+            return self._wait(caller, begun, missed).deliveries
         finally:
-            interruption.detach(seat)
+            interruption.detach(caller)
 
-    def _wait(self, seat: Seat, begun: Begun, missed: list[Member]) -> Seat:
+    def _wait(self, caller: Caller, begun: Begun, missed: list[Member]) -> Caller:
         refuse_within(self._lock, "a reserve")
         try:
-            with seat.presence:
-                self._take_part(seat, begun, missed)
+            with caller.presence:
+                self._take_part(caller, begun, missed)
         except BaseException:
             # It must not end the wait of others. If there is another interrupt here, who comes next does the same.
             self.mend()
@@ -179,13 +179,13 @@ class SharedWait:
                 # This thread may have made it that, and not told it.
                 leader.wake()
             self.end()
-            self._give_back(seat)
+            self._give_back(caller)
             raise
-        if seat.catch is None and seat.error is not None:
-            raise seat.error
-        return seat
+        if caller.delivery is None and caller.error is not None:
+            raise caller.error
+        return caller
 
-    def _take_part(self, seat: Seat, begun: Begun, missed: list[Member]) -> None:
+    def _take_part(self, caller: Caller, begun: Begun, missed: list[Member]) -> None:
         started = time.monotonic()
         with self._lock:
             if self._closed:
@@ -193,148 +193,148 @@ class SharedWait:
             if self._retired:
                 raise Retired
             # Else it might wait for a job that only the wait that it has interrupted can take in.
-            if any(other.thread == seat.thread and other.present for other in self._seats):
+            if any(other.thread == caller.thread and other.present for other in self._callers):
                 raise within("a reserve of the same tubes")
-            self._seats.append(seat)
+            self._callers.append(caller)
             if self._leader is None:
-                self._leader = seat
+                self._leader = caller
             leader = self._leader
-            watch = self._watch_now()
-            watch.adopt(begun)
-            watch.missed.extend(missed)
-        if leader is not seat and not seat.only_looks:
+            waiters = self._waiters_now()
+            waiters.adopt(begun)
+            waiters.missed.extend(missed)
+        if leader is not caller and not caller.only_looks:
             if leader.present:
                 leader.wake()
             else:
                 self.mend()
-            watch.poke()
-            self._sleep(seat)
-        if self._leader is seat and seat.open:
-            self._lead(seat)
-        if missed and seat.open:
-            watch = self.watch or watch
-            asked = watch.asked()
-            missed[:] = [m for m in missed if m not in asked and watch.heard.get(m, 0.0) < started]
-        self._leave(seat)
+            waiters.wake()
+            self._sleep(caller)
+        if self._leader is caller and caller.open:
+            self._lead(caller)
+        if missed and caller.open:
+            waiters = self.waiters or waiters
+            asked = waiters.asked()
+            missed[:] = [m for m in missed if m not in asked and waiters.heard.get(m, 0.0) < started]
+        self._leave(caller)
 
-    def _watch_now(self) -> Watch:
-        watch = self.watch
-        if watch is None:
+    def _waiters_now(self) -> WaiterSet:
+        waiters = self.waiters
+        if waiters is None:
             members = self.members()
             try:
-                watch = Watch(self.order, self.evict)
+                waiters = WaiterSet(self.order, self.evict)
             except OSError as error:
                 # This process has no descriptor left to wait with.
                 raise no_server(dict.fromkeys([m.address for m in members], error), "can be waited for") from error
-            self.watch_ref = weakref.ref(watch)
+            self.waiters_ref = weakref.ref(waiters)
             if len(members) > 1:
                 # Now, not when a job has come.
                 self._background.start()
-        return watch
+        return waiters
 
-    def _sleep(self, seat: Seat) -> None:
+    def _sleep(self, caller: Caller) -> None:
         """Wait, at most until the deadline, until there is a job, or an error, or this thread leads."""
-        while seat.open and self._leader is not seat:
+        while caller.open and self._leader is not caller:
             now = time.monotonic()
-            if now >= seat.deadline:
+            if now >= caller.deadline:
                 return
-            seat.signal.acquire(timeout=min(seat.deadline - now, self._patience(seat)))
+            caller.signal.acquire(timeout=min(caller.deadline - now, self._patience(caller)))
             self.mend()
 
-    def _patience(self, seat: Seat) -> float:
+    def _patience(self, caller: Caller) -> float:
         """How long this thread sleeps before it sees whether the leader was interrupted and could not say so."""
         with self._lock:
-            is_next = seat in itertools.islice(self._seats, 2)
+            is_next = caller in itertools.islice(self._callers, 2)
         return _PATIENCE_OF_THE_NEXT if is_next else _PATIENCE_OF_OTHERS
 
     # The leader.
 
-    def _lead(self, seat: Seat) -> None:
+    def _lead(self, caller: Caller) -> None:
         with self._lock:
-            watch = self._watch_now()
+            waiters = self._waiters_now()
         started = now = time.monotonic()
-        if watch.kept_until:
+        if waiters.kept_until:
             # What has come in while nobody waited.
-            watch.glance()
-            self._hand_out(watch, seat)
-        while seat.open and not seat.only_looks:
-            if now >= seat.deadline + (LAST_MOMENT if watch.ends_by(seat.deadline + LAST_MOMENT) else 0):
+            waiters.poll_now()
+            self._hand_out(waiters, caller)
+        while caller.open and not caller.only_looks:
+            if now >= caller.deadline + (LAST_MOMENT if waiters.ends_by(caller.deadline + LAST_MOMENT) else 0):
                 break
             longest, waiting = self._who_waits(now)
-            watch.attend(self.members(), now, longest, waiting)
+            waiters.reconcile(self.members(), now, longest, waiting)
             if self.order.is_strict:
-                watch.give_back_late(now)
-            watch.look(seat.deadline)
-            self._hand_out(watch, seat)
+                waiters.give_back_late(now)
+            waiters.poll(caller.deadline)
+            self._hand_out(waiters, caller)
             now = time.monotonic()
-        if seat.most > 1 and seat.takes_more:
-            watch.glance()
-            self._hand_out(watch, seat)
+        if caller.most > 1 and caller.takes_more:
+            waiters.poll_now()
+            self._hand_out(waiters, caller)
         if now - started > _AT_ONCE:
-            watch.kept_until = 0.0
-        if (watch.answered or watch.tickets or watch.adopted) and len(self._seats) == 1:
-            watch.rest()
+            waiters.kept_until = 0.0
+        if (waiters.answered or waiters.tickets or waiters.adopted) and len(self._callers) == 1:
+            waiters.rest()
 
     def _who_waits(self, now: float) -> tuple[float, int]:
         """How long the most patient thread will (seconds), and how many do."""
         with self._lock:
-            return max((seat.deadline for seat in self._seats), default=now) - now, len(self._seats)
+            return max((caller.deadline for caller in self._callers), default=now) - now, len(self._callers)
 
-    def _hand_out(self, watch: Watch, seat: Seat) -> None:
+    def _hand_out(self, waiters: WaiterSet, caller: Caller) -> None:
         """Give the jobs that came in to who leads, which has waited longest, then to the others."""
-        caught = watch.caught
-        if caught and seat.open:
-            catch = caught[0] if self.is_plain else watch.choice.best(seat.among)
-            if catch is not None:
-                # The job is its own before it is not among the caught any more: an interrupt in between finds it twice.
-                seat.catch = catch
-                caught.remove(catch)
+        deliveries = waiters.deliveries
+        if deliveries and caller.open:
+            delivery = deliveries[0] if self.is_plain else waiters.choice.best(caller.among)
+            if delivery is not None:
+                # First taken, then removed: after an interrupt in between, the job is there twice.
+                caller.delivery = delivery
+                deliveries.remove(delivery)
                 if not self.is_plain:
-                    self.order.served(self.order.number(catch[1].watched))
-        while caught and self._deliver(watch, seat.among):
+                    self.order.served(self.order.number(delivery[1].watched))
+        while deliveries and self._deliver(waiters, caller.among):
             pass
 
-    def _deliver(self, watch: Watch, among: Sequence[int] | None) -> bool:
+    def _deliver(self, waiters: WaiterSet, among: Sequence[int] | None) -> bool:
         """Give a job to who has waited longest for one; false if nobody waits, or none may be given out: it is kept."""
-        catch = watch.choice.best(among)
-        if catch is None:
+        delivery = waiters.choice.best(among)
+        if delivery is None:
             return False
         with self._lock:
             taker = self._first_open()
             if taker is not None:
-                # One step, as far as interrupts go: the job is either the taker's or still among the caught.
-                taker.catch = catch
-                watch.caught.remove(catch)
+                # An interrupt leaves the job either with its taker or among the deliveries.
+                taker.delivery = delivery
+                waiters.deliveries.remove(delivery)
             else:
-                collector = next((seat for seat in self._seats if seat.takes_more and seat.present), None)
+                collector = next((caller for caller in self._callers if caller.takes_more and caller.present), None)
                 if collector is None:
                     return False
-                collector.extra.append(catch)
-                watch.caught.remove(catch)
-        self.order.served(self.order.number(catch[1].watched))
+                collector.extra.append(delivery)
+                waiters.deliveries.remove(delivery)
+        self.order.served(self.order.number(delivery[1].watched))
         if taker is not None:
             taker.wake()
         return True
 
-    def _first_open(self) -> Seat | None:
-        return next((seat for seat in self._seats if seat.open and seat.present), None)
+    def _first_open(self) -> Caller | None:
+        return next((caller for caller in self._callers if caller.open and caller.present), None)
 
-    def _leave(self, seat: Seat) -> None:
-        heir = None
+    def _leave(self, caller: Caller) -> None:
+        successor = None
         with self._lock:
             closed = self._closed
-            if self._seats and self._seats[0] is seat:
-                self._seats.popleft()
-            elif seat in self._seats:
-                self._seats.remove(seat)
-            if self._leader is not seat:
+            if self._callers and self._callers[0] is caller:
+                self._callers.popleft()
+            elif caller in self._callers:
+                self._callers.remove(caller)
+            if self._leader is not caller:
                 return
-            if self._seats:
-                heir = self._first_open()
+            if self._callers:
+                successor = self._first_open()
             # Last: until then an interrupt finds this thread responsible for what waits.
-            self._leader = heir
-        if heir is not None:
-            heir.wake()
+            self._leader = successor
+        if successor is not None:
+            successor.wake()
             return
         if closed:
             self.end()
@@ -343,47 +343,47 @@ class SharedWait:
 
     def _keep(self) -> None:
         """Nobody waits any more: have what still waits on the servers cancelled after the grace."""
-        watch = self.watch
-        if watch is not None and (watch.stations or watch.holds_something):
-            if not watch.kept_until:
-                watch.kept_until = time.monotonic() + GRACE
-            watch.left = True
-            if not watch.end_is_due:
-                watch.end_is_due = True
+        waiters = self.waiters
+        if waiters is not None and (waiters.by_post or waiters.holds_something):
+            if not waiters.kept_until:
+                waiters.kept_until = time.monotonic() + GRACE
+            waiters.left = True
+            if not waiters.end_is_due:
+                waiters.end_is_due = True
                 self._background.start()
-                self._end_grace_at(watch.kept_until, watch)
+                self._end_grace_at(waiters.kept_until, waiters)
         elif not self._cleaning_is_due:
             # With the only server's job in hand nothing waits any more, and nobody need be woken for it.
             self._cleaning_is_due = True
-            self._janitor.later(functools.partial(self._clean, watch))
+            self._reaper.later(functools.partial(self._clean, waiters))
 
-    def _end_grace_at(self, moment: float, watch: Watch) -> None:
-        if not self._background.submit_at(moment, functools.partial(self._end_grace, watch)):
-            watch.end_is_due = False
+    def _end_grace_at(self, moment: float, waiters: WaiterSet) -> None:
+        if not self._background.submit_at(moment, functools.partial(self._end_grace, waiters)):
+            waiters.end_is_due = False
             self.end()
 
-    def _end_grace(self, watch: Watch) -> None:
+    def _end_grace(self, waiters: WaiterSet) -> None:
         """The grace has ended, unless somebody has come meanwhile, or come and gone: then another one has begun."""
         self.mend()
         now = time.monotonic()
         with self._lock:
-            watch.end_is_due = False
-            if self.watch is not watch:
+            waiters.end_is_due = False
+            if self.waiters is not waiters:
                 return
             if self._leader is None:
-                look_again = watch.kept_until if watch.kept_until > now else 0.0
+                look_again = waiters.kept_until if waiters.kept_until > now else 0.0
             else:
                 # Where jobs come one after the other it looks again by itself: to be woken would cost the callers more.
-                look_again = now + GRACE / 2 if watch.left else 0.0
-            watch.left = False
-            watch.end_is_due = look_again > 0
+                look_again = now + GRACE / 2 if waiters.left else 0.0
+            waiters.left = False
+            waiters.end_is_due = look_again > 0
             ends = self._leader is None and not look_again
         if look_again:
-            self._end_grace_at(look_again, watch)
+            self._end_grace_at(look_again, waiters)
         elif ends:
-            self._janitor.reconnect(self.end())
+            self._reaper.reconnect(self.end())
 
-    def _clean(self, _: Watch | None) -> None:
+    def _clean(self, _: WaiterSet | None) -> None:
         """Close what there is to wait with, if nobody does.
 
         :param _: what shall be there until this is called.
@@ -401,61 +401,61 @@ class SharedWait:
         thread has gone without a word. Each step leaves what the next one to try can go on from.
         """
         leader = self._leader
-        if (leader is None or leader.present) and all(seat.present for seat in _snapshot(self._seats)):
+        if (leader is None or leader.present) and all(caller.present for caller in _snapshot(self._callers)):
             return
         broken = None
         with self._lock:
-            gone = [seat for seat in self._seats if not seat.present]
-            for seat in gone:
+            gone = [caller for caller in self._callers if not caller.present]
+            for caller in gone:
                 # A signal handler may have done so in between.
                 with contextlib.suppress(ValueError):
-                    self._seats.remove(seat)
+                    self._callers.remove(caller)
             if self._leader is not None and not self._leader.present:
                 # Nobody knows what its connections wait for, or whether they hold a job.
-                broken, self.watch_ref = self.watch, None
+                broken, self.waiters_ref = self.waiters, None
                 self._leader = self._first_open()
-            heir = self._leader
-            served = [seat for seat in self._seats if not seat.open]
-        for seat in served:
+            successor = self._leader
+            served = [caller for caller in self._callers if not caller.open]
+        for caller in served:
             # Its job may have been on the way.
-            seat.wake()
-        if heir is not None:
-            heir.wake()
+            caller.wake()
+        if successor is not None:
+            successor.wake()
         if broken is not None:
-            broken.scrap(spared={connection for seat in served for _, connection, _ in seat.catches})
-        for seat in gone:
-            self._give_back(seat)
+            broken.discard_all(spared={connection for caller in served for _, connection, _ in caller.deliveries})
+        for caller in gone:
+            self._give_back(caller)
 
-    def _give_back(self, seat: Seat) -> None:
+    def _give_back(self, caller: Caller) -> None:
         # Nobody will ever see these jobs: the server takes them back.
-        for member, connection, _ in seat.catches:
+        for member, connection, _ in caller.deliveries:
             member.pool.discard(connection, "the caller was interrupted")
 
     # From other threads.
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Let the leader look at the servers anew: one came up, was added, or has a connection free."""
-        watch = self.watch
-        if watch is not None:
-            watch.poke()
+        waiters = self.waiters
+        if waiters is not None:
+            waiters.wake()
 
     def give_up(self, member: Member) -> None:
         """Free what nobody waits for on this server any more: a caller needs it."""
         leader = self._leader
-        if (leader is None or not leader.present) and self.watch is not None:
+        if (leader is None or not leader.present) and self.waiters is not None:
             self.end()
 
     def evict(self, post: Post) -> None:
         """End the reserve that waits on this server: a caller needs its connection more."""
-        watch = self.watch
-        if watch is not None:
-            watch.evictions.append(post)
+        waiters = self.waiters
+        if waiters is not None:
+            waiters.evictions.append(post)
             self.end()
-            watch.poke()
+            waiters.wake()
 
     def end(self) -> list[Member]:
         """Cancel what waits on the servers, if nobody waits here any more; returns those where something did."""
-        if self.watch is None:
+        if self.waiters is None:
             return []
         self.mend()
         if self._leader is not None:
@@ -463,36 +463,36 @@ class SharedWait:
         with self._lock:
             if self._leader is not None:
                 return []
-            ended, self.watch_ref = self.watch, None
+            ended, self.waiters_ref = self.waiters, None
         cancelled = ended.end() if ended is not None else []
         channels = [channel for _, channel in cancelled if channel is not None]
         if channels:
-            self._janitor.linger(channels)
+            self._reaper.close_half_closed(channels)
         return [member for member, _ in cancelled]
 
     def retire(self) -> bool:
         """Take no more threads, unless some wait here; returns whether that is so. What it holds goes with it."""
         with self._lock:
-            self._retired = not self._seats
+            self._retired = not self._callers
             return self._retired
 
     def close(self) -> None:
         """Wake every waiting thread with :class:`PoolClosed`."""
         with self._lock:
             self._closed = True
-            seats = [seat for seat in self._seats if seat.open]
-            for seat in seats:
-                seat.error = PoolClosed("the pool was closed while this thread waited for a job")
-        for seat in seats:
-            seat.wake()
+            callers = [caller for caller in self._callers if caller.open]
+            for caller in callers:
+                caller.error = PoolClosed("the pool was closed while this thread waited for a job")
+        for caller in callers:
+            caller.wake()
         self.end()
-        self.poke()
+        self.wake()
 
 
-def _snapshot(seats: collections.deque[Seat]) -> list[Seat]:
+def _snapshot(callers: collections.deque[Caller]) -> list[Caller]:
     while True:
         try:
-            return list(seats)
+            return list(callers)
         except RuntimeError:
             # Another thread came or went meanwhile, on a Python without a global lock.
             continue

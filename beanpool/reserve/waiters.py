@@ -12,7 +12,7 @@ from beanpool.errors import BeanpoolError, CommandFailed
 from beanpool.net import Channel, ChannelState, WakeUpPipe, new_poller
 from beanpool.protocol import RESERVE_WITH_TIMEOUT
 from beanpool.reserve.choice import Choice
-from beanpool.reserve.station import Begun, Catch, Post, Station, taken
+from beanpool.reserve.server_waiter import Begun, Delivery, Post, ServerWaiter, taken
 from beanpool.reserve.tickets import Tickets
 from beanpool.reserve.tube_order import TubeOrder
 from beanpool.server import Member, PooledConnection
@@ -34,7 +34,7 @@ _LONGEST_PAUSE = 1.0
 _SHARED_SLICE = 1
 
 
-class Watch:
+class WaiterSet:
     """The connections that wait, and the poller over them. Used by the leader alone, but for what says otherwise.
 
     A connection that is ready is not watched any more until it is armed again. So nothing needs to be done about one
@@ -49,18 +49,18 @@ class Watch:
         self._evict = evict
         self.heard: dict[Member, float] = {}
         """When the servers have last said that they have no job (monotonic seconds)."""
-        self.stations: dict[Post, Station] = {}
-        self._beside: list[Station] = []
+        self.by_post: dict[Post, ServerWaiter] = {}
+        self._beside: list[ServerWaiter] = []
         self.tickets = Tickets(self)
         self.empty: dict[Post, float] = {}
         """Where it was said that there is no job, and nothing else since; how long each is left alone, if need be."""
         # Where a reserve was cancelled before it was known to be answered.
         self._cut_off: set[Post] = set()
-        self.caught: collections.deque[Catch] = collections.deque()
+        self.deliveries: collections.deque[Delivery] = collections.deque()
         """Jobs that came in and that no thread has yet."""
         # Lists that their first owners still hold: who pops an entry has it, whoever else was interrupted.
         self.adopted: collections.deque[Begun] = collections.deque()
-        """Connections that wait, or can, beside those of the stations."""
+        """Connections that wait, or can, beside those of the waiters."""
         self.evictions: collections.deque[Post] = collections.deque()
         """Where somebody needs the connection that waits more."""
         self.missed: collections.deque[Member] = collections.deque()
@@ -69,13 +69,13 @@ class Watch:
         self._wake_up = WakeUpPipe()
         self._poller = new_poller()
         self._poller.arm(self._wake_up.descriptor, write=False)
-        self._by_descriptor: dict[int, Station] = {}
+        self._by_descriptor: dict[int, ServerWaiter] = {}
         # Whether there is more to do than to ask those servers again whose time is up.
         self._changed = True
-        self.answered: list[Station] = []
+        self.answered: list[ServerWaiter] = []
         """Those whose servers have said that they have no job, and that were not asked again yet."""
         self._wake_at = 0.0
-        self.choice = Choice(order, self.stations, self.empty, self.caught)
+        self.choice = Choice(order, self.by_post, self.empty, self.deliveries)
         self.kept_until = 0.0
         """When the grace ends in which nobody waits (monotonic seconds); 0 if there was none since somebody did."""
         self.end_is_due = False
@@ -85,7 +85,7 @@ class Watch:
 
     # From any thread.
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Wake the leader."""
         self._wake_up.wake()
 
@@ -96,25 +96,25 @@ class Watch:
     @property
     def holds_something(self) -> bool:
         """Whether something waits, or has brought a job that nobody has yet."""
-        return bool(self.stations or self.caught or self.adopted or self.tickets or self._beside)
+        return bool(self.by_post or self.deliveries or self.adopted or self.tickets or self._beside)
 
     def asked(self) -> set[Member]:
         """The servers on which something waits."""
-        return {member for member, _ in self.stations.copy()}
+        return {member for member, _ in self.by_post.copy()}
 
     # The leader's.
 
     def give_back_late(self, now: float) -> None:
         """Give back the jobs that have to wait for what comes before them, if that takes long."""
-        before = len(self.caught)
+        before = len(self.deliveries)
         self._wake_at = min(self._wake_at, self.choice.give_back_late(now))
-        self._changed |= len(self.caught) < before
+        self._changed |= len(self.deliveries) < before
 
     def ends_by(self, moment: float) -> bool:
         """Whether a server's own wait ends until then."""
-        return any(station.ends_at <= moment and station.connection.waiting for station in self.stations.values())
+        return any(waiter.ends_at <= moment and waiter.connection.waiting for waiter in self.by_post.values())
 
-    def attend(self, members: Iterable[Member], now: float, longest_wait: float, waiting: int) -> None:
+    def reconcile(self, members: Iterable[Member], now: float, longest_wait: float, waiting: int) -> None:
         """See to it that a connection waits on every server that can be asked.
 
         :param waiting: how many threads wait; where connections are short, they queue for as many as they would alone.
@@ -122,9 +122,9 @@ class Watch:
         answered, self.answered = self.answered, []
         if not self._changed and now < self._wake_at and not self.adopted:
             # What there is to do goes with what has come, not with how many servers there are.
-            for station in answered:
-                if longest_wait > 0 and self.stations.get(station.post) is station:
-                    self._go_on(station, now, longest_wait)
+            for waiter in answered:
+                if longest_wait > 0 and self.by_post.get(waiter.post) is waiter:
+                    self._go_on(waiter, now, longest_wait)
             return
         self._changed = longest_wait <= 0
         self._wake_at = math.inf
@@ -147,42 +147,42 @@ class Watch:
             present.add(member)
             if not member.down:
                 self._join_in_order(member, now, longest_wait, waiting)
-        for post in [post for post in self.stations if post[0] not in present or post[0].down]:
+        for post in [post for post in self.by_post if post[0] not in present or post[0].down]:
             self._vacate(post, now)
         for post in [post for post in self.tickets.posts() if post[0] not in present or post[0].down]:
             self.tickets.leave(post)
-        for station in list(self.stations.values()):
-            self._go_on(station, now, longest_wait)
+        for waiter in list(self.by_post.values()):
+            self._go_on(waiter, now, longest_wait)
 
     def _join_in_order(self, member: Member, now: float, longest_wait: float, waiting: int) -> None:
         for number in range(len(self._order.groups)):
             post = member, number
-            if post not in self.stations:
+            if post not in self.by_post:
                 not_before = self._not_before.get(post, 0.0)
                 if not_before > now:
                     self._wake_at = min(self._wake_at, not_before)
                 else:
                     self._join(post, now, longest_wait, waiting)
-            if self._order.is_strict and not (post in self.stations and post in self.empty):
+            if self._order.is_strict and not (post in self.by_post and post in self.empty):
                 # What comes after it is asked when it has said that it has no job.
                 return
 
-    def _go_on(self, station: Station, now: float, longest_wait: float) -> None:
-        connection, pool = station.connection, station.member.pool
+    def _go_on(self, waiter: ServerWaiter, now: float, longest_wait: float) -> None:
+        connection, pool = waiter.connection, waiter.member.pool
         # What was closed by somebody else is asked, too, and lost: the poller may say nothing of it.
         if not connection.waiting or connection.channel_state is ChannelState.CLOSED:
             if pool.pruning.keeps_nothing and not connection.closed:
                 # The process that it leads to has no job; another connection may lead to another process.
-                self._renew(station.post, now, longest_wait)
+                self._renew(waiter.post, now, longest_wait)
                 return
-            self.tickets.leave(station.post)
-            if connection.closed or station.member.reservations.may_wait():
-                self._ask(station, now, longest_wait)
+            self.tickets.leave(waiter.post)
+            if connection.closed or waiter.member.reservations.may_wait():
+                self._ask(waiter, now, longest_wait)
             else:
-                self._pause(station, now)
-        elif connection.instance and connection.generation < station.member.health.generation:
+                self._pause(waiter, now)
+        elif connection.instance and connection.generation < waiter.member.health.generation:
             # It should be dead, for another process answers there. If it is not, there are two.
-            self._renew(station.post, now, longest_wait)
+            self._renew(waiter.post, now, longest_wait)
 
     def _renew(self, post: Post, now: float, longest_wait: float) -> None:
         self._vacate(post, now)
@@ -195,26 +195,26 @@ class Watch:
         while self.evictions:
             post = self.evictions.popleft()
             member = post[0]
-            station = self.stations.get(post)
+            waiter = self.by_post.get(post)
             if not member.pool.queue.contended:
-                if station is not None and station.connection.waiting and station.ends_at > now:
-                    station.connection.evict = functools.partial(self._evict, post)
-            elif station is None or not station.connection.waiting:
+                if waiter is not None and waiter.connection.waiting and waiter.ends_at > now:
+                    waiter.connection.evict = functools.partial(self._evict, post)
+            elif waiter is None or not waiter.connection.waiting:
                 # It has brought a job meanwhile: then another one is ended.
                 member.reservations.evict()
             else:
                 self._cut_off.add(post)
                 self._vacate(post, now)
 
-    def _pause(self, station: Station, now: float) -> None:
+    def _pause(self, waiter: ServerWaiter, now: float) -> None:
         """Leave the connection to others, and the server alone for a while: it has said that it has no job."""
-        post = station.post
-        del self.stations[post]
-        self._disarm(station)
+        post = waiter.post
+        del self.by_post[post]
+        self._disarm(waiter)
         pause = self.empty[post] = min(_LONGEST_PAUSE, 2 * self.empty.get(post, 0.0) or _REJOIN_AFTER)
         self._not_before[post] = now + pause
         self._wake_at = min(self._wake_at, now + pause)
-        station.member.pool.checkin(station.connection)
+        waiter.member.pool.checkin(waiter.connection)
 
     def _queue_up(self, post: Post, now: float, waiting: int) -> None:
         """Queue for a connection, behind all others who want one.
@@ -243,22 +243,22 @@ class Watch:
                 self._begin(post, connection, now, longest_wait, asks=post[0].pool.queue.contended)
 
     def _settle_in(self, post: Post, connection: PooledConnection) -> None:
-        if post in self.stations:
+        if post in self.by_post:
             # Somebody else waits there already: one is enough.
             self._cancel(post[0], connection)
             return
-        station = self.stations[post] = Station(post, connection)
+        waiter = self.by_post[post] = ServerWaiter(post, connection)
         if not connection.waiting:
             # It was asked, and has answered.
             self.empty.setdefault(post, 0.0)
-            self.answered.append(station)
+            self.answered.append(waiter)
         else:
-            station.asked(time.monotonic())
-            station.ends_at = connection.give_up_at
+            waiter.asked(time.monotonic())
+            waiter.ends_at = connection.give_up_at
             try:
-                self._arm(station)
+                self._arm(waiter)
             except BeanpoolError as error:
-                self._lose(station, error)
+                self._lose(waiter, error)
 
     def _join(self, post: Post, now: float, longest_wait: float, waiting: int) -> None:
         try:
@@ -283,185 +283,185 @@ class Watch:
         if self._order.is_strict:
             # Until it has said so anew.
             self.empty.pop(post, None)
-        station = Station(post, connection, beside=post in self.stations)
-        if station.beside:
-            self._beside.append(station)
+        waiter = ServerWaiter(post, connection, beside=post in self.by_post)
+        if waiter.beside:
+            self._beside.append(waiter)
         else:
-            self.stations[post] = station
+            self.by_post[post] = waiter
         try:
             if connection.channel_state is None:
                 connection.begin_connecting()
         except BeanpoolError as error:
-            self._lose(station, error)
+            self._lose(waiter, error)
             return
-        self._ask(station, now, 0.0 if asks or station.beside else longest_wait)
+        self._ask(waiter, now, 0.0 if asks or waiter.beside else longest_wait)
 
-    def _ask(self, station: Station, now: float, longest_wait: float) -> None:
+    def _ask(self, waiter: ServerWaiter, now: float, longest_wait: float) -> None:
         """Have the server asked for a job, and wait for one; with a `longest_wait` of 0 it does not wait."""
-        longest = _SHARED_SLICE if station.member.pool.pruning.keeps_nothing else RESERVE_SLICE
+        longest = _SHARED_SLICE if waiter.member.pool.pruning.keeps_nothing else RESERVE_SLICE
         seconds = max(1, min(longest, math.ceil(min(longest_wait, longest)))) if longest_wait > 0 else 0
-        station.asked(now + seconds)
-        connection = station.connection
+        waiter.asked(now + seconds)
+        connection = waiter.connection
         try:
-            connection.begin_reserve(self._order.groups[station.post[1]], seconds)
+            connection.begin_reserve(self._order.groups[waiter.post[1]], seconds)
             if seconds:
                 connection.waits_since = now
-                connection.evict = functools.partial(self._evict, station.post)
-            if station.connection.connecting:
-                station.connection.step()
-            self._arm(station)
+                connection.evict = functools.partial(self._evict, waiter.post)
+            if waiter.connection.connecting:
+                waiter.connection.step()
+            self._arm(waiter)
         except BeanpoolError as error:
-            self._lose(station, error)
+            self._lose(waiter, error)
 
-    def look(self, deadline: float) -> None:
-        """Wait until something happens, or until `deadline`; the jobs that came in are in :attr:`caught`."""
+    def poll(self, deadline: float) -> None:
+        """Wait until something happens, or until `deadline`; the jobs that came in are in :attr:`deliveries`."""
         now = time.monotonic()
-        until = min(deadline, self._wake_at, self.choice.look_at if self.caught else math.inf)
+        until = min(deadline, self._wake_at, self.choice.look_at if self.deliveries else math.inf)
         if self.ends_by(deadline + LAST_MOMENT):
             until += LAST_MOMENT
-        for station in (*self.stations.values(), *self._beside):
-            until = min(until, station.connection.give_up_at)
-            if not station.connection.connecting:
-                until = min(until, station.doubted_at if station.returns < 0 else now + _LOOK_AGAIN)
-        before = len(self.caught)
-        self._turn(None if until == math.inf else max(0.0, until - now))
-        if len(self.caught) > before:
+        for waiter in (*self.by_post.values(), *self._beside):
+            until = min(until, waiter.connection.give_up_at)
+            if not waiter.connection.connecting:
+                until = min(until, waiter.doubted_at if waiter.returns < 0 else now + _LOOK_AGAIN)
+        before = len(self.deliveries)
+        self._poll(None if until == math.inf else max(0.0, until - now))
+        if len(self.deliveries) > before:
             return
         now = time.monotonic()
-        for station in (*self.stations.values(), *self._beside):
-            if station.connection.waiting and station.connection.give_up_at <= now:
-                if station.connection.connecting:
-                    self._step(station)
+        for waiter in (*self.by_post.values(), *self._beside):
+            if waiter.connection.waiting and waiter.connection.give_up_at <= now:
+                if waiter.connection.connecting:
+                    self._step(waiter)
                 else:
-                    self._lose(station, station.connection.late())
-            elif station.connection.waiting and station.doubted_at <= now and not station.connection.connecting:
-                self._doubt(station)
+                    self._lose(waiter, waiter.connection.late())
+            elif waiter.connection.waiting and waiter.doubted_at <= now and not waiter.connection.connecting:
+                self._doubt(waiter)
 
-    def _doubt(self, station: Station) -> None:
+    def _doubt(self, waiter: ServerWaiter) -> None:
         """Look for evidence on other connections: where a reply is late, the server is slow, or this one forgotten."""
-        member = station.member
-        if station.returns < 0:
-            station.returns = member.pool.returns
+        member = waiter.member
+        if waiter.returns < 0:
+            waiter.returns = member.pool.returns
             member.doubt()
-        elif member.pool.returns != station.returns:
+        elif member.pool.returns != waiter.returns:
             # What it has reserved by now, it gives to others when it learns of the end.
-            self._remove(station)
-            member.pool.discard(station.connection, "it went silent, while the server answers on others")
+            self._remove(waiter)
+            member.pool.discard(waiter.connection, "it went silent, while the server answers on others")
 
-    def glance(self) -> None:
-        """As :meth:`look`, without waiting."""
-        self._turn(0.0)
+    def poll_now(self) -> None:
+        """As :meth:`poll`, without waiting."""
+        self._poll(0.0)
 
-    def _turn(self, timeout: float | None) -> None:
+    def _poll(self, timeout: float | None) -> None:
         by_descriptor = self._by_descriptor
         for descriptor, _ in self._poller.wait(timeout):
-            station = by_descriptor.get(descriptor)
-            if station is not None:
-                self._step(station)
+            waiter = by_descriptor.get(descriptor)
+            if waiter is not None:
+                self._step(waiter)
             elif descriptor == self._wake_up.descriptor:
                 self._changed = True
                 self._wake_up.drain()
                 self._poller.arm(descriptor, write=False)
 
-    def _step(self, station: Station) -> None:
+    def _step(self, waiter: ServerWaiter) -> None:
         # From here until the job is with its caller every line is waited for, and is read from cold caches.
         try:
-            reply = station.step()
+            reply = waiter.step()
             if reply is None:
-                self._arm(station)
+                self._arm(waiter)
                 return
             brought_job = reply.status == "RESERVED"
             if not brought_job and reply.status not in ("TIMED_OUT", "DEADLINE_SOON"):
-                raise station.connection.refuse(RESERVE_WITH_TIMEOUT, reply)
+                raise waiter.connection.refuse(RESERVE_WITH_TIMEOUT, reply)
         except BeanpoolError as error:
-            self._lose(station, error)
+            self._lose(waiter, error)
             return
-        member = station.member
+        member = waiter.member
         if not member.up:
             member.works()
-        station.connection.evict = None
+        waiter.connection.evict = None
         if brought_job:
-            self.caught.append((member, station.connection, reply))
-            del self._by_descriptor[station.descriptor]
-            if station.beside:
-                self._beside.remove(station)
+            self.deliveries.append((member, waiter.connection, reply))
+            del self._by_descriptor[waiter.descriptor]
+            if waiter.beside:
+                self._beside.remove(waiter)
             else:
-                del self.stations[station.post]
-            self.empty.pop(station.post, None)
+                del self.by_post[waiter.post]
+            self.empty.pop(waiter.post, None)
             self._changed = True
         else:
             self.heard[member] = time.monotonic()
-            self._cut_off.discard(station.post)
-            if station.post not in self.empty:
-                self.empty[station.post] = 0.0
+            self._cut_off.discard(waiter.post)
+            if waiter.post not in self.empty:
+                self.empty[waiter.post] = 0.0
                 # Where tubes have an order the next one may be asked now.
                 self._changed |= self._order.is_strict
-            if station.beside:
-                self._remove(station)
-                member.pool.checkin(station.connection)
+            if waiter.beside:
+                self._remove(waiter)
+                member.pool.checkin(waiter.connection)
             else:
-                self.answered.append(station)
+                self.answered.append(waiter)
 
-    def _lose(self, station: Station, error: BeanpoolError) -> None:
-        self._remove(station)
-        self._not_before[station.post] = time.monotonic() + _REJOIN_AFTER
+    def _lose(self, waiter: ServerWaiter, error: BeanpoolError) -> None:
+        self._remove(waiter)
+        self._not_before[waiter.post] = time.monotonic() + _REJOIN_AFTER
         if isinstance(error, CommandFailed):
-            station.member.pool.discard(station.connection, str(error))
+            waiter.member.pool.discard(waiter.connection, str(error))
         else:
-            station.member.pool.checkin(station.connection, broken=error)
+            waiter.member.pool.checkin(waiter.connection, broken=error)
 
-    def _remove(self, station: Station) -> None:
-        self._disarm(station)
-        if station.beside:
-            self._beside.remove(station)
+    def _remove(self, waiter: ServerWaiter) -> None:
+        self._disarm(waiter)
+        if waiter.beside:
+            self._beside.remove(waiter)
         else:
-            self.stations.pop(station.post, None)
+            self.by_post.pop(waiter.post, None)
         self._changed = True
 
     def _vacate(self, post: Post, now: float) -> None:
-        station = self.stations.pop(post, None)
-        if station is not None:
+        waiter = self.by_post.pop(post, None)
+        if waiter is not None:
             self._not_before[post] = now + _REJOIN_AFTER
-            self._disarm(station)
-            self._cancel(post[0], station.connection)
+            self._disarm(waiter)
+            self._cancel(post[0], waiter.connection)
 
     def _cancel(self, member: Member, connection: PooledConnection) -> None:
         channel = member.pool.cancel_reserve(connection)
         if channel is not None:
             channel.close("its reserve was cancelled")
 
-    def _arm(self, station: Station) -> None:
+    def _arm(self, waiter: ServerWaiter) -> None:
         """Watch a connection until it is ready once."""
-        descriptor = station.connection.live_descriptor()
-        if descriptor != station.descriptor:
-            self._disarm(station)
-            station.descriptor = descriptor
-        station.step = station.connection.next_step
-        self._by_descriptor[descriptor] = station
+        descriptor = waiter.connection.live_descriptor()
+        if descriptor != waiter.descriptor:
+            self._disarm(waiter)
+            waiter.descriptor = descriptor
+        waiter.step = waiter.connection.next_step
+        self._by_descriptor[descriptor] = waiter
         try:
-            self._poller.arm(descriptor, write=station.connection.wants_write)
+            self._poller.arm(descriptor, write=waiter.connection.wants_write)
         except OSError as error:
-            raise station.connection.closed_meanwhile() from error
+            raise waiter.connection.closed_meanwhile() from error
 
-    def _disarm(self, station: Station) -> None:
-        if self._by_descriptor.get(station.descriptor) is station:
-            del self._by_descriptor[station.descriptor]
-            self._poller.disarm(station.descriptor)
-        station.descriptor = -1
+    def _disarm(self, waiter: ServerWaiter) -> None:
+        if self._by_descriptor.get(waiter.descriptor) is waiter:
+            del self._by_descriptor[waiter.descriptor]
+            self._poller.disarm(waiter.descriptor)
+        waiter.descriptor = -1
 
-    def scrap(self, spared: Set[PooledConnection]) -> None:
+    def discard_all(self, spared: Set[PooledConnection]) -> None:
         """Close everything: after an interrupt nobody knows what a connection waits for, or whether it holds a job.
 
         :param spared: connections that have brought a job to somebody who has it.
         """
-        connections = [(station.member, station.connection) for station in (*self.stations.values(), *self._beside)]
-        connections += [(member, connection) for member, connection, _ in self.caught]
+        connections = [(waiter.member, waiter.connection) for waiter in (*self.by_post.values(), *self._beside)]
+        connections += [(member, connection) for member, connection, _ in self.deliveries]
         for member, connection in connections:
             if connection not in spared:
                 member.pool.discard(connection, "the thread that watched it was interrupted")
-        self.stations.clear()
+        self.by_post.clear()
         self._beside.clear()
-        self.caught.clear()
+        self.deliveries.clear()
         for member, connection in self._let_go():
             member.pool.discard(connection, "the thread that watched it was interrupted")
 
@@ -474,18 +474,18 @@ class Watch:
                 self._settle_in((member, number), connection)
             self.adopted.popleft()
         answered, self.answered = self.answered, []
-        for station in answered:
-            if self.stations.get(station.post) is station and not station.connection.waiting:
-                self._remove(station)
-                station.member.pool.checkin(station.connection)
+        for waiter in answered:
+            if self.by_post.get(waiter.post) is waiter and not waiter.connection.waiting:
+                self._remove(waiter)
+                waiter.member.pool.checkin(waiter.connection)
 
     def end(self) -> list[tuple[Member, Channel | None]]:
         """Nobody waits any more: cancel what still waits, and give back what came in.
 
         :returns: the servers where something waited, each with the channel to be read to its end, if there is one.
         """
-        while self.caught:
-            member, connection, _ = self.caught.popleft()
+        while self.deliveries:
+            member, connection, _ = self.deliveries.popleft()
             member.pool.discard(connection, "nobody came for its job")
         cancelled: list[tuple[Member, Channel | None]] = []
         for member, connection in self._let_go():
@@ -501,8 +501,8 @@ class Watch:
         self._poller.close()
         for post in self.tickets.posts():
             self.tickets.leave(post)
-        connections = [(station.member, station.connection) for station in (*self.stations.values(), *self._beside)]
-        self.stations.clear()
+        connections = [(waiter.member, waiter.connection) for waiter in (*self.by_post.values(), *self._beside)]
+        self.by_post.clear()
         self._beside.clear()
         while self.adopted:
             connections += [(member, connection) for member, connection, _ in taken(self.adopted[0])]

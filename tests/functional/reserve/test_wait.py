@@ -27,9 +27,9 @@ from support.waiting import wait_until, within
 from beanpool import BeanpoolError, Job, PoolClosed, PoolManager, PoolTimeout
 from beanpool.net.channel import Channel
 from beanpool.net.poller import SelectorPoller, new_poller
-from beanpool.reserve.station import Begun, Station, taken
+from beanpool.reserve.server_waiter import Begun, ServerWaiter, taken
 from beanpool.reserve.sweep import Sweeper
-from beanpool.reserve.waiters import Watch
+from beanpool.reserve.waiters import WaiterSet
 from beanpool.server.connection_pool import ConnectionPool
 
 if TYPE_CHECKING:
@@ -738,19 +738,19 @@ class TestDelivered:
         monkeypatch.setattr("beanpool.reserve.waiters.new_poller", request.param)
 
     @pytest.fixture
-    def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
+    def looks(self, monkeypatch: pytest.MonkeyPatch) -> list[WaiterSet]:
         """Grows by one whenever a leader is woken."""
-        looks: list[Watch] = []
-        look = Watch.look
+        looks: list[WaiterSet] = []
+        look = WaiterSet.poll
 
-        def look_and_count(watch: Watch, deadline: float) -> None:
-            look(watch, deadline)
-            looks.append(watch)
+        def look_and_count(waiters: WaiterSet, deadline: float) -> None:
+            look(waiters, deadline)
+            looks.append(waiters)
 
-        monkeypatch.setattr(Watch, "look", look_and_count)
+        monkeypatch.setattr(WaiterSet, "poll", look_and_count)
         return looks
 
-    def test_nobody_reads_what_its_job_is_answered(self, cluster: StartCluster, looks: list[Watch]) -> None:
+    def test_nobody_reads_what_its_job_is_answered(self, cluster: StartCluster, looks: list[WaiterSet]) -> None:
         servers = cluster(2)
         with pool_of(*servers) as pool:
             first, second = start_waiting(pool, pool.reserve), start_waiting(pool, pool.reserve)
@@ -767,7 +767,7 @@ class TestDelivered:
             servers[0].control.put(b"second")
             assert body_of(second) == b"second"
 
-    def test_its_end_wakes_nobody(self, cluster: StartCluster, looks: list[Watch]) -> None:
+    def test_its_end_wakes_nobody(self, cluster: StartCluster, looks: list[WaiterSet]) -> None:
         servers = cluster(2)
         with pool_of(*servers) as pool:
             first, second = start_waiting(pool, pool.reserve), start_waiting(pool, pool.reserve)
@@ -905,14 +905,14 @@ class TestSilence:
             thread = start_waiting(pool, pool.reserve)
             wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
             [shared] = inside(pool).waits.values()
-            assert shared.watch is not None
-            [station] = shared.watch.stations.values()
+            assert shared.waiters is not None
+            [waiter] = shared.waiters.by_post.values()
             beanstalkd.freeze()
             time.sleep(1.6)
             beanstalkd.thaw()
             beanstalkd.control.put(b"job")
             job = job_of(thread)
-            assert job.connection is station.connection
+            assert job.connection is waiter.connection
             job.delete()
             assert [status.state for status in pool.servers] == ["up"]
 
@@ -921,12 +921,12 @@ class TestSilence:
     ) -> None:
         monkeypatch.setattr("beanpool.reserve.waiters.RESERVE_SLICE", 1)
         looked_at = 0
-        join = Watch._go_on
+        join = WaiterSet._go_on
 
-        def count(watch: Watch, station: Station, now: float, longest_wait: float) -> None:
+        def count(waiters: WaiterSet, waiter: ServerWaiter, now: float, longest_wait: float) -> None:
             nonlocal looked_at
             looked_at += 1
-            join(watch, station, now, longest_wait)
+            join(waiters, waiter, now, longest_wait)
 
         servers = cluster(8)
         with PoolManager([server.address for server in servers]) as pool:
@@ -934,7 +934,7 @@ class TestSilence:
             wait_until(lambda: waiters(servers) == [1] * 8, "a waiter on each server")
             wait_until(lambda: all(status.round_trip is not None for status in pool.servers), "all to be known")
             asked = sum(server.control.counter("cmd-reserve-with-timeout") for server in servers)
-            monkeypatch.setattr(Watch, "_go_on", count)
+            monkeypatch.setattr(WaiterSet, "_go_on", count)
             wait_until(
                 lambda: sum(server.control.counter("cmd-reserve-with-timeout") for server in servers) >= asked + 16,
                 "two more slices",
@@ -952,10 +952,10 @@ def test_a_wait_of_any_length_is_cut_into_slices(beanstalkd: BeanstalkdServer) -
             thread = start_waiting(pool, functools.partial(pool.reserve, timeout=timeout))
             wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
             [shared] = inside(pool).waits.values()
-            assert shared.watch is not None
-            [station] = shared.watch.stations.values()
-            assert station.ends_at - time.monotonic() <= 4
-            assert math.isfinite(station.connection.give_up_at)
+            assert shared.waiters is not None
+            [waiter] = shared.waiters.by_post.values()
+            assert waiter.ends_at - time.monotonic() <= 4
+            assert math.isfinite(waiter.connection.give_up_at)
             beanstalkd.control.put(b"job")
             assert body_of(thread) == b"job"
 

@@ -144,10 +144,10 @@ class TestFinishing:
 
 def waiting_connections(pool: PoolManager) -> list[PooledConnection]:
     return [
-        station.connection
+        waiter.connection
         for shared in inside(pool).waits.values()
-        if shared.watch is not None
-        for station in list(shared.watch.stations.values())
+        if shared.waiters is not None
+        for waiter in list(shared.waiters.by_post.values())
     ]
 
 

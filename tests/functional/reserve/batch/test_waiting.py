@@ -15,7 +15,7 @@ from support.threads import background
 from support.waiting import wait_until, within
 
 from beanpool import PoolClosed, PoolManager
-from beanpool.reserve.waiters import Watch
+from beanpool.reserve.waiters import WaiterSet
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartScripted
@@ -26,13 +26,13 @@ from support.batches import fill, leased, ready, reserved, wait_for_waiters
 def gate_of_looks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Until it is set, no waiting thread looks at what its connections have."""
     gate = threading.Event()
-    look = Watch.look
+    look = WaiterSet.poll
 
-    def look_late(watch: Watch, deadline: float) -> None:
+    def look_late(waiters: WaiterSet, deadline: float) -> None:
         assert gate.wait(10)
-        look(watch, deadline)
+        look(waiters, deadline)
 
-    monkeypatch.setattr(Watch, "look", look_late)
+    monkeypatch.setattr(WaiterSet, "poll", look_late)
     return gate
 
 
@@ -87,14 +87,14 @@ class TestWaiting:
         self, cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         servers = cluster(3)
-        glance = Watch.glance
+        glance = WaiterSet.poll_now
 
-        def glance_late(watch: Watch) -> None:
+        def glance_late(waiters: WaiterSet) -> None:
             for server in servers[1:]:
                 fill(server, 10)
-            glance(watch)
+            glance(waiters)
 
-        monkeypatch.setattr(Watch, "glance", glance_late)
+        monkeypatch.setattr(WaiterSet, "poll_now", glance_late)
         with pool_with_jobs_in_hand(*servers) as pool:
             pool.wait(3)
             waiting = background(lambda: pool.reserve_many(20, 30))

@@ -12,7 +12,7 @@ from beanpool.server import Member, PooledConnection
 _DOUBTED_AFTER = 1.0
 _USUAL_ROUND_TRIPS = 4
 
-Catch = tuple[Member, PooledConnection, Reply]
+Delivery = tuple[Member, PooledConnection, Reply]
 """A job that has come in: from whom, on which connection, and the reply that holds it."""
 
 Post = tuple[Member, int]
@@ -22,7 +22,7 @@ Begun = list[tuple[Member, PooledConnection, int]]
 """Connections with a reserve under way, each with the number of its group of tubes."""
 
 
-class Station:
+class ServerWaiter:
     """A connection that waits on one server.
 
     :param beside: whether it is one of several there, and only asks.

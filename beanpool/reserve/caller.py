@@ -7,18 +7,18 @@ import threading
 from collections.abc import Callable, Sequence
 
 from beanpool.errors import BeanpoolError
-from beanpool.reserve.station import Catch
+from beanpool.reserve.server_waiter import Delivery
 
 
-class Seat:
+class Caller:
     """A thread that waits."""
 
     __slots__ = (
         "__weakref__",
-        "_poke",
+        "_wake_leader",
         "among",
-        "catch",
         "deadline",
+        "delivery",
         "error",
         "extra",
         "most",
@@ -33,26 +33,26 @@ class Seat:
         self,
         deadline: float,
         most: int,
-        poke: Callable[[], None],
+        wake_leader: Callable[[], None],
         *,
         only_looks: bool = False,
         among: Sequence[int] | None = None,
     ) -> None:
         self.deadline = deadline
         self.most = most
-        self._poke = poke
+        self._wake_leader = wake_leader
         self.only_looks = only_looks
         """Whether it takes what has come in, and does not wait for more."""
         self.among = among
         """Of which groups of tubes, in their order; None for all."""
-        self.extra: list[Catch] = []
+        self.extra: list[Delivery] = []
         """What came in at the same time, and nobody else waits for."""
         self.presence = threading.Lock()
         """Held by its thread while that is here. However many interrupts end its wait, and at whatever lines, a lock's
         own ``__exit__`` is not written in Python, and lets go."""
         self.signal = threading.Lock()
         self.signal.acquire()
-        self.catch: Catch | None = None
+        self.delivery: Delivery | None = None
         self.error: BeanpoolError | None = None
         self.woken = False
         """Whether it waits no longer, because somebody says so."""
@@ -66,17 +66,17 @@ class Seat:
     @property
     def open(self) -> bool:
         """Whether it still waits for its job."""
-        return self.catch is None and self.error is None and not self.woken
+        return self.delivery is None and self.error is None and not self.woken
 
     @property
     def takes_more(self) -> bool:
         """Whether it would have another one."""
-        return self.catch is not None and len(self.extra) + 1 < self.most
+        return self.delivery is not None and len(self.extra) + 1 < self.most
 
     @property
-    def catches(self) -> list[Catch]:
+    def deliveries(self) -> list[Delivery]:
         """All that came in for it."""
-        return [] if self.catch is None else [self.catch, *self.extra]
+        return [] if self.delivery is None else [self.delivery, *self.extra]
 
     def wake(self) -> None:
         """Let its thread look at what was done to it. Once more does no harm."""
@@ -89,4 +89,4 @@ class Seat:
         self.woken = True
         self.wake()
         # It may be the one that leads.
-        self._poke()
+        self._wake_leader()

@@ -23,7 +23,7 @@ class Choice:
 
     :param waiters: the connections that wait.
     :param empty: where it was said that there is no job, and nothing else since.
-    :param caught: the jobs.
+    :param deliveries: the jobs that came in.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class Choice:
         deliveries: collections.deque[Delivery],
     ) -> None:
         self._order = order
-        self._stations = by_post
+        self._by_post = by_post
         self._empty = empty
-        self._caught = deliveries
+        self._deliveries = deliveries
         # Since when there were jobs that nobody may have yet.
         self._held_since = 0.0
         self.look_at = math.inf
@@ -48,7 +48,7 @@ class Choice:
         :param among: the groups of tubes that may be, in their order, when all others of these have no job; None if
             that is to be seen by what waits.
         """
-        order, deliveries = self._order, self._caught
+        order, deliveries = self._order, self._deliveries
         if len(order.groups) == 1:
             return deliveries[0] if deliveries else None
         ranking = order.ranking() if among is None else among
@@ -70,20 +70,20 @@ class Choice:
 
         :returns: when to look again (monotonic seconds).
         """
-        if not self._caught:
+        if not self._deliveries:
             self._held_since = 0.0
         elif not self._held_since:
             self._held_since = now
         elif now >= self._held_since + _LONGEST_HELD:
             self._held_since = 0.0
-            while self._caught:
-                member, connection, _ = self._caught.popleft()
+            while self._deliveries:
+                member, connection, _ = self._deliveries.popleft()
                 member.pool.discard(connection, "others came before its job")
         return self._held_since + _LONGEST_HELD if self._held_since else math.inf
 
     def _is_settled(self, post: Post, now: float) -> bool:
         """Whether a connection waits there, and there is no job: it would have come by now."""
-        waiter = self._stations.get(post)
+        waiter = self._by_post.get(post)
         if waiter is None or post not in self._empty:
             return False
         settled_at = waiter.asked_at + max(_SETTLED_AFTER, _ROUND_TRIPS * (post[0].health.round_trip or 0.0))

@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(
         "a thread that was interrupted in a wait is taken to be there",
         "after Ctrl-C in a reserve nobody leads the wait: all later reserves sleep",
-        (Edit("reserve/wait.py", "return self.presence.locked()", "return True"),),
+        (Edit("reserve/caller.py", "return self.presence.locked()", "return True"),),
         (_SCENARIOS + "test_an_interrupted_reserve_leaves_its_place_to_others",),
     ),
     Mutant(

@@ -20,7 +20,7 @@ from beanpool.errors import ConnectionFailed, NoServerAvailable
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine, StartScripted
 
-SHORT = 1.0
+SHORT = 1.5
 
 
 class TestTubes:

@@ -75,6 +75,7 @@ _NEARBY = {
         test_every_server_is_named_with_its_reason
         test_frozen_servers
         test_jobs_of_all_servers
+        test_jobs_of_healthy_servers_while_another_is_frozen
         test_many_left_over_end_in_time
         test_no_reserve_waits_on_a_connection_that_holds_a_job
         test_of_a_server_that_is_down

@@ -21,7 +21,7 @@ _ROUND_TRIPS = 1.25
 class Choice:
     """Chooses among the jobs that came in. Used by the leader of a wait.
 
-    :param waiters: the connections that wait.
+    :param by_post: the connections that wait.
     :param empty: where it was said that there is no job, and nothing else since.
     :param deliveries: the jobs that came in.
     """

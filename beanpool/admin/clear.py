@@ -1,0 +1,97 @@
+"""Deleting the jobs of a tube."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from beanpool.admin.lanes import Lane, addresses, run_lanes
+from beanpool.admin.outcome import STATES, OnProgress, Outcome, State, Stop, check_limit, check_states
+from beanpool.admin.quota import Quota
+from beanpool.admin.transfer import reserve
+from beanpool.admin.walk import (
+    count_of,
+    delete_each,
+    in_states,
+    is_dense_down_to,
+    is_paused,
+    newest_id,
+    peek_first,
+    settle_delete,
+    walk,
+)
+from beanpool.manager import PoolManager
+from beanpool.protocol import check_tube
+
+
+def clear(
+    pool: PoolManager[Any],
+    tube: str,
+    states: State | Iterable[State] = STATES,
+    *,
+    limit: int | None = None,
+    timeout: float | None = None,
+    progress: OnProgress = None,
+    stop: Stop = None,
+) -> dict[str, Outcome]:
+    """Delete the jobs of a tube, on all servers at once.
+
+    It takes what is in the tube when it begins. Ready jobs are reserved for that, so what is deleted nobody else has;
+    delayed and buried ones, and those of a paused tube, are looked at and deleted: one that somebody kicks in between
+    is deleted all the same. Jobs that workers have in hand stay.
+
+    :param tube: its name.
+    :param states: of the jobs to delete: ``"ready"``, ``"delayed"``, ``"buried"``; one or several.
+    :param limit: how many at most, on all servers together; None for all. The other parameters are those of
+        :func:`move`.
+    :returns: for each server, by its address, what came of its jobs. An error is in there, and not raised.
+    :raises ValueError: for a tube, state or limit that cannot be.
+    """
+    check_tube(tube)
+    wanted = check_states(states)
+    quota = Quota(check_limit(limit))
+
+    def work(lane: Lane) -> None:
+        counts = count_of(lane, tube, wanted)
+        granted = lane.total = quota.take(sum(counts.values()))
+        for state, count in counts.items():
+            count = min(count, granted)
+            granted -= count
+            if not count:
+                continue
+            if state == "ready" and not is_paused(lane, tube):
+                _clear_reserved(lane, count)
+            else:
+                _clear_found(lane, tube, state, count)
+            if lane.connection.closed:
+                return
+
+    return run_lanes(pool, addresses(pool), tube, work, timeout=timeout, progress=progress, stop=stop)
+
+
+def _clear_reserved(lane: Lane, count: int) -> None:
+    while count > 0 and not lane.connection.closed and not lane.stopped():
+        jobs = reserve(lane, min(lane.portion, count))
+        if not jobs:
+            return
+        _delete(lane, [job.id for job in jobs])
+        count -= len(jobs)
+
+
+def _clear_found(lane: Lane, tube: str, state: str, count: int) -> None:
+    wanted = in_states(tube, (state,))
+    for found in walk(lane, newest_id(lane), wanted, count, is_dense_down_to(count)):
+        _delete(lane, [int(statistics["id"]) for statistics in found])
+        count -= len(found)
+    while count > 0 and not lane.connection.closed and not lane.stopped():
+        job = peek_first(lane.connection, state)
+        if job is None:
+            return
+        _delete(lane, [job.id])
+        count -= 1
+
+
+def _delete(lane: Lane, ids: list[int]) -> None:
+    for outcome in delete_each(lane, ids):
+        settle_delete(lane, outcome)
+    lane.report()

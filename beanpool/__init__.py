@@ -5,6 +5,7 @@ Importing it opens nothing, starts no thread and configures no logging.
 
 from typing import TYPE_CHECKING
 
+from beanpool.cluster import ServerSurvey
 from beanpool.config import Server
 from beanpool.connection import Connection, Job, JobId, Pipeline
 from beanpool.errors import (
@@ -113,6 +114,7 @@ __all__ = [
     "Server",
     "ServerStateChanged",
     "ServerStatus",
+    "ServerSurvey",
     "ServersChanged",
     "SocketError",
     "Tube",

@@ -17,6 +17,8 @@ from beanpool.cluster import (
     Answers,
     Cluster,
     Question,
+    Scope,
+    ServerSurvey,
     about_tube,
     about_tubes,
     ask_all,
@@ -25,6 +27,7 @@ from beanpool.cluster import (
     gather,
     kick_all,
     merge_stats,
+    survey_all,
 )
 from beanpool.config import (
     DEFAULTS,
@@ -956,6 +959,33 @@ class PoolManager(NotPicklable, Generic[BodyT]):
             self._cluster.deadline(timeout),
         )
 
+    def survey(
+        self,
+        tubes: str | Iterable[str] = "*",
+        *,
+        most: int | None = None,
+        head_age: bool = False,
+        timeout: float | None = None,
+    ) -> dict[str, ServerSurvey]:
+        """Look at all servers and their tubes at once, for whoever shows how they are; returns by address what each
+        has said.
+
+        A server that is silent costs the call its timeout, and has an error in what is returned; the others are asked
+        about everything meanwhile. A tube takes its server two or three commands, in four round trips for all of them
+        (``list-tubes`` and ``stats``, ``stats-tube``, ``peek-ready``, ``stats-job``).
+
+        :param tubes: which tubes: names, or patterns with ``*`` and ``?``.
+        :param most: about how many tubes each server is asked at most, the first by pattern and name; None for all.
+        :param head_age: whether to find out the age of the job that is reserved next from each tube. Its body is read
+            for that, as beanstalkd has no other way.
+        :param timeout: how long all of it may take (seconds); None for the pool's.
+        """
+        patterns = (tubes,) if isinstance(tubes, str) else tuple(tubes)
+        if most is not None:
+            check_int("most", most, 0, MAX_UINT32)
+        scope = Scope(patterns, most, head_age, self._used)
+        return survey_all(self._cluster.members(), scope, self._cluster.deadline(timeout))
+
     def pause_tube(self, tube: str, seconds: float, *, timeout: float | None = None) -> None:
         """Let nobody reserve from `tube` for this long, on all servers that have it (``pause-tube``).
 
@@ -1073,6 +1103,22 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         check_int("min_servers", min_servers, 1, max(1, len(staying)))
         deadline = _monotonic() + (self._timeout if timeout is None else check_seconds("timeout", timeout))
         self._cluster.wait(min_servers, deadline)
+
+    def healthy(self, min_servers: int = 1) -> bool:
+        """Whether at least so many servers answer, as far as is known: a check for load balancers and supervisors.
+
+        It asks nobody, and so costs nothing: the pool's own checks and calls have found that out. A pool that was not
+        used before begins to check its servers now (see `health_interval`), and is healthy when they have answered;
+        one that is closed is not.
+
+        :param min_servers: how many (1 or more). Servers that are leaving count, as they give jobs.
+        """
+        check_int("min_servers", min_servers, 1, MAX_UINT32)
+        try:
+            members = self._cluster.members()
+        except PoolClosed:
+            return False
+        return sum(member.answers for member in members) >= min_servers
 
     # What can be seen of it.
 

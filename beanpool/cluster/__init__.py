@@ -7,6 +7,7 @@ from beanpool.cluster.fan_out import Answers, Question, ask_all, ask_each, ask_f
 from beanpool.cluster.keeper import Keeping
 from beanpool.cluster.kick import kick_all
 from beanpool.cluster.questions import ROUND_TRIP, STATISTICS, about_tube, about_tubes, for_a_job
+from beanpool.cluster.survey import Scope, ServerSurvey, survey_all
 from beanpool.cluster.topology import Topology
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Cluster",
     "Keeping",
     "Question",
+    "Scope",
+    "ServerSurvey",
     "Topology",
     "about_tube",
     "about_tubes",
@@ -30,4 +33,5 @@ __all__ = [
     "gather",
     "kick_all",
     "merge_stats",
+    "survey_all",
 ]

@@ -80,7 +80,13 @@ def ask_for_many(members: Iterable[Member], questions: Mapping[str, Question], d
     return answers
 
 
-def ask_each(questions: Mapping[Member, Sequence[Question]], deadline: float) -> dict[Member, list[Any]]:
+FollowUp = Callable[[Member, list[Any]], Sequence[Question]]
+"""Given a server's answers to all that it was asked last, returns what it is asked next; nothing if that was all."""
+
+
+def ask_each(
+    questions: Mapping[Member, Sequence[Question]], deadline: float, follow_up: FollowUp | None = None
+) -> dict[Member, list[Any]]:
     """Ask each server its questions, all servers at once and in the caller's thread.
 
     The questions to a server share a connection and a round trip; the connection uses and watches what the first of
@@ -88,9 +94,11 @@ def ask_each(questions: Mapping[Member, Sequence[Question]], deadline: float) ->
     use, one more is made, and closed afterwards.
 
     :param deadline: monotonic seconds.
-    :returns: for each server an answer to each of its questions, or the error in its place.
+    :param follow_up: what else each server is asked, once it has answered: each goes on by itself, and waits for no
+        other one.
+    :returns: for each server an answer to each of the questions that it was asked last, or the error in its place.
     """
-    fan_out = _FanOut(deadline)
+    fan_out = _FanOut(deadline, follow_up)
     try:
         for member, asked in questions.items():
             fan_out.ask(member, asked)
@@ -142,12 +150,18 @@ class _Asked:
             after=[(question.command, question.request, note) for question in self.questions[:-1]],
         )
 
+    def go_on(self, questions: Sequence[Question], now: float) -> None:
+        """All has been answered: ask these next (monotonic seconds)."""
+        self.questions, self.replies, self.since = questions, [], now
+        self.begin()
+
 
 class _FanOut:
     """Questions on their way to many servers."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, follow_up: FollowUp | None) -> None:
         self.answers: dict[Member, list[Any]] = {}
+        self._follow_up = follow_up
         self._began = time.monotonic()
         self._deadline = deadline
         self._asked: list[_Asked] = []
@@ -199,6 +213,11 @@ class _FanOut:
         asked.replies.append(reply)
         answers = self._read(asked, now - asked.since)
         broken = next((answer for answer in answers if _breaks(answer)), None)
+        if broken is None and self._follow_up is not None:
+            more = self._follow_up(asked.member, answers)
+            if more:
+                asked.go_on(more, now)
+                return
         self._settle(asked, answers, broken)
         if broken is None:
             asked.member.works()

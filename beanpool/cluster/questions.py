@@ -10,11 +10,15 @@ from beanpool.errors import About
 from beanpool.protocol import (
     KICK,
     LIST_TUBE_USED,
+    PEEK_READY,
     STATS,
+    STATS_JOB,
     STATS_TUBE,
+    USE,
     Command,
     Reply,
     encode_bare,
+    encode_job,
     encode_kick,
     encode_tube,
 )
@@ -82,3 +86,31 @@ def to_kick(bound: int, tube: str) -> Question:
         return results.kicked(connection.channel, reply)
 
     return Question(KICK, encode_kick(bound), read, uses=tube)
+
+
+def to_use(tube: str) -> Question:
+    """Let the connection use this tube from here on; its name."""
+
+    def read(connection: PooledConnection, reply: Reply, _: float) -> str:
+        return results.use(connection, tube, connection.channel, reply)
+
+    return Question(USE, encode_tube(USE, tube), read)
+
+
+def next_ready(tube: str) -> Question:
+    """The id of the job that is reserved next from the tube, or None; the connection must use that already."""
+
+    def read(connection: PooledConnection, reply: Reply, _: float) -> int | None:
+        job = found_job(connection, PEEK_READY, tube, None, connection.channel, reply)
+        return job.id if job is not None else None
+
+    return Question(PEEK_READY, encode_bare(PEEK_READY), read)
+
+
+def about_job(jid: int) -> Question:
+    """The statistics of a job."""
+
+    def read(connection: PooledConnection, reply: Reply, _: float) -> Any:
+        return results.document(True, STATS_JOB, connection.channel, reply, job=jid)
+
+    return Question(STATS_JOB, encode_job(STATS_JOB, jid), read)

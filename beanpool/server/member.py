@@ -117,6 +117,12 @@ class Member:
         """Whether nothing but probes is sent to it."""
         return self.health.state is ServerState.DOWN
 
+    @property
+    def answers(self) -> bool:
+        """Whether it has answered, is not down, and is used by this name."""
+        health = self.health
+        return health.identity is not None and health.state is not ServerState.DOWN and self.duplicate_of is None
+
     # What was seen of it.
 
     def learn(self, identity: Identity, round_trip: float) -> int:

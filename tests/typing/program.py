@@ -202,6 +202,9 @@ def looks(pool: PoolManager[Any]) -> Iterator[ServerStatus]:
         if status.state == "down":
             yield status
     assert_type(pool.get_stats(), dict[str, int])
+    for survey in pool.survey("mail*", most=3, head_age=True, timeout=1).values():
+        assert_type((survey.left_out, survey.error), tuple[int, BeanpoolError | None])
+    assert_type(pool.healthy(2), bool)
     pool.add_observer(print)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -13,7 +13,9 @@ class Exit(enum.IntEnum):
     OK = 0
     NEGATIVE = 1
     USAGE = 2
+    MEMORY = 12
     UNAVAILABLE = 69
+    GIVEN_BACK = 75
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 

@@ -63,6 +63,8 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
             from beanpool.cli.stats import run
         case "tubes":
             from beanpool.cli.tubes import run
+        case "worker":
+            from beanpool.cli.worker import run
         case _:
             raise CommandError(f"there is no command {name!r}", code=Exit.USAGE)
     return run

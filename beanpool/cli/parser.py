@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 _DESCRIPTION = """\
 A cluster of beanstalkd servers from the shell (beanstalkd, the work queue; not AWS Elastic Beanstalk).
@@ -14,8 +14,8 @@ A cluster of beanstalkd servers from the shell (beanstalkd, the work queue; not 
 The servers come from --url, else from BEANPOOL_URL, BEANSTALKD_URL or BEANSTALK_URL, else localhost:11300 is used.
 """
 _EPILOG = """\
-Exit codes: 0 done; 1 nothing found or done (take found no job, a job was refused); 2 wrong usage; 69 no server can be
-reached; 130 interrupted with Ctrl-C.
+Exit codes: 0 done; 1 nothing found or done (take found no job, a job was refused); 2 wrong usage; 12 a worker had too
+much memory; 69 no server can be reached; 75 a worker gave jobs back when it was stopped; 130 interrupted with Ctrl-C.
 """
 
 
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     _add_common(parser, default=None)
     _add_timeout(parser, default=None)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Command)
 
     def add(name: str, summary: str, description: str) -> argparse.ArgumentParser:
         command = commands.add_parser(
@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_take(add("take", "take jobs, print them, and delete them or give them back", _TAKE))
     _add_stats(add("stats", "the servers' counters, side by side and in total", _STATS))
     _add_tubes(add("tubes", "all tubes of all servers, with their jobs", _TUBES))
+    _add_worker(add("worker", "call a function for each job of tubes, in threads", _WORKER))
     return parser
 
 
@@ -137,6 +138,56 @@ def _add_tubes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("glob", metavar="GLOB", nargs="?", help='only tubes that match, such as "mail-*"')
 
 
+_WORKER = """\
+Call a function with each job of the TUBEs: a job is deleted when that returns, and tried again later when it raises. Or
+run a worker (beanpool.worker.Worker) with all its tubes, or those named; options given here take the place of its own.
+MODULE is looked for in the working folder too. SIGTERM and Ctrl-C end it: running jobs are finished first.
+"""
+
+
+def _add_worker(parser: argparse.ArgumentParser) -> None:
+    _add_timeout(parser, default=argparse.SUPPRESS)
+    # None: not given. What a worker does then is said in one place, its constructor.
+    parser.add_argument("target", metavar="MODULE:NAME", help="a function that takes a job, or a worker")
+    parser.add_argument("tubes", metavar="TUBE", nargs="*", help="the tubes to take jobs from")
+    parser.add_argument("--threads", type=_whole(1, 4096), metavar="N", help="jobs at the same time (default: 8)")
+    parser.add_argument("--tries", type=_whole(1, 2**31), metavar="N", help="tries before a job is buried (default: 5)")
+    parser.add_argument(
+        "--backoff", type=_duration(0), metavar="S", help="wait before the second try; doubled each time (default: 1)"
+    )
+    parser.add_argument("--backoff-cap", type=_duration(0), metavar="S", help="the longest wait (default: 10m)")
+    parser.add_argument(
+        "--batch", type=_batch, metavar="N", help='jobs that a thread takes at once, or "auto" (default: 1)'
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=_concurrency,
+        action="append",
+        metavar="TUBE=N",
+        help="at most N jobs of TUBE at the same time; may be given for several tubes",
+    )
+    parser.add_argument("--time-limit", type=_duration(0.001), metavar="S", help="the longest that a job may take")
+    parser.add_argument(
+        "--grace", type=_duration(0), metavar="S", help="time for running jobs at the end (default: 30)"
+    )
+    parser.add_argument("--max-jobs", type=_whole(1, 2**63 - 1), metavar="N", help="end after so many jobs")
+    parser.add_argument("--max-time", type=_duration(0.001), metavar="S", help="end after this time")
+    parser.add_argument(
+        "--max-deliveries", type=_whole(1, 2**31), metavar="N", help="bury jobs that were delivered more often"
+    )
+    parser.add_argument("--memory", type=_memory, metavar="M", help="end beyond so many megabytes, or 2G, with code 12")
+    parser.add_argument(
+        "--breaker", type=_whole(1, 2**31), metavar="N", help="leave a tube alone for a while after N failures in a row"
+    )
+    parser.add_argument("--stop-when-empty", action="store_true", help="end when no tube has a ready job on any server")
+    parser.add_argument(
+        "--order",
+        choices=("any", "fair", "strict"),
+        help="from which tube: in turn, or the first one named that has jobs (default: fair)",
+    )
+    parser.add_argument("--heartbeat-file", metavar="FILE", help="touch FILE every 5 s while the worker can take jobs")
+
+
 def _add_common(parser: argparse.ArgumentParser, *, default: Any) -> None:
     parser.add_argument("-u", "--url", default=default, help="servers, such as beanstalk://q1:11300,q2,[::1]:11301")
     parser.add_argument(
@@ -174,14 +225,64 @@ def _number(least: float) -> Callable[[str], float]:
     return number
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(least: float) -> Callable[[str], float]:
+    def duration(text: str) -> float:
+        unit = _UNITS.get(text[-1:])
+        try:
+            value = float(text[:-1]) * unit if unit else float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            wanted = f"a time such as 90, 90s, 5m, 2h or 1d, at least {least:g} s"
+            raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
+        return value
+
+    return duration
+
+
+def _memory(text: str) -> int:
+    unit = {"M": 2**20, "G": 2**30}.get(text[-1:].upper())
+    try:
+        value = float(text[:-1]) * unit if unit else float(text) * 2**20
+    except ValueError:
+        value = math.nan
+    if not 2**20 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be megabytes, or such as 512M or 2G, at least 1, not {text!r}")
+    return int(value)
+
+
+def _batch(text: str) -> int | str:
+    return text if text == "auto" else _whole(1, 4096)(text)
+
+
+def _concurrency(text: str) -> tuple[str, int]:
+    tube, equals, number = text.rpartition("=")
+    if not equals or not tube:
+        raise argparse.ArgumentTypeError(f"must be TUBE=N, not {text!r}")
+    return tube, _whole(1, 4096)(number)
+
+
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"must be from {least} to {most}, not {text!r}")
         return value
 
     return number
+
+
+class _Command(argparse.ArgumentParser):
+    """Says what is wrong in one line: the options of a command are too many to list them each time."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"beanpool: {message}; for its usage: {self.prog} --help\n")
 
 
 class _Version(argparse.Action):

@@ -19,14 +19,23 @@ def open_pool(arguments: argparse.Namespace, **settings: Any) -> PoolManager[byt
 
     ``--timeout`` bounds connecting and each answer. Wrong addresses and options are usage errors.
     """
+    return _open(arguments, {"encoding": None, **settings})
+
+
+def open_text_pool(arguments: argparse.Namespace, **settings: Any) -> PoolManager[str]:
+    """As :func:`open_pool`, and bodies are text."""
+    return _open(arguments, settings)
+
+
+def _open(arguments: argparse.Namespace, settings: dict[str, Any]) -> PoolManager[Any]:
     if arguments.timeout is not None:
         settings |= {"timeout": arguments.timeout, "connect_timeout": arguments.timeout}
     with usage_errors():
         if arguments.url:
-            return PoolManager(arguments.url, encoding=None, **settings)
+            return PoolManager(arguments.url, **settings)
         if any(os.environ.get(variable, "").strip() for variable in ENVIRONMENT_VARIABLES):
-            return PoolManager.from_env(encoding=None, **settings)
-        return PoolManager(f"beanstalk://{DEFAULT_HOST}:{DEFAULT_PORT}", encoding=None, **settings)
+            return PoolManager.from_env(**settings)
+        return PoolManager(f"beanstalk://{DEFAULT_HOST}:{DEFAULT_PORT}", **settings)
 
 
 def split_answers(by_server: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,5 +1,6 @@
 """What can be seen of a pool: its log, its listeners, its counters and its snapshots."""
 
+from beanpool.telemetry.listeners import Listeners
 from beanpool.telemetry.log import ErrorLog, log_safely, logger
 from beanpool.telemetry.observer import AttemptOutcome, JobEnd, Observer
 from beanpool.telemetry.observers import FinishedBatch, JobTiming, Observers, TouchedBatch
@@ -14,6 +15,7 @@ __all__ = [
     "FinishedBatch",
     "JobEnd",
     "JobTiming",
+    "Listeners",
     "Observer",
     "Observers",
     "Reporter",

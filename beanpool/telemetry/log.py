@@ -22,7 +22,9 @@ def logger(name: str) -> logging.Logger:
 _log = logger("pool")
 
 
-def log_safely(log: logging.Logger, level: int, text: str, *values: object, exc_info: bool = False) -> None:
+def log_safely(
+    log: logging.Logger, level: int, text: str, *values: object, exc_info: bool | BaseException | None = False
+) -> None:
     """Log a line. A handler that raises must end neither a call nor the monitor's thread."""
     with contextlib.suppress(Exception):
         log.log(level, text, *values, exc_info=exc_info)

@@ -10,9 +10,10 @@ from support.servers import BeanstalkdServer
 import beanpool
 from beanpool import Connection, Job, JobId, Pipeline, PoolManager, Tube, errors, events
 from beanpool.put.producer import Producer
+from beanpool.worker import Worker
 
 # Not JobId: its methods are those of int.
-CLASSES = (PoolManager, Tube, Producer, Connection, Job, Pipeline)
+CLASSES = (PoolManager, Tube, Producer, Connection, Job, Pipeline, Worker)
 
 # What users can reach, and may rely on. To add a name here is to promise it.
 _OF_BEANSTALKC = """
@@ -30,12 +31,14 @@ PROMISED = {
         reserve_job stats_job stats_tube touch use watch
     """,
     Producer: "close flush put",
+    Worker: "add add_listener configure get_stats join run settings start stop task tubes",
     Tube: "kick name pause peek_buried peek_delayed peek_ready put put_many reserve reserve_many stats",
 }
 # What their instances have, too.
 ATTRIBUTES = {
     Connection: "address connect_timeout encoding parse_yaml server timeout used watched",
     Pipeline: "results",
+    Worker: "pool",
 }
 
 
@@ -52,7 +55,7 @@ def test_their_instances_show_no_more(beanstalkd: BeanstalkdServer) -> None:
     with PoolManager(beanstalkd.url) as pool, pool.producer() as producer, Connection.from_url(beanstalkd.url) as one:
         jid = pool.put("x")
         job = one.reserve()
-        for thing in (one, one.pipeline(), job, jid, producer, pool.tube("t")):
+        for thing in (one, one.pipeline(), job, jid, producer, pool.tube("t"), Worker(pool)):
             names = PROMISED[type(thing)].split() + ATTRIBUTES.get(type(thing), "").split()
             assert public(thing) - public(int) == set(names)
 

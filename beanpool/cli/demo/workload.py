@@ -1,4 +1,4 @@
-"""The demo's producers and workers: threads on one pool."""
+"""The demo's producers, and its worker: threads on one pool."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import time
 import traceback
 from collections.abc import Callable
 
-from beanpool import BeanpoolError, PoolClosed, PoolManager
+from beanpool import BeanpoolError, Job, PoolClosed, PoolManager
 from beanpool.cli.demo.ledger import Ledger
+from beanpool.events import Event
+from beanpool.worker import JobBuried, JobLost, JobRetried, Worker
 
 PRODUCERS = 2
 WORKERS = 4
@@ -23,7 +25,7 @@ _JOIN_LIMIT = 5.0
 
 
 class Workload:
-    """Two producers put jobs with keys at a steady rate; four workers reserve, work, and delete.
+    """Two producers put jobs with keys at a steady rate; a worker with four threads takes them.
 
     :ivar failures: tracebacks of threads that ended with an error that is none of the pool's.
     """
@@ -36,7 +38,9 @@ class Workload:
         self._closing_time = threading.Event()
         self._finished = threading.Event()
         self._producers = [self._thread(f"producer-{number}", self._produce) for number in range(1, PRODUCERS + 1)]
-        self._workers = [self._thread(f"worker-{number}", self._work) for number in range(1, WORKERS + 1)]
+        self._worker = Worker(pool, threads=WORKERS, grace=_JOIN_LIMIT)
+        self._worker.add(pool.using(), self._work)
+        self._worker.add_listener(self._note)
 
     @property
     def producing(self) -> bool:
@@ -45,27 +49,31 @@ class Workload:
 
     def start(self) -> None:
         """Start all threads."""
-        for thread in (*self._producers, *self._workers):
+        self._worker.start()
+        for thread in self._producers:
             thread.start()
 
     def stop_producing(self) -> None:
-        """Let the producers end after the put that they are in; the workers go on, now as fast as they can."""
+        """Let the producers end after the put that they are in; the worker goes on, now as fast as it can."""
         self._closing_time.set()
 
     def stop(self) -> None:
         """Let all threads end; those that wait for a server end when the pool is closed."""
         self._closing_time.set()
         self._finished.set()
+        self._worker.stop()
 
     def join(self) -> None:
         """Wait until all threads have ended; one that does not is a failure."""
         deadline = time.monotonic() + _JOIN_LIMIT
-        for thread in (*self._producers, *self._workers):
+        for thread in self._producers:
             if thread.ident is None:
                 continue
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 self.failures.append(f"{thread.name} did not end")
+        if self._worker.join(max(0.0, deadline - time.monotonic())) is None:
+            self.failures.append("the worker did not end")
 
     def _thread(self, name: str, target: Callable[[str], None]) -> threading.Thread:
         def run() -> None:
@@ -101,24 +109,14 @@ class Workload:
         took = time.monotonic() - started
         self._ledger.put_acknowledged(token, stored.server, took, maybe_duplicate=stored.maybe_duplicate)
 
-    def _work(self, name: str) -> None:
-        while not self._finished.is_set():
-            try:
-                job = self._pool.reserve(timeout=1.0)
-            except PoolClosed:
-                raise
-            except BeanpoolError:
-                self._finished.wait(0.1)
-                continue
-            if job is None:
-                continue
-            if not self._closing_time.is_set():
-                self._finished.wait(WORK)
-            self._ledger.delivered(job.data.decode(), job.server)
-            try:
-                job.delete()
-            except PoolClosed:
-                raise
-            except BeanpoolError:
-                # Lost with its server, as a rule: it is delivered again if the delete was not carried out.
-                self._ledger.reservation_lost()
+    def _work(self, job: Job) -> None:
+        if not self._closing_time.is_set():
+            self._finished.wait(WORK)
+        self._ledger.delivered(job.data.decode(), job.server)
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, JobLost):
+            # With its server, as a rule: it is delivered again if the delete was not carried out.
+            self._ledger.reservation_lost()
+        elif isinstance(event, JobRetried | JobBuried) and event.error is not None:
+            self.failures.append(f"a handler failed: {''.join(traceback.format_exception(event.error))}")

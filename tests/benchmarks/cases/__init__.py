@@ -20,6 +20,7 @@ from benchmarks.cases.single_commands import (
     put_step_by_step,
 )
 from benchmarks.cases.threads import eight_threads, one_to_many_threads
+from benchmarks.cases.workers import empty_handlers
 from benchmarks.result import Result
 
 CASES: dict[str, Callable[[Bench], Result]] = {
@@ -37,5 +38,6 @@ CASES: dict[str, Callable[[Bench], Result]] = {
     "many-servers": cost_of_a_put,
     "wake-up": wake_up,
     "fail-over": first_put_after_kill,
+    "worker": empty_handlers,
     "memory": idle_connection,
 }

@@ -1,0 +1,72 @@
+"""Tests of when the deletes of a batch are made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import pytest
+from support.waiting import wait_until
+
+from beanpool import Job
+from beanpool.worker.deletes import LATEST, Deletes, Done, Flusher
+
+
+class Deleted:
+    """What was deleted, and when."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[float, str, list[object]]] = []
+
+    def __call__(self, tube: str, jobs: Sequence[Done]) -> None:
+        self.batches.append((time.monotonic(), tube, [done.job for done in jobs]))
+
+
+@pytest.fixture
+def flusher() -> Iterator[Flusher]:
+    made = Flusher("beanpool-test-flusher")
+    made.start()
+    yield made
+    made.stop(10)
+
+
+def done(name: str) -> Done:
+    return Done(cast(Job, name), 0.0)
+
+
+def test_they_go_together_at_the_end_of_a_batch(flusher: Flusher) -> None:
+    deleted = Deleted()
+    deletes = Deletes(deleted, flusher)
+    for name in "abc":
+        deletes.add("mail", done(name))
+    assert not deleted.batches
+    deletes.flush()
+    deletes.flush()
+    [(_, tube, jobs)] = deleted.batches
+    assert (tube, jobs) == ("mail", ["a", "b", "c"])
+
+
+def test_they_are_made_in_time_while_their_thread_is_busy(flusher: Flusher) -> None:
+    deleted = Deleted()
+    deletes = Deletes(deleted, flusher)
+    # What was flushed and collected anew is due later.
+    deletes.add("mail", done("before"))
+    deletes.flush()
+    started = time.monotonic()
+    deletes.add("mail", done("a"))
+    deletes.add("mail", done("b"))
+    wait_until(lambda: len(deleted.batches) == 2, "deletes by the other thread")
+    at, _, jobs = deleted.batches[1]
+    assert jobs == ["a", "b"]
+    assert at >= started + LATEST
+
+
+def test_they_can_be_made_at_once_by_the_other_thread(flusher: Flusher) -> None:
+    deleted = Deleted()
+    deletes = Deletes(deleted, flusher)
+    deletes.flush_elsewhere()
+    deletes.add("mail", done("a"))
+    deletes.flush_elsewhere()
+    flusher.stop(10)
+    assert [jobs for _, _, jobs in deleted.batches] == [["a"]]

@@ -488,7 +488,8 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         :param tubes: the tube, or tubes, to take from; None for those that the pool watches.
         :param order: ``"any"``: whichever tube has a job, the most urgent ones of a server first, and of those the
             oldest. ``"fair"``: the tubes in turns: one that is full keeps no other waiting. ``"strict"``: in the order
-            in which they are named: a server gives a job of a tube only when it has none of those before.
+            in which they are named: a server gives a job of a tube only when it has none of those before, as far as it
+            has told; while a call waits, a job that came within the last round trip may be overtaken.
         :param waker: ends the call early, without a job: see :class:`Waker`.
         :param server: the only server to ask, by its name or address; None for all.
         :raises ValueError: if the server is not one of the pool's, or there is no such order.

@@ -15,6 +15,8 @@ from beanpool.protocol import LIST_TUBES, encode_bare
 from beanpool.server import Member
 
 Statistics = Mapping[str, Any]
+Take = Callable[[Sequence[Any]], Sequence[Question]]
+"""Takes in the answers of a round, and returns the questions of the next one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ class _Look:
         self._left_out = 0
         self._error: BeanpoolError | None = None
         self._names: list[str] = []
-        # What takes the answers to what was asked last; None if nothing is open.
-        self._take: Callable[[Sequence[Any]], Sequence[Question]] | None = self._take_server
+        # For what was asked last; None once all was answered.
+        self._take: Take | None = self._take_server
         # The statistics are the last, for they may be the connection's handshake too.
         self.asked: list[Question] = [
             about_tubes(LIST_TUBES, encode_bare(LIST_TUBES), None, None, None),
@@ -129,8 +131,7 @@ class _Look:
         if names is None:
             return ()
         self._names, self._left_out = self._scope.choose(names)
-        self._take = self._take_tubes
-        return [about_tube(name) for name in self._names]
+        return self._ask([about_tube(name) for name in self._names], self._take_tubes)
 
     def _take_tubes(self, answers: Sequence[Any]) -> Sequence[Question]:
         good = zip(self._names, self._good(answers), strict=True)
@@ -138,21 +139,24 @@ class _Look:
         if not self._scope.head_age:
             return ()
         self._names = [name for name, stats in self._tubes.items() if stats.get("current-jobs-ready")]
-        self._take = self._take_heads
         questions = [question for name in self._names for question in (to_use(name), next_ready(name))]
-        return [*questions, to_use(self._scope.home)] if questions else ()
+        return self._ask([*questions, to_use(self._scope.home)] if questions else [], self._take_heads)
 
     def _take_heads(self, answers: Sequence[Any]) -> Sequence[Question]:
         heads = zip(self._names, self._good(answers)[1::2], strict=True)
         ids = {name: jid for name, jid in heads if jid is not None}
         self._names = list(ids)
-        self._take = self._take_ages
-        return [about_job(jid) for jid in ids.values()]
+        return self._ask([about_job(jid) for jid in ids.values()], self._take_ages)
 
     def _take_ages(self, answers: Sequence[Any]) -> Sequence[Question]:
         jobs = zip(self._names, self._good(answers), strict=True)
         self._head_ages = {name: int(stats["age"]) for name, stats in jobs if stats is not None and "age" in stats}
         return ()
+
+    def _ask(self, questions: Sequence[Question], take: Take) -> Sequence[Question]:
+        """Have `take` given the answers, if anything is to be asked."""
+        self._take = take if questions else None
+        return questions
 
     def _good(self, answers: Sequence[Any]) -> list[Any]:
         """The answers, with None for errors; notes the first one that is no mere change since the last round."""

@@ -39,6 +39,9 @@ def test_each_server_tells_of_itself_its_tubes_and_what_waits_longest(cluster: S
         assert set(second.tubes) == {"default", "mail", "more"}
         assert second.head_ages.keys() == {"more"}
         assert not pool.survey()[a.address].head_ages
+        assert pool.survey("none")[a.address].tubes == {}
+        # No ready job, and so no age.
+        assert pool.survey("default", head_age=True)[a.address].head_ages == {}
         # No tube is kept by the look at it.
         assert pool.reserve(0, tubes="more", server=b.address) is not None
 

@@ -37,7 +37,7 @@ class LocalServer(Protocol):
         """Start it again after :meth:`kill`."""
 
     def kill(self) -> None:
-        """End it without a warning; its jobs are gone, and connects are refused."""
+        """End it without a warning: its jobs are gone, but for those in a write-ahead log, and connects are refused."""
 
     def restart(self) -> None:
         """:meth:`kill` and :meth:`start`."""
@@ -55,18 +55,24 @@ class LocalServer(Protocol):
         """End it for good."""
 
 
-def new_server(*, max_job_size: int | None = None, embedded: bool | None = None) -> LocalServer:
+def new_server(*, max_job_size: int | None = None, embedded: bool | None = None, wal: bool = False) -> LocalServer:
     """A server that is not started yet.
 
     :param max_job_size: bytes; None for beanstalkd's own default.
-    :param embedded: whether it is an embedded one; None for an embedded one only where there is no beanstalkd.
+    :param embedded: whether it is an embedded one; None for an embedded one only where there is no beanstalkd, and no
+        write-ahead log is asked for.
+    :param wal: whether it keeps a write-ahead log (``-b``): what it has acknowledged is there again after ``kill`` and
+        ``start``. An embedded one has none.
     :raises NoBeanstalkd: if it is not to be an embedded one, and there is no beanstalkd.
+    :raises ValueError: for an embedded one with a write-ahead log.
     """
+    if embedded and wal:
+        raise ValueError("an embedded server keeps no write-ahead log: leave out embedded=True, or wal=True")
     if embedded is None:
-        embedded = find_beanstalkd() is None
+        embedded = not wal and find_beanstalkd() is None
     if embedded:
         return EmbeddedServer(max_job_size=DEFAULT_MAX_JOB_SIZE if max_job_size is None else max_job_size)
-    return BeanstalkdServer(max_job_size=max_job_size)
+    return BeanstalkdServer(max_job_size=max_job_size, wal=wal)
 
 
 class Cluster:
@@ -75,13 +81,16 @@ class Cluster:
     :param count: how many.
     :param max_job_size: bytes, of each of them.
     :param embedded: see :func:`new_server`.
+    :param wal: whether each of them keeps a write-ahead log.
     """
 
-    def __init__(self, count: int = 3, *, max_job_size: int | None = None, embedded: bool | None = None) -> None:
+    def __init__(
+        self, count: int = 3, *, max_job_size: int | None = None, embedded: bool | None = None, wal: bool = False
+    ) -> None:
         self.servers: list[LocalServer] = []
         try:
             for _ in range(count):
-                self.servers.append(new_server(max_job_size=max_job_size, embedded=embedded))
+                self.servers.append(new_server(max_job_size=max_job_size, embedded=embedded, wal=wal))
         except BaseException:
             self.stop()
             raise
@@ -124,7 +133,7 @@ class Cluster:
         return "beanstalk://" + ",".join(self.addresses)
 
     def kill(self, number: int) -> None:
-        """End a server without a warning; its jobs are gone, and connects are refused."""
+        """End a server without a warning: its jobs are gone, but for those in a log, and connects are refused."""
         self.servers[number].kill()
 
     def start(self, number: int) -> None:
@@ -132,7 +141,7 @@ class Cluster:
         self.servers[number].start()
 
     def restart(self, number: int) -> None:
-        """:meth:`kill` and :meth:`start`: another process, as far as a client can tell, without jobs."""
+        """:meth:`kill` and :meth:`start`: another process, as far as a client can tell, with the jobs of its log."""
         self.servers[number].restart()
 
     def freeze(self, number: int) -> None:

@@ -5,21 +5,23 @@ Nothing loads it by itself: it belongs into the ``conftest.py`` at the root of t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from beanpool.testing.beanstalkd import beanstalkd_version, find_beanstalkd, no_beanstalkd
 from beanpool.testing.cluster import Cluster, LocalServer, new_server
+from beanpool.testing.failures import NoBeanstalkd
 from beanpool.testing.toxiproxy import Toxiproxy, find_toxiproxy, no_toxiproxy
 from beanpool.testing.watched_pool import WatchedPool
 
 _MARKER = "beanstalkd"
-_OPTIONS = {"servers", "max_job_size", "embedded"}
+_OPTIONS = {"servers", "max_job_size", "embedded", "wal"}
 _LONGEST_NAME = 150
 
 
@@ -27,8 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line(
         "markers",
-        f"{_MARKER}(servers=3, max_job_size=None, embedded=None): how many servers beanstalkd_cluster has, the bytes "
-        "that a job may have, and whether they are embedded ones (None: where there is no beanstalkd)",
+        f"{_MARKER}(servers=3, max_job_size=None, embedded=None, wal=False): how many servers beanstalkd_cluster has, "
+        "the bytes that a job may have, whether they are embedded ones (None: where there is no beanstalkd), and "
+        "whether they keep a write-ahead log, and so their jobs at a restart (skips where there is no beanstalkd)",
     )
 
 
@@ -52,7 +55,8 @@ def beanstalkd(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
     """A fresh server, running: beanstalkd where there is one, else an embedded one."""
     options = _marked(request)
     options.pop("servers", None)
-    server = new_server(**options)
+    with _skipped_without_beanstalkd():
+        server = new_server(**options)
     try:
         server.start()
         yield server
@@ -64,7 +68,9 @@ def beanstalkd(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
 def beanstalkd_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Three fresh servers, or as many as ``@pytest.mark.beanstalkd(servers=...)`` says."""
     options = _marked(request)
-    with Cluster(options.pop("servers", 3), **options) as cluster:
+    with _skipped_without_beanstalkd():
+        cluster = Cluster(options.pop("servers", 3), **options)
+    with cluster:
         yield cluster
 
 
@@ -94,11 +100,24 @@ def toxiproxy() -> Iterator[Toxiproxy]:
     With ``BEANPOOL_REQUIRE_SERVERS=1`` in the environment it fails without one.
     """
     if find_toxiproxy() is None:
-        if os.environ.get("BEANPOOL_REQUIRE_SERVERS", "") not in ("", "0"):
-            pytest.fail(no_toxiproxy(), pytrace=False)
-        pytest.skip(no_toxiproxy())
+        _skip(no_toxiproxy())
     with Toxiproxy() as proxy:
         yield proxy
+
+
+@contextlib.contextmanager
+def _skipped_without_beanstalkd() -> Iterator[None]:
+    """For what no embedded server can do."""
+    try:
+        yield
+    except NoBeanstalkd as missing:
+        _skip(str(missing))
+
+
+def _skip(reason: str) -> NoReturn:
+    if os.environ.get("BEANPOOL_REQUIRE_SERVERS", "") not in ("", "0"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def tube_name(test: str) -> str:

@@ -122,6 +122,47 @@ def test_a_cluster(project: pytest.Pytester) -> None:
     assert outcomes(project) == {"passed": 6}
 
 
+def test_a_log_that_survives_a_kill(project: pytest.Pytester, request: pytest.FixtureRequest) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.beanstalkd(servers=2, wal=True)
+        def test_fail_over(beanstalkd_cluster, beanpool_pool):
+            home = beanpool_pool.put("before", key="alice").server
+            number = beanstalkd_cluster.addresses.index(home)
+            beanstalkd_cluster.kill(number)
+            assert beanpool_pool.put("meanwhile", key="alice").server != home
+            with beanpool_pool.reserve(timeout=5) as job:
+                assert job.body == "meanwhile"
+            beanstalkd_cluster.start(number)
+            with beanpool_pool.reserve(timeout=30) as job:
+                assert job.body == "before"
+
+        @pytest.mark.beanstalkd(wal=True)
+        def test_alone(beanstalkd, beanpool_pool):
+            beanpool_pool.put("kept")
+            beanstalkd.restart()
+            assert beanpool_pool.reserve(timeout=30).delete() is None
+        """
+    )
+    assert outcomes(project) == {"skipped" if project_kind(request) == "embedded" else "passed": 2}
+
+
+@of_either_kind
+def test_an_embedded_server_has_no_log(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.beanstalkd(embedded=True, wal=True)
+        def test_it(beanstalkd):
+            pass
+        """
+    )
+    assert outcomes(project) == {"errors": 1}
+
+
 @of_either_kind
 def test_a_test_that_leaves_a_job_reserved_fails(project: pytest.Pytester) -> None:
     project.makepyfile(
@@ -172,12 +213,13 @@ def test_tubes_differ_by_test_and_worker(project: pytest.Pytester) -> None:
     assert outcomes(project, "-p", "xdist", "-n", "1") == {"passed": 3}
 
 
-def test_the_example_in_the_documents(project: pytest.Pytester) -> None:
+def test_the_example_in_the_documents(project: pytest.Pytester, request: pytest.FixtureRequest) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "testing.md"
     conftest, tests = re.findall(r"^```py\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     assert conftest.strip() == OPT_IN
     project.makepyfile(tests)
-    assert outcomes(project) == {"passed": 3}
+    without_log = project_kind(request) == "embedded"
+    assert outcomes(project) == ({"passed": 3, "skipped": 1} if without_log else {"passed": 4})
 
 
 @of_either_kind

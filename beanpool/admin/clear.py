@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from beanpool.admin.deletes import delete_each, settle_delete
 from beanpool.admin.lanes import Lane, addresses, run_lanes
 from beanpool.admin.outcome import STATES, OnProgress, Outcome, State, Stop, check_limit, check_states
 from beanpool.admin.quota import Quota
 from beanpool.admin.transfer import reserve
 from beanpool.admin.walk import (
     count_of,
-    delete_each,
     in_states,
     is_dense_down_to,
     is_paused,
     newest_id,
     peek_first,
-    settle_delete,
     walk,
 )
 from beanpool.manager import PoolManager
@@ -93,5 +92,5 @@ def _clear_found(lane: Lane, tube: str, state: str, count: int) -> None:
 
 def _delete(lane: Lane, ids: list[int]) -> None:
     for outcome in delete_each(lane, ids):
-        settle_delete(lane, outcome)
+        settle_delete(lane.tally, outcome)
     lane.report()

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from beanpool.admin.copies import Copies, NotBuried, note_copy, take_back
+from beanpool.admin.deletes import delete_each, settle_delete
 from beanpool.admin.lanes import Lane
 from beanpool.admin.stored_job import StoredJob, stored_job
 from beanpool.admin.walk import (
     answers,
-    delete_each,
     find_ids,
     in_states,
     is_dense_down_to,
     is_paused,
     look_at,
     peek_first,
-    settle_delete,
 )
 from beanpool.connection import Job, JobId
 from beanpool.errors import DeadlineSoon
@@ -139,6 +138,6 @@ def _transfer(lane: Lane, copies: Copies, jobs: Sequence[StoredJob]) -> tuple[li
                 in_vain.append(copy.copy)
     tally.skipped += len(not_copied)
     deleted = delete_each(lane, [job.id for job, _ in copied])
-    in_vain += [copy for (_, copy), outcome in zip(copied, deleted, strict=True) if settle_delete(lane, outcome)]
+    in_vain += [copy for (_, copy), outcome in zip(copied, deleted, strict=True) if settle_delete(lane.tally, outcome)]
     take_back(lane.pool, in_vain, lane.timeout, tally)
     return not_copied, go_on and not lane.connection.closed

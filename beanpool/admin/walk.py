@@ -13,7 +13,7 @@ from typing import Any
 from beanpool.admin.lanes import Lane
 from beanpool.admin.stored_job import StoredJob, stored_job
 from beanpool.connection import Connection, Job
-from beanpool.errors import Buried, CommandFailed, ConnectionFailed, NotFound, UnexpectedResponse
+from beanpool.errors import Buried, CommandFailed, NotFound
 
 PROBE_TUBE = "beanpool.admin.newest-id"
 _PROBE_DELAY = 365 * 86400
@@ -65,20 +65,26 @@ def newest_id(lane: Lane) -> int:
     used = connection.used
     connection.use(PROBE_TUBE)
     try:
-        jid = connection.put(b"", delay=_PROBE_DELAY)
+        newest = connection.put(b"", delay=_PROBE_DELAY)
+        _delete_probes(connection, newest)
     except Buried as error:
-        jid = error.id or 0
+        newest = error.id or 0
+        _delete_probes(connection, newest)
     except CommandFailed:
+        connection.use(used)
         return _newest_by_counters(connection)
-    finally:
-        if not connection.closed:
-            connection.use(used)
-    try:
-        connection.delete(jid)
-    except NotFound:
-        # Somebody has cleared that tube.
-        pass
-    return jid
+    connection.use(used)
+    return newest
+
+
+def _delete_probes(connection: Connection[Any], jid: int | None) -> None:
+    """Delete a probe, and those that were left when a connection broke; somebody else may do so, too."""
+    while jid is not None:
+        with connection.pipeline() as pipeline:
+            pipeline.delete(jid)
+            pipeline.peek_delayed()
+        _, left = answers(pipeline.results)
+        jid = None if left is None else int(left.id)
 
 
 def _newest_by_counters(connection: Connection[Any]) -> int:
@@ -164,34 +170,3 @@ def in_states(tube: str | None, states: Sequence[str]) -> Callable[[Statistics],
         return statistics["tube"] == tube and statistics["state"] in states
 
     return wanted
-
-
-def delete_each(lane: Lane, ids: Sequence[int]) -> list[Exception | None]:
-    """Delete jobs over the lane's connection; returns the outcome of each.
-
-    A failure of the connection is among the outcomes, and not raised.
-    """
-    with lane.connection.pipeline() as pipeline:
-        for jid in ids:
-            pipeline.delete(jid)
-    return list(pipeline.results)
-
-
-def settle_delete(lane: Lane, outcome: Exception | None) -> bool:
-    """Count a delete; returns whether it certainly did not happen."""
-    tally = lane.tally
-    if outcome is None:
-        tally.done += 1
-        return False
-    if isinstance(outcome, ConnectionFailed | UnexpectedResponse):
-        tally.fail(outcome)
-        if outcome.may_have_taken_effect:
-            tally.unsure += 1
-            return False
-    elif not isinstance(outcome, NotFound):
-        # Whatever else a server says in answer to a delete, nobody knows what it has done.
-        tally.fail(outcome)
-        tally.unsure += 1
-        return False
-    tally.skipped += 1
-    return True

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.servers import BeanstalkdServer
+from support.servers import BeanstalkdServer, ServerFactory
 from support.tubes import FAR, count_in, fill, put_in
 
 from beanpool import PoolManager
@@ -117,3 +117,25 @@ def test_jobs_are_found_by_their_bodies_in_all_tubes(cluster: StartCluster, patt
         assert len(list(find(pool, pattern, limit=7))) == 7
         with pytest.raises(ValueError, match="regular expression"):
             find(pool, "(")
+
+
+def test_a_server_that_takes_no_puts_is_asked_for_what_it_has_counted(beanstalkd_factory: ServerFactory) -> None:
+    server = beanstalkd_factory(wal=True)
+    for _ in range(50):
+        server.control.delete(server.control.put(b"", "a"))
+    fill(server, "a", ready=3, delayed=1, buried=1)
+    # It counts anew, and its ids go on.
+    server.restart()
+    fill(server, "a", ready=1)
+    server.drain()
+    with PoolManager(server.url) as pool:
+        assert [int(job.id) for job in jobs(pool, "a")] == [51, 52, 53, 54, 55, 56]
+
+
+def test_the_job_that_tells_the_newest_id_is_gone_afterwards(beanstalkd: BeanstalkdServer) -> None:
+    fill(beanstalkd, "a", ready=2)
+    # Left by one whose connection broke.
+    beanstalkd.control.put(b"", "beanpool.admin.newest-id", delay=FAR)
+    with PoolManager(beanstalkd.url) as pool:
+        assert len(list(jobs(pool))) == 2
+    assert beanstalkd.control.counter("current-jobs-delayed") == 0

@@ -38,6 +38,8 @@ from beanpool.events import (
     ConnectionClosed,
     ConnectionOpened,
     ConnectionsShort,
+    DiscoveryFailed,
+    DiscoveryRecovered,
     Event,
     PutMadeAmbiguous,
     PutRerouted,
@@ -57,6 +59,7 @@ from beanpool.tube import Tube
 from beanpool.validation import OnAmbiguous
 
 if TYPE_CHECKING:
+    from beanpool.discovery import Discovery, DnsA, DnsSrv, Found
     from beanpool.put.producer import Producer
 
 __version__: str
@@ -80,8 +83,14 @@ __all__ = [
     "ConnectionOpened",
     "ConnectionsShort",
     "DeadlineSoon",
+    "Discovery",
+    "DiscoveryFailed",
+    "DiscoveryRecovered",
+    "DnsA",
+    "DnsSrv",
     "Draining",
     "Event",
+    "Found",
     "Job",
     "JobEnd",
     "JobId",
@@ -125,12 +134,16 @@ __all__ = [
 if not TYPE_CHECKING:  # To type checkers it would be any name's.
 
     def __getattr__(name: str) -> object:
-        # Here, not at the top: each takes as long to load as a third of all the rest.
+        # Here, not at the top: each takes long to load, or is what most programs never need.
         if name == "Producer":
             from beanpool.put.producer import Producer
 
             globals()[name] = Producer
             return Producer
+        if name in ("Discovery", "DnsA", "DnsSrv", "Found"):
+            from beanpool import discovery
+
+            return globals().setdefault(name, getattr(discovery, name))
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import metadata

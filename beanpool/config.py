@@ -15,13 +15,14 @@ from beanpool.net import (
     SCHEMES,
     Address,
     parse_address,
+    parse_srv,
     split_scheme,
     unquoted,
 )
 from beanpool.policy import Retry
 from beanpool.protocol import DEFAULT_TUBE_NAME, check_tube
 from beanpool.runtime import load
-from beanpool.validation import OnAmbiguous, check_encoding, check_on_ambiguous, check_seconds
+from beanpool.validation import OnAmbiguous, check_encoding, check_on_ambiguous, check_pause, check_seconds
 
 ENVIRONMENT_VARIABLES = ("BEANPOOL_URL", "BEANSTALKD_URL", "BEANSTALK_URL")
 """Where :func:`from_environment` looks for the servers, in this order."""
@@ -122,6 +123,8 @@ class PoolOptions(TypedDict, total=False):
     connect_timeout: float | None
     timeout: float
     health_interval: float
+    discovery_interval: tuple[float, float]
+    drain_for: float
     retry: Retry
     on_ambiguous: OnAmbiguous
     name: str | None
@@ -137,6 +140,9 @@ class Settings:
     :param connect_timeout: the longest wait for a connection (seconds, above 0).
     :param timeout: the longest time a call may take when not told otherwise (seconds, above 0).
     :param health_interval: how often a server is checked (seconds, above 0).
+    :param discovery_interval: the shortest and the longest time between two questions to a discovery (seconds).
+    :param drain_for: how long a server that a discovery finds no more is reserved from, beyond the TTL of its answer
+        (seconds, from 0 on).
     :param on_ambiguous: ``"resend"`` or ``"raise"``, for a put that may or may not be stored.
     :param encoding: how ``str`` bodies travel; None for bytes only.
     :param name: the pool's name in logs and threads.
@@ -150,6 +156,8 @@ class Settings:
     connect_timeout: float = 2.0
     timeout: float = 5.0
     health_interval: float = 5.0
+    discovery_interval: tuple[float, float] = (30.0, 300.0)
+    drain_for: float = 300.0
     on_ambiguous: OnAmbiguous = "resend"
     encoding: str | None = "utf-8"
     name: str | None = None
@@ -198,6 +206,19 @@ def parse_servers(
     return found, options
 
 
+def records_in(servers: Any) -> tuple[str, dict[str, Any]] | None:
+    """The name of the SRV records in a URL ``beanstalk+srv://name/?timeout=2``, and the options that came with it.
+
+    :returns: None if `servers` is not such a URL.
+    :raises ValueError: if it names no records, or an option is wrong.
+    """
+    found = parse_srv(servers) if isinstance(servers, str) else None
+    if found is None:
+        return None
+    name, query = found
+    return name, _OPTIONS.parse(query.split("&") if query else ())
+
+
 def label(server: AnyServer) -> str:
     """What a server is called by: its name, or else its address."""
     return server if isinstance(server, str) else _as_server(server).key
@@ -227,7 +248,8 @@ def from_environment(environment: Mapping[str, str]) -> str:
         value = environment.get(variable, "").strip()
         if value:
             try:
-                parse_servers(value)
+                if records_in(value) is None:
+                    parse_servers(value)
             except ValueError as error:
                 raise ValueError(f"{variable}: {error}") from None
             return value
@@ -346,6 +368,8 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "connect_timeout": _read_float,
     "timeout": _read_float,
     "health_interval": _read_float,
+    "discovery_interval": lambda option, text: [_read_float(option, part) for part in text.split(",")],
+    "drain_for": _read_float,
     "encoding": _read_optional,
 }
 
@@ -374,6 +398,15 @@ def check_max_connections(value: Any) -> int:
     return value
 
 
+def _check_interval(value: Any) -> tuple[float, float]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"discovery_interval must be the shortest and the longest time, not {value!r}")
+    shortest, longest = (check_seconds("discovery_interval", item) for item in value)
+    if shortest > longest:
+        raise ValueError(f"discovery_interval must be the shortest time before the longest, not {value!r}")
+    return shortest, longest
+
+
 def _check_name(value: Any) -> str | None:
     if value is None:
         return None
@@ -392,6 +425,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "connect_timeout": lambda value: 2.0 if value is None else check_seconds("connect_timeout", value),
     "timeout": lambda value: check_seconds("timeout", value),
     "health_interval": lambda value: check_seconds("health_interval", value),
+    "discovery_interval": _check_interval,
+    "drain_for": lambda value: check_pause("drain_for", value),
     "on_ambiguous": check_on_ambiguous,
     "encoding": check_encoding,
     "name": _check_name,

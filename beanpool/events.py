@@ -60,6 +60,28 @@ class ServersChanged(Event):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DiscoveryFailed(Event):
+    """Which servers there are could not be found out: the pool goes on with those that it has.
+
+    It is told once, and again when there was an answer meanwhile.
+    """
+
+    reason: str
+    servers: int
+    """How many the pool has."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DiscoveryRecovered(Event):
+    """Which servers there are was found out, after questions that had no answer."""
+
+    failures: int
+    """How many these were."""
+    lasted: float
+    """How long since the first of them (seconds)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PutRerouted(Event):
     """A put went to another server than the first choice."""
 

@@ -33,10 +33,12 @@ from beanpool.config import (
     DEFAULTS,
     AnyServer,
     PoolOptions,
+    Server,
     Settings,
     check_max_connections,
     from_environment,
     parse_servers,
+    records_in,
 )
 from beanpool.connection import BodyT, Connection, Job, JobId
 from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
@@ -89,6 +91,7 @@ from beanpool.tube import Tube
 from beanpool.validation import OnAmbiguous, check_many, check_on_ambiguous, check_pause, check_seconds, check_wait
 
 if TYPE_CHECKING:
+    from beanpool.discovery import Discovery
     from beanpool.put.producer import Producer
 
 
@@ -105,7 +108,11 @@ class PoolManager(NotPicklable, Generic[BodyT]):
 
     :param servers: one URL with many hosts (``beanstalk://q1:11300;weight=2,q2,[::1]:11301/?timeout=2``), or an
         iterable of :class:`Server` objects, ``"host:port"`` texts, URLs of one server and ``(host, port)`` tuples; or
-        one of them.
+        one of them. ``beanstalk+srv://_beanstalkd._tcp.example.org`` stands for a :class:`DnsSrv` of that name.
+    :param discovery: finds out which servers there are: a :class:`DnsSrv`, a :class:`DnsA`, or a function without
+        arguments that returns :class:`Found`. It is asked in a thread of its own, from the first use on, and decides:
+        what :meth:`set_servers` and the like change lasts until its next answer. The `servers`, if there are any, are
+        those until its first one. A question that fails, or is answered with no server at all, changes nothing.
     :param tube: the tube that puts go to when not told otherwise.
     :param watch: the tubes that reserves take from when not told otherwise.
     :param max_connections: the most connections to each server; :meth:`resize` changes it. An unfinished job holds one
@@ -114,6 +121,10 @@ class PoolManager(NotPicklable, Generic[BodyT]):
     :param connect_timeout: the longest wait for a connection and the server's first answer (seconds).
     :param timeout: the longest time a call may take when not told otherwise (seconds).
     :param health_interval: how often an idle server is checked (seconds).
+    :param discovery_interval: the shortest and the longest time between two questions to the discovery (seconds);
+        between them, the TTL of its answer decides.
+    :param drain_for: how long a server that the discovery finds no more is still reserved from, beyond the TTL
+        (seconds): others may put jobs there for so long. It leaves when it is empty, too.
     :param retry: tenacity ``stop`` and ``wait`` objects for calls that found no server; None for until the call's
         deadline, after full-jitter exponential waits.
     :param on_ambiguous: what becomes of a put that may or may not be stored: ``"resend"`` puts it again and
@@ -126,14 +137,17 @@ class PoolManager(NotPicklable, Generic[BodyT]):
     @overload
     def __init__(
         self: PoolManager[str],
-        servers: AnyServer | Iterable[AnyServer],
+        servers: AnyServer | Iterable[AnyServer] = (),
         *,
+        discovery: Discovery | None = None,
         tube: str = "default",
         watch: str | Iterable[str] = ("default",),
         max_connections: int = 32,
         connect_timeout: float | None = 2.0,
         timeout: float = 5.0,
         health_interval: float = 5.0,
+        discovery_interval: tuple[float, float] = (30.0, 300.0),
+        drain_for: float = 300.0,
         retry: Retry = None,
         on_ambiguous: OnAmbiguous = "resend",
         encoding: str = "utf-8",
@@ -143,8 +157,9 @@ class PoolManager(NotPicklable, Generic[BodyT]):
     @overload
     def __init__(
         self: PoolManager[bytes],
-        servers: AnyServer | Iterable[AnyServer],
+        servers: AnyServer | Iterable[AnyServer] = (),
         *,
+        discovery: Discovery | None = None,
         encoding: None,
         **options: Unpack[PoolOptions],
     ) -> None: ...
@@ -152,29 +167,33 @@ class PoolManager(NotPicklable, Generic[BodyT]):
     @overload
     def __init__(
         self: PoolManager[str | bytes],
-        servers: AnyServer | Iterable[AnyServer],
+        servers: AnyServer | Iterable[AnyServer] = (),
         *,
+        discovery: Discovery | None = None,
         encoding: str | None,
         **options: Unpack[PoolOptions],
     ) -> None: ...
 
     def __init__(
         self,
-        servers: AnyServer | Iterable[AnyServer],
+        servers: AnyServer | Iterable[AnyServer] = (),
         *,
+        discovery: Discovery | None = None,
         tube: str = DEFAULTS.tube,
         watch: str | Iterable[str] = DEFAULTS.watch,
         max_connections: int = DEFAULTS.max_connections,
         connect_timeout: float | None = DEFAULTS.connect_timeout,
         timeout: float = DEFAULTS.timeout,
         health_interval: float = DEFAULTS.health_interval,
+        discovery_interval: tuple[float, float] = DEFAULTS.discovery_interval,
+        drain_for: float = DEFAULTS.drain_for,
         retry: Retry = None,
         on_ambiguous: OnAmbiguous = DEFAULTS.on_ambiguous,
         encoding: str | None = DEFAULTS.encoding,
         name: str | None = DEFAULTS.name,
     ) -> None:
         check_unpatched()
-        known, url_options = parse_servers(servers)
+        known, url_options, discovery = _sources(servers, discovery)
         keywords = {
             "tube": tube,
             "watch": watch,
@@ -182,13 +201,15 @@ class PoolManager(NotPicklable, Generic[BodyT]):
             "connect_timeout": connect_timeout,
             "timeout": timeout,
             "health_interval": health_interval,
+            "discovery_interval": discovery_interval,
+            "drain_for": drain_for,
             "on_ambiguous": on_ambiguous,
             "encoding": encoding,
             "name": name,
         }
         settings = Settings.build(url_options, keywords)
         self._policy = RetryPolicy(retry)
-        self._cluster = Cluster(known, settings)
+        self._cluster = Cluster(known, settings, discovery)
         self._timeout = settings.timeout
         self.name: str = self._cluster.name
         self._used = settings.tube
@@ -226,6 +247,8 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         connect_timeout: float | None = 2.0,
         timeout: float = 5.0,
         health_interval: float = 5.0,
+        discovery_interval: tuple[float, float] = (30.0, 300.0),
+        drain_for: float = 300.0,
         retry: Retry = None,
         on_ambiguous: OnAmbiguous = "resend",
         encoding: str = "utf-8",
@@ -260,6 +283,8 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         connect_timeout: float | None = DEFAULTS.connect_timeout,
         timeout: float = DEFAULTS.timeout,
         health_interval: float = DEFAULTS.health_interval,
+        discovery_interval: tuple[float, float] = DEFAULTS.discovery_interval,
+        drain_for: float = DEFAULTS.drain_for,
         retry: Retry = None,
         on_ambiguous: OnAmbiguous = DEFAULTS.on_ambiguous,
         encoding: str | None = DEFAULTS.encoding,
@@ -278,6 +303,8 @@ class PoolManager(NotPicklable, Generic[BodyT]):
             "connect_timeout": connect_timeout,
             "timeout": timeout,
             "health_interval": health_interval,
+            "discovery_interval": discovery_interval,
+            "drain_for": drain_for,
             "retry": retry,
             "on_ambiguous": on_ambiguous,
             "encoding": encoding,
@@ -356,7 +383,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"
         cluster = self._cluster
         if not cluster.started:
-            self._start_to_put()
+            seconds = self._start_to_put(seconds)
         topology = cluster.topology
         member = topology.next_taker() if key is None else topology.owner(key)
         now = _monotonic()
@@ -425,14 +452,17 @@ class PoolManager(NotPicklable, Generic[BodyT]):
     ) -> PutMany[Token]:
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         resend = self._resend if on_ambiguous is None else check_on_ambiguous(on_ambiguous) == "resend"
-        self._start_to_put()
+        seconds = self._start_to_put(seconds)
         return PutMany(self._cluster.current, self._putter, seconds, resend, on_outcomes)
 
-    def _start_to_put(self) -> None:
+    def _start_to_put(self, seconds: float) -> float:
+        """Begin to use the pool, in so many seconds; returns how many are left."""
+        deadline = _monotonic() + seconds
         try:
-            self._cluster.start()
+            self._cluster.start(deadline)
         except PoolClosed as error:
             raise PoolClosedForPut(str(error)) from None
+        return max(0.0, deadline - _monotonic())
 
     def producer(self, linger: float = 0.005, max_batch: int = 500) -> Producer:
         """A buffer for threads that put one job at a time and want the speed of batches; see :class:`Producer`.
@@ -506,7 +536,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         else:
             wanted = self._watched if tubes is None else _check_tubes(tubes)
         if not self._cluster.started:
-            self._cluster.start()
+            self._start_to_reserve(wait)
         return self._reserver.reserve(wanted, wait, waker)
 
     def reserve_many(
@@ -552,7 +582,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         else:
             wanted = self._watched if tubes is None else _check_tubes(tubes)
         if not self._cluster.started:
-            self._cluster.start()
+            self._start_to_reserve(wait)
         return self._reserver.reserve_many(wanted, limit, wait, waker)
 
     def _demand(
@@ -562,10 +592,16 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         names = self._watched if tubes is None else _check_tubes(tubes, ordered=order != "any")
         address = ""
         if server is not None:
+            if not self._cluster.started:
+                self._start_to_reserve(0)
             member = self._cluster.topology.get(server)
             # Of several names of one process, one is used.
             address = (member.duplicate_of or member).address
         return demand(names, order, address)
+
+    def _start_to_reserve(self, wait: float | None) -> None:
+        # A reserve that waits, waits for servers as well.
+        self._cluster.start(_monotonic() + self._timeout if wait == 0 else 0.0)
 
     def stop_reserving(self) -> None:
         """Let all reserves, those that wait and those to come, return None (:meth:`reserve_many`: an empty list).
@@ -602,7 +638,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         if tube is not None:
             check_tube(tube)
             used, watched = tube, (tube,)
-        self._cluster.start()
+        self._cluster.start(_monotonic() + seconds)
         return borrow(self._cluster.topology.get(server).pool, used, watched, seconds)
 
     # The pool-wide tubes.
@@ -649,8 +685,9 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         :param timeout: the longest it may take (seconds); None for the pool's.
         :raises NotFound: if there is none, or it is reserved.
         """
-        member, instance = self._jobs.locate(jid, server)
-        return self._reserver.reserve_job(member, check_id(jid), instance, self._jobs.deadline(timeout))
+        deadline = self._jobs.deadline(timeout)
+        member, instance = self._jobs.locate(jid, server, timeout)
+        return self._reserver.reserve_job(member, check_id(jid), instance, deadline)
 
     def delete(self, jid: Job[Any] | int, *, server: AnyServer | None = None, timeout: float | None = None) -> None:
         """Delete a job (``delete``): a :class:`Job` as :meth:`Job.delete` does, any other by its id.
@@ -743,7 +780,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         check_many("jobs", jobs)
         seconds = self._timeout if timeout is None else check_seconds("timeout", timeout)
         if not self._cluster.started:
-            self._cluster.start()
+            self._cluster.start(_monotonic() + seconds)
         return seconds
 
     def release(
@@ -825,8 +862,9 @@ class PoolManager(NotPicklable, Generic[BodyT]):
             raised.
         """
         check_many("jobs", jobs)
-        self._cluster.start()
-        return stats_of_jobs(self._jobs.locate, jobs, server, self._cluster.deadline(timeout))
+        deadline = self._cluster.deadline(timeout)
+        self._cluster.start(deadline)
+        return stats_of_jobs(self._jobs.locate, jobs, server, deadline)
 
     def peek(self, jid: int, *, server: AnyServer | None = None, timeout: float | None = None) -> Job[BodyT] | None:
         """Look at the job with this id without reserving it (``peek``); None if there is none.
@@ -836,7 +874,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         if isinstance(jid, int) and not isinstance(jid, bool) and not jid:
             # No server has ever given it.
             return None
-        member, _ = self._jobs.locate(jid, server)
+        member, _ = self._jobs.locate(jid, server, timeout)
         return self._reserver.at_home(member, self._jobs.peek(jid, server, timeout))
 
     # All servers. What is asked of them has a form ``..._by_server``, which hides no missing server. It may take
@@ -954,11 +992,9 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         for tube in tubes:
             check_tube(tube, "names")
         ours = self._of_ours(tubes)
-        return ask_for_many(
-            self._cluster.members(),
-            {tube: about_tube(tube, *ours) for tube in tubes},
-            self._cluster.deadline(timeout),
-        )
+        deadline = self._cluster.deadline(timeout)
+        questions = {tube: about_tube(tube, *ours) for tube in tubes}
+        return ask_for_many(self._cluster.members(deadline), questions, deadline)
 
     def survey(
         self,
@@ -1012,11 +1048,12 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         check_int("bound", bound, 0, MAX_UINT32)
         used = self._used if tube is None else tube
         check_tube(used)
-        return kick_all(self._cluster.members(), self._cluster.deadline(timeout), bound, used)
+        deadline = self._cluster.deadline(timeout)
+        return kick_all(self._cluster.members(deadline), deadline, bound, used)
 
     def _ask_all(self, question: Question, timeout: float | None) -> Answers:
         deadline = self._cluster.deadline(timeout)
-        return ask_all(self._cluster.members(), deadline, question)
+        return ask_all(self._cluster.members(deadline), deadline, question)
 
     def _of_ours(self, tubes: Iterable[str]) -> tuple[str | None, tuple[str, ...] | None]:
         """What a connection has to use and watch while it is asked about these tubes."""
@@ -1095,14 +1132,15 @@ class PoolManager(NotPicklable, Generic[BodyT]):
     def wait(self, min_servers: int = 1, timeout: float | None = None) -> None:
         """Wait until so many servers answer: a check for start-up scripts.
 
-        :param min_servers: how many (1 to the number of servers).
+        :param min_servers: how many (1 to the number of servers; any number where a discovery finds them).
         :param timeout: how long (seconds); None for the pool's.
         :raises NoServerAvailable: if they do not in time; ``errors`` says why, by address.
         """
-        staying = [member for member in self._cluster.members() if not member.leaving]
-        # None may be there yet.
-        check_int("min_servers", min_servers, 1, max(1, len(staying)))
-        deadline = _monotonic() + (self._timeout if timeout is None else check_seconds("timeout", timeout))
+        deadline = self._cluster.deadline(timeout)
+        self._cluster.start(deadline)
+        # None may be there yet, and with a discovery more may come.
+        most = MAX_UINT32 if self._cluster.is_discovered else max(1, self._cluster.server_count())
+        check_int("min_servers", min_servers, 1, most)
         self._cluster.wait(min_servers, deadline)
 
     def healthy(self, min_servers: int = 1) -> bool:
@@ -1191,6 +1229,24 @@ def _start_afresh_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh_in_child)
+
+
+def _sources(
+    servers: AnyServer | Iterable[AnyServer], discovery: Discovery | None
+) -> tuple[tuple[Server, ...], dict[str, Any], Discovery | None]:
+    """The servers to begin with, the options that came with them, and what finds out which there are."""
+    if discovery is not None and not callable(discovery):
+        raise TypeError(f"discovery must be a function that returns Found, not {type(discovery).__name__}")
+    records = records_in(servers)
+    if records is None:
+        return *parse_servers(servers, at_least_one=discovery is None), discovery
+    if discovery is not None:
+        raise ValueError("the URL names records of servers: there is no place for another discovery beside it")
+    # Here: most pools have none.
+    from beanpool.discovery import DnsSrv
+
+    name, options = records
+    return (), options, DnsSrv(name)
 
 
 def _check_tubes(tubes: Any, *, ordered: bool = False) -> tuple[str, ...]:

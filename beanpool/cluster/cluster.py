@@ -11,7 +11,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beanpool.cluster.availability import Availability
 from beanpool.cluster.background import BackgroundExecutor
@@ -30,6 +30,10 @@ from beanpool.server import InHand, Member, PoolCounters
 from beanpool.telemetry import Reporter, total
 from beanpool.validation import check_seconds
 
+if TYPE_CHECKING:
+    from beanpool.cluster.discovery import DiscoveryThread
+    from beanpool.discovery import Discovery
+
 # How long commands that are on their way may take when the pool closes (seconds).
 CLOSE_GRACE = 0.25
 _WAIT_STEP = 0.2
@@ -47,10 +51,14 @@ class Cluster:
 
     :attr:`on_change` is called when other servers are to be used than before, :attr:`on_starved` when a caller waits
     for a connection to one of them; both outside of all locks.
+
+    :param servers: those that there are at first.
+    :param discovery: finds out which there are; None if somebody else says so.
     """
 
-    def __init__(self, servers: tuple[Server, ...], settings: Settings) -> None:
+    def __init__(self, servers: tuple[Server, ...], settings: Settings, discovery: Discovery | None = None) -> None:
         self._settings = settings
+        self._discovery = discovery
         self.timeout: float = settings.timeout
         self.name: str = settings.name or f"pool-{next(_numbers)}"
         self.reporter: Reporter = Reporter(self.name)
@@ -89,6 +97,15 @@ class Cluster:
         self.background: BackgroundExecutor = BackgroundExecutor(self.name)
         self.keeper: Keeper = Keeper(self.name, self.reporter.observers)
         self.availability: Availability = Availability(self.monitor.check_down_servers)
+        self._discovery_thread: DiscoveryThread | None = None
+        if self._discovery is not None:
+            # Here: most pools have none.
+            from beanpool.cluster.discovery import DiscoveryThread
+
+            settings = self._settings
+            self._discovery_thread = DiscoveryThread(
+                myself, self._discovery, settings.discovery_interval, settings.drain_for, self.reporter
+            )
 
     def __del__(self) -> None:
         # Only flags: a finalizer may run at any line of any thread. The monitor's thread sees them at its next tick.
@@ -96,6 +113,8 @@ class Cluster:
             self.monitor.abandon()
             self.background.abandon()
             self.keeper.abandon()
+            if self._discovery_thread is not None:
+                self._discovery_thread.abandon()
             warnings.warn(
                 f"{self.name} was never closed; use it in a with block", ResourceWarning, stacklevel=2, source=self
             )
@@ -107,24 +126,48 @@ class Cluster:
 
     # Life cycle.
 
-    def start(self) -> None:
-        """Start the monitor, unless it runs.
+    def start(self, deadline: float = 0.0) -> None:
+        """Start the threads that run as long as the pool, unless they do.
 
+        :param deadline: until when to wait for servers (monotonic seconds), where a discovery has not yet been asked.
         :raises PoolClosed: if the pool is closed.
         """
         if self.closing.is_set():
             raise PoolClosed(f"{self.name} is closed")
         self._used_at_all = True
-        self.started = self.monitor.start()
+        monitored = self.monitor.start()
+        # Until then calls come by here, and wait if they can.
+        self.started = self._await_discovery(deadline) and monitored
 
-    def members(self) -> tuple[Member, ...]:
+    def _await_discovery(self, deadline: float) -> bool:
+        discovery = self._discovery_thread
+        if discovery is None:
+            return True
+        runs = discovery.start()
+        if runs and not self.topology.members:
+            discovery.wait(deadline)
+            if self.closing.is_set():
+                raise PoolClosed(f"{self.name} is closed")
+        return runs and discovery.settled
+
+    def members(self, deadline: float = 0.0) -> tuple[Member, ...]:
         """All servers; starts the monitor.
 
+        :param deadline: as for :meth:`start`.
         :raises PoolClosed: if the pool is closed.
         """
         if not self.started or self.closing.is_set():
-            self.start()
+            self.start(deadline)
         return self.topology.members
+
+    def server_count(self) -> int:
+        """How many servers there are, without those that are leaving."""
+        return sum(not member.leaving for member in self.topology.members)
+
+    @property
+    def is_discovered(self) -> bool:
+        """Whether a discovery says which servers there are."""
+        return self._discovery is not None
 
     def deadline(self, timeout: float | None) -> float:
         """When a call that begins now must end (monotonic seconds).
@@ -145,6 +188,8 @@ class Cluster:
         """Let no call begin, and none wait for a server."""
         self.closing.set()
         self.availability.end()
+        if self._discovery_thread is not None:
+            self._discovery_thread.end_waits()
 
     def close(self, deadline: float) -> None:
         """Close the connections, those with jobs in hand at the deadline (monotonic seconds). Idempotent."""
@@ -156,6 +201,8 @@ class Cluster:
             member.pool.close_to_new()
         for member in members:
             member.pool.close(soon, deadline)
+        if self._discovery_thread is not None:
+            self._discovery_thread.stop(1.0)
         self.keeper.stop(1.0)
         self.background.stop(1.0)
         self.monitor.stop(1.0)
@@ -206,6 +253,9 @@ class Cluster:
             self.reporter.duplicate_found(duplicate.name, used.name)
         self.on_change()
         self.monitor.state_changed(member)
+        if self._discovery_thread is not None and after.state is ServerState.DOWN is not before.state:
+            # There may be another one in its place.
+            self._discovery_thread.hurry()
         was_away = before.state is ServerState.DOWN or before.draining or before.rests_until > 0
         self.availability.changed(came_back=freed or (member.accepting and was_away))
         if before.state is not after.state or before.draining != after.draining or restarted:

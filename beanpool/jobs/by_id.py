@@ -22,14 +22,22 @@ class JobsById:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def locate(self, jid: int, server: AnyServer | None = None) -> tuple[Member, str | None]:
+    def locate(
+        self, jid: int, server: AnyServer | None = None, timeout: float | None = None
+    ) -> tuple[Member, str | None]:
         """The member that a job's id belongs to, and the server process that gave the id, if that is known.
 
+        :param timeout: how long to wait for servers where a discovery has not yet been asked (seconds); None for the
+            cluster's timeout.
         :raises ValueError: if the id may belong to several.
         :raises NoServerAvailable: if there is none.
         """
         check_id(jid)
-        topology = self._cluster.topology
+        cluster = self._cluster
+        topology = cluster.topology
+        if not topology.members and cluster.is_discovered:
+            cluster.start(cluster.deadline(timeout))
+            topology = cluster.topology
         instance = None
         if isinstance(jid, JobId):
             if server is not None and topology.find(server) is not topology.find(jid.server):
@@ -55,7 +63,7 @@ class JobsById:
 
     def delete(self, jid: Job[Any] | int, server: AnyServer | None, timeout: float | None) -> None:
         """Delete a job."""
-        found = self.find(jid, server)
+        found = self.find(jid, server, timeout)
         if found is not None:
             found.delete(timeout=timeout)
         elif not isinstance(jid, Job):
@@ -99,7 +107,7 @@ class JobsById:
         :raises JobLost: if it is another process than the one that gave the id.
         """
         until = self.deadline(timeout)
-        member, instance = self.locate(jid, server)
+        member, instance = self.locate(jid, server, timeout)
         cluster = self._cluster
         if not cluster.started:
             cluster.start()
@@ -128,14 +136,17 @@ class JobsById:
                 raise ValueError(f"server must be left out or be that of the job ({job.server}), not {server!r}")
         return job
 
-    def find(self, job: Job[Any] | int, server: AnyServer | None) -> Job[Any] | None:
-        """The job, if it is one; else the job in hand with this id."""
+    def find(self, job: Job[Any] | int, server: AnyServer | None, timeout: float | None = None) -> Job[Any] | None:
+        """The job, if it is one; else the job in hand with this id.
+
+        :param timeout: as for :meth:`locate`.
+        """
         if isinstance(job, Job):
             return self._itself(job, server)
         held = self.held(job) if server is None else None
         if held is not None:
             return held
-        member, instance = self.locate(job, server)
+        member, instance = self.locate(job, server, timeout)
         return member.reservations.find(check_id(job), instance)
 
     def get(self, job: Job[Any] | int, server: AnyServer | None, command: str) -> Job[Any]:

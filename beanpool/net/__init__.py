@@ -6,7 +6,9 @@ from beanpool.net.address import (
     NO_CREDENTIALS,
     SCHEMES,
     Address,
+    check_srv_name,
     parse_address,
+    parse_srv,
     split_scheme,
     unquoted,
 )
@@ -15,6 +17,7 @@ from beanpool.net.connector import Connector, connect
 from beanpool.net.exchange import Exchange, Failure, drive, give_up_late
 from beanpool.net.poller import WakeUpPipe, new_poller
 from beanpool.net.readiness import wait_for
+from beanpool.net.resolver import Lookup, lookup_timeout
 
 __all__ = [
     "DEFAULT_HOST",
@@ -28,12 +31,16 @@ __all__ = [
     "Connector",
     "Exchange",
     "Failure",
+    "Lookup",
     "WakeUpPipe",
+    "check_srv_name",
     "connect",
     "drive",
     "give_up_late",
+    "lookup_timeout",
     "new_poller",
     "parse_address",
+    "parse_srv",
     "split_scheme",
     "unquoted",
     "wait_for",

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from beanpool.runtime import load
 
@@ -15,6 +16,7 @@ DEFAULT_PORT = 11300
 
 SCHEMES = ("beanstalk", "beanstalkd")
 _UNIX_SCHEMES = ("beanstalk+unix", "beanstalkd+unix")
+_SRV_SCHEMES = ("beanstalk+srv", "beanstalkd+srv")
 NO_CREDENTIALS = "an address of beanstalkd has no user and no password: leave out all up to the '@'"
 
 # What the system's address of a Unix socket has room for, its terminating zero left out (bytes).
@@ -24,6 +26,7 @@ MAX_PATH = 107 if sys.platform == "linux" else 103
 _NOT_IN_A_HOST = re.compile(r"[\x00-,/:-@\[-^`{-\x7f]")
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^]]*:[^]]*)]|(?P<host>[^:]*))(?::(?P<port>.*))?", re.DOTALL)
 _PORT = re.compile(r"[0-9]{1,5}")
+_SRV_NAME = re.compile(r"(?=.{1,254}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,6 +83,10 @@ def parse_address(text: str) -> Address:
         return _parse_unix(text, rest)
     if scheme == "unix":
         return Address(path=rest)
+    if scheme in _SRV_SCHEMES:
+        raise ValueError(
+            f"{scheme}:// names the records of many servers: give it to a PoolManager, and nothing beside it"
+        )
     if "@" in rest:
         raise ValueError(NO_CREDENTIALS)
     if "?" in rest:
@@ -120,11 +127,40 @@ def split_scheme(text: str) -> tuple[str, str]:
             f"an address that starts with {scheme}:// looks like one of AWS Elastic Beanstalk, which has nothing to do"
             " with beanstalkd: write beanstalk://host:port"
         )
-    if scheme not in SCHEMES + _UNIX_SCHEMES:
+    if scheme not in SCHEMES + _UNIX_SCHEMES + _SRV_SCHEMES:
         # What precedes the :// of a malformed URL may hold a password.
         named = f"unknown scheme {before!r}" if re.fullmatch(r"[A-Za-z0-9+.-]+", before) else "no address"
         raise ValueError(f"{named}: write beanstalk://host:port or beanstalk+unix:///run/beanstalkd.sock")
     return scheme, after
+
+
+def parse_srv(text: str) -> tuple[str, str] | None:
+    """Return the name of the SRV records in ``beanstalk+srv://name/?options``, and the options; None for anything else.
+
+    :raises ValueError: if it names no records.
+    """
+    scheme, _, rest = text.strip().partition("://")
+    if scheme.lower() not in _SRV_SCHEMES:
+        return None
+    name, _, options = rest.partition("?")
+    if "@" in name:
+        raise ValueError(NO_CREDENTIALS)
+    return check_srv_name(name.removesuffix("/")), options
+
+
+def check_srv_name(name: Any) -> str:
+    """Return `name` if SRV records can have it.
+
+    :raises TypeError: if it is not a ``str``.
+    :raises ValueError: if they cannot.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of SRV records must be a str, not {type(name).__name__}")
+    if not _SRV_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no name of SRV records, such as _beanstalkd._tcp.example.org: those have the ports"
+        )
+    return name
 
 
 def unquoted(text: str) -> str:

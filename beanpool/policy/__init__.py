@@ -1,5 +1,6 @@
 """Which server, in what state, how often again: pure decisions, without I/O, clocks or locks."""
 
+from beanpool.policy.discovery_pace import next_question
 from beanpool.policy.health import (
     Failure,
     Health,
@@ -42,6 +43,7 @@ __all__ = [
     "is_duplicate",
     "is_over",
     "may_be_stored",
+    "next_question",
     "outcome",
     "patience",
     "refused_to_store",

@@ -9,6 +9,8 @@ from beanpool.events import (
     ConnectionClosed,
     ConnectionOpened,
     ConnectionsShort,
+    DiscoveryFailed,
+    DiscoveryRecovered,
     PutMadeAmbiguous,
     PutRerouted,
     ReservationLost,
@@ -69,6 +71,31 @@ class Reporter:
         self._log(logging.INFO, "servers %s", text)
         if self.listeners.active:
             self.listeners.publish(ServersChanged(self.name, joined, leaving, left))
+
+    def discovered(self) -> None:
+        """A discovery has told which servers there are."""
+        self.counters.add("discoveries_num")
+
+    def discovery_failed(self, reason: str, failures: int, servers: int) -> None:
+        """A question to the discovery had no answer.
+
+        :param failures: how many in a row had none, with this one.
+        :param servers: how many the pool has, and goes on with.
+        """
+        self.counters.add("discovery_errors")
+        if failures > 1:
+            return
+        text = "which servers there are could not be found out, and the pool goes on with the %d that it has: %s"
+        self._log(logging.WARNING, text, servers, reason)
+        if self.listeners.active:
+            self.listeners.publish(DiscoveryFailed(self.name, reason, servers))
+
+    def discovery_recovered(self, failures: int, lasted: float) -> None:
+        """After so many questions without an answer there was one."""
+        text = "which servers there are could be found out again, after %d attempts in %.1f s"
+        self._log(logging.INFO, text, failures, lasted)
+        if self.listeners.active:
+            self.listeners.publish(DiscoveryRecovered(self.name, failures, lasted))
 
     def duplicate_found(self, name: str, used: str) -> None:
         """A server is the same process as another one, which is used instead. Both are given by name."""

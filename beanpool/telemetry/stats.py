@@ -16,6 +16,8 @@ POOL_COUNTS = (
     "put_errors",
     "jobs_lost",
     "outages_num",
+    "discoveries_num",
+    "discovery_errors",
 )
 # As psycopg_pool calls them: users have dashboards for these.
 SERVER_COUNTS = (

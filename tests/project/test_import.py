@@ -54,6 +54,7 @@ def test_an_import_starts_nothing_and_loads_little() -> None:
         beanpool.PoolManager(["127.0.0.1:1", "127.0.0.1:2"])
         unwanted = ("importlib.metadata", "yaml", "tenacity", "concurrent.futures", "asyncio", "argparse", "ssl")
         unwanted += ("beanpool.cli", "beanpool.__main__", "urllib.parse", "ipaddress", "difflib")
+        unwanted += ("beanpool.discovery", "beanpool.cluster.discovery", "dns")
         assert not opened, opened
         assert threading.active_count() == 1, threading.enumerate()
         print([name for name in unwanted if name in sys.modules])

@@ -23,7 +23,7 @@ from beanpool.cli.demo.command import Demo, Result, summary
 from beanpool.cli.demo.ledger import Ledger, Tally
 from beanpool.cli.demo.local_servers import EmbeddedProcess, LoggedServer
 from beanpool.cli.demo.scoreboard import LiveTable, PlainLines, Row, Silent, View, choose_view
-from beanpool.cli.demo.stop_signals import StopSignals
+from beanpool.cli.stop_signals import StopSignals
 
 SUMMARY = re.compile(r"[\d,]+ put · [\d,]+ done · 0 lost · [\d,]+ delivered twice \(at-least-once\) · worst put \d+ ms")
 

@@ -13,6 +13,7 @@ class Exit(enum.IntEnum):
     OK = 0
     NEGATIVE = 1
     USAGE = 2
+    INCOMPLETE = 3
     MEMORY = 12
     UNAVAILABLE = 69
     GIVEN_BACK = 75

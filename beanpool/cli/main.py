@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 
+from beanpool.cli.completing import complete, is_asked
 from beanpool.cli.exits import CommandError, Exit
 from beanpool.cli.parser import build_parser
 from beanpool.cli.terminal import complain
 from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, NoServerAvailable, PoolTimeout
 
 _HINT = "Set BEANPOOL_URL or pass --url; start a server with: beanstalkd -l 127.0.0.1 -p 11300"
+# A command has a module of its name, but for these: some names are words of Python.
+_MODULES = {
+    "demo": "demo.command",
+    "doctor": "doctor.command",
+    "export": "exporting",
+    "import": "importing",
+    "resume": "pause",
+    "top": "top.command",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's arguments) and return the exit code."""
     parser = build_parser()
+    if is_asked():
+        complete(parser)
     try:
         arguments = parser.parse_args(argv)
         if arguments.command is None:
@@ -52,21 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
-    match name:
-        case "demo":
-            from beanpool.cli.demo.command import run
-        case "put":
-            from beanpool.cli.put import run
-        case "take":
-            from beanpool.cli.take import run
-        case "stats":
-            from beanpool.cli.stats import run
-        case "tubes":
-            from beanpool.cli.tubes import run
-        case "worker":
-            from beanpool.cli.worker import run
-        case _:
-            raise CommandError(f"there is no command {name!r}", code=Exit.USAGE)
+    # Each loads what it needs, and no other does.
+    run: Callable[[argparse.Namespace], int] = importlib.import_module(f"beanpool.cli.{_MODULES.get(name, name)}").run
     return run
 
 

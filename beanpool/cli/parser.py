@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import math
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from beanpool.cli.arguments import duration, whole, whole_seconds
+from beanpool.cli.operators import add_operators, add_tube
 
 _DESCRIPTION = """\
 A cluster of beanstalkd servers from the shell (beanstalkd, the work queue; not AWS Elastic Beanstalk).
@@ -14,9 +18,13 @@ A cluster of beanstalkd servers from the shell (beanstalkd, the work queue; not 
 The servers come from --url, else from BEANPOOL_URL, BEANSTALKD_URL or BEANSTALK_URL, else localhost:11300 is used.
 """
 _EPILOG = """\
-Exit codes: 0 done; 1 nothing found or done (take found no job, a job was refused); 2 wrong usage; 12 a worker had too
-much memory; 69 no server can be reached; 75 a worker gave jobs back when it was stopped; 130 interrupted with Ctrl-C.
+Times are seconds, or such as 90s, 5m, 2h, 1d.
+Exit codes: 0 done; 1 nothing found or done (take found no job, a job was refused); 2 wrong usage; 3 servers are missing
+from the answer; 12 a worker had too much memory; 69 no server can be reached; 75 a worker gave jobs back when it was
+stopped; 130 interrupted with Ctrl-C.
 """
+# After these, it means something else, or nothing.
+_WITHOUT_TIMEOUT = ("demo", "take", "completion")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="beanpool",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, help="print the version and exit")
@@ -38,11 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             allow_abbrev=False,
         )
         # These options work before the command and after it. Suppressed defaults: what was given before stays.
         _add_common(command, default=argparse.SUPPRESS)
+        if name not in _WITHOUT_TIMEOUT:
+            _add_timeout(command, default=argparse.SUPPRESS)
         return command
 
     _add_demo(add("demo", "three servers, one of them killed, nothing lost", _DEMO))
@@ -51,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stats(add("stats", "the servers' counters, side by side and in total", _STATS))
     _add_tubes(add("tubes", "all tubes of all servers, with their jobs", _TUBES))
     _add_worker(add("worker", "call a function for each job of tubes, in threads", _WORKER))
+    add_operators(add)
     return parser
 
 
@@ -64,7 +75,7 @@ log: what is on the killed one is gone with it. The exit code is 0 only if nothi
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seconds", type=_number(1), default=20.0, metavar="S", help="length of the demo (default: 20, at least 1)"
+        "--seconds", type=duration(1), default=20.0, metavar="TIME", help="length of the demo (default: 20, at least 1)"
     )
     parser.add_argument("--plain", action="store_true", help="one line per second instead of a table drawn in place")
     parser.add_argument("--seed", type=int, metavar="N", help="repeat the keys and the choice of the server to kill")
@@ -76,16 +87,17 @@ Put one job and print "SERVER ID". Without BODY, or with "-", the body is standa
 
 
 def _add_put(parser: argparse.ArgumentParser) -> None:
-    _add_timeout(parser, default=argparse.SUPPRESS)
-    parser.add_argument("tube", metavar="TUBE")
+    add_tube(parser)
     parser.add_argument("body", metavar="BODY", nargs="?", help='the body; "-" or nothing: standard input')
     parser.add_argument(
         "--lines", action="store_true", help="one job per line of standard input, without its line feed"
     )
     parser.add_argument("--key", help="jobs with the same key go to the same server")
     parser.add_argument("--priority", type=int, metavar="N", help="0 is the most urgent (default: 2147483648)")
-    parser.add_argument("--delay", type=int, metavar="S", help="seconds before the job is ready (default: 0)")
-    parser.add_argument("--ttr", type=int, metavar="S", help="seconds that a worker has for the job (default: 120)")
+    parser.add_argument("--delay", type=whole_seconds, metavar="TIME", help="until the job is ready (default: 0)")
+    parser.add_argument(
+        "--ttr", type=whole_seconds, metavar="TIME", help="how long a worker has for the job (default: 120)"
+    )
 
 
 _TAKE = """\
@@ -95,7 +107,7 @@ released, or buried) only after it was printed; however the command ends, it lea
 
 
 def _add_take(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tube", metavar="TUBE")
+    add_tube(parser)
     fate = parser.add_mutually_exclusive_group()
     fate.add_argument(
         "--delete", action="store_const", dest="fate", const="delete", default="delete", help="delete them (default)"
@@ -103,15 +115,15 @@ def _add_take(parser: argparse.ArgumentParser) -> None:
     fate.add_argument("--release", action="store_const", dest="fate", const="release", help="put them back as ready")
     fate.add_argument("--bury", action="store_const", dest="fate", const="bury", help="bury them")
     parser.add_argument(
-        "--max", type=_whole(1, 500), default=1, dest="limit", metavar="N", help="up to N jobs, 1 to 500 (default: 1)"
+        "--max", type=whole(1, 500), default=1, dest="limit", metavar="N", help="up to N jobs, 1 to 500 (default: 1)"
     )
     parser.add_argument(
         "--timeout",
-        type=_number(0),
+        type=duration(0, forever=True),
         default=0.0,
         dest="wait",
-        metavar="S",
-        help='seconds to wait for jobs, in all (default: 0; "inf": until they come). '
+        metavar="TIME",
+        help='how long to wait for jobs, in all (default: 0; "inf": until they come). '
         "Before the command, --timeout is the time that a server has to answer",
     )
 
@@ -123,8 +135,7 @@ A server that does not answer is listed, with the reason.
 
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
-    _add_timeout(parser, default=argparse.SUPPRESS)
-    parser.add_argument("tube", metavar="TUBE", nargs="?", help="the counters of this tube")
+    add_tube(parser, nargs="?", help="the counters of this tube")
     parser.add_argument("--all", action="store_true", help="every counter, not the most useful ones")
 
 
@@ -134,7 +145,6 @@ Print every tube that exists on any server, with its jobs counted over all of th
 
 
 def _add_tubes(parser: argparse.ArgumentParser) -> None:
-    _add_timeout(parser, default=argparse.SUPPRESS)
     parser.add_argument("glob", metavar="GLOB", nargs="?", help='only tubes that match, such as "mail-*"')
 
 
@@ -146,16 +156,15 @@ MODULE is looked for in the working folder too. SIGTERM and Ctrl-C end it: runni
 
 
 def _add_worker(parser: argparse.ArgumentParser) -> None:
-    _add_timeout(parser, default=argparse.SUPPRESS)
     # None: not given. What a worker does then is said in one place, its constructor.
     parser.add_argument("target", metavar="MODULE:NAME", help="a function that takes a job, or a worker")
-    parser.add_argument("tubes", metavar="TUBE", nargs="*", help="the tubes to take jobs from")
-    parser.add_argument("--threads", type=_whole(1, 4096), metavar="N", help="jobs at the same time (default: 8)")
-    parser.add_argument("--tries", type=_whole(1, 2**31), metavar="N", help="tries before a job is buried (default: 5)")
+    add_tube(parser, "tubes", metavar="TUBE", nargs="*", help="the tubes to take jobs from")
+    parser.add_argument("--threads", type=whole(1, 4096), metavar="N", help="jobs at the same time (default: 8)")
+    parser.add_argument("--tries", type=whole(1, 2**31), metavar="N", help="tries before a job is buried (default: 5)")
     parser.add_argument(
-        "--backoff", type=_duration(0), metavar="S", help="wait before the second try; doubled each time (default: 1)"
+        "--backoff", type=duration(0), metavar="TIME", help="wait before the second try; doubled each time (default: 1)"
     )
-    parser.add_argument("--backoff-cap", type=_duration(0), metavar="S", help="the longest wait (default: 10m)")
+    parser.add_argument("--backoff-cap", type=duration(0), metavar="TIME", help="the longest wait (default: 10m)")
     parser.add_argument(
         "--batch", type=_batch, metavar="N", help='jobs that a thread takes at once, or "auto" (default: 1)'
     )
@@ -166,18 +175,18 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
         metavar="TUBE=N",
         help="at most N jobs of TUBE at the same time; may be given for several tubes",
     )
-    parser.add_argument("--time-limit", type=_duration(0.001), metavar="S", help="the longest that a job may take")
+    parser.add_argument("--time-limit", type=duration(0.001), metavar="TIME", help="the longest that a job may take")
     parser.add_argument(
-        "--grace", type=_duration(0), metavar="S", help="time for running jobs at the end (default: 30)"
+        "--grace", type=duration(0), metavar="TIME", help="time for running jobs at the end (default: 30)"
     )
-    parser.add_argument("--max-jobs", type=_whole(1, 2**63 - 1), metavar="N", help="end after so many jobs")
-    parser.add_argument("--max-time", type=_duration(0.001), metavar="S", help="end after this time")
+    parser.add_argument("--max-jobs", type=whole(1, 2**63 - 1), metavar="N", help="end after so many jobs")
+    parser.add_argument("--max-time", type=duration(0.001), metavar="TIME", help="end after this time")
     parser.add_argument(
-        "--max-deliveries", type=_whole(1, 2**31), metavar="N", help="bury jobs that were delivered more often"
+        "--max-deliveries", type=whole(1, 2**31), metavar="N", help="bury jobs that were delivered more often"
     )
     parser.add_argument("--memory", type=_memory, metavar="M", help="end beyond so many megabytes, or 2G, with code 12")
     parser.add_argument(
-        "--breaker", type=_whole(1, 2**31), metavar="N", help="leave a tube alone for a while after N failures in a row"
+        "--breaker", type=whole(1, 2**31), metavar="N", help="leave a tube alone for a while after N failures in a row"
     )
     parser.add_argument("--stop-when-empty", action="store_true", help="end when no tube has a ready job on any server")
     parser.add_argument(
@@ -208,39 +217,28 @@ def _add_common(parser: argparse.ArgumentParser, *, default: Any) -> None:
 def _add_timeout(parser: argparse.ArgumentParser, *, default: Any) -> None:
     parser.add_argument(
         "--timeout",
-        type=_number(0.001),
+        type=duration(0.001),
         default=default,
-        metavar="S",
-        help="seconds that a server has to accept a connection, and to answer",
+        metavar="TIME",
+        help="how long a server has to accept a connection, and to answer",
     )
 
 
-def _number(least: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = float(text)
-        if math.isnan(value) or value < least:
-            raise argparse.ArgumentTypeError(f"must be a number of seconds, at least {least:g}, not {text!r}")
-        return value
+class _Formatter(argparse.HelpFormatter):
+    """Fills paragraphs to the window; lines that are indented stay as they are."""
 
-    return number
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _duration(least: float) -> Callable[[str], float]:
-    def duration(text: str) -> float:
-        unit = _UNITS.get(text[-1:])
-        try:
-            value = float(text[:-1]) * unit if unit else float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value < math.inf:
-            wanted = f"a time such as 90, 90s, 5m, 2h or 1d, at least {least:g} s"
-            raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
-        return value
-
-    return duration
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts: list[list[str]] = [[]]
+        for line in text.splitlines():
+            if not line or line.startswith(" "):
+                parts += [[line], []]
+            else:
+                parts[-1].append(line)
+        return "\n".join(
+            part[0] if part[0].startswith(" ") else textwrap.fill(" ".join(part), width, initial_indent=indent)
+            for part in parts
+            if part
+        )
 
 
 def _memory(text: str) -> int:
@@ -255,27 +253,14 @@ def _memory(text: str) -> int:
 
 
 def _batch(text: str) -> int | str:
-    return text if text == "auto" else _whole(1, 4096)(text)
+    return text if text == "auto" else whole(1, 4096)(text)
 
 
 def _concurrency(text: str) -> tuple[str, int]:
     tube, equals, number = text.rpartition("=")
     if not equals or not tube:
         raise argparse.ArgumentTypeError(f"must be TUBE=N, not {text!r}")
-    return tube, _whole(1, 4096)(number)
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, not {text!r}")
-        return value
-
-    return number
+    return tube, whole(1, 4096)(number)
 
 
 class _Command(argparse.ArgumentParser):

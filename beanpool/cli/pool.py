@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from beanpool import DEFAULT_HOST, DEFAULT_PORT, NotFound, PoolManager
-from beanpool.cli.exits import usage_errors
-from beanpool.cli.terminal import printable, say
+from beanpool.cli.exits import Exit, usage_errors
+from beanpool.cli.terminal import complain, printable, say
 from beanpool.config import ENVIRONMENT_VARIABLES
 from beanpool.errors import no_server
 
@@ -53,11 +53,25 @@ def split_answers(by_server: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     }
     if len(errors) == len(by_server):
         raise no_server(errors, "answered")
-    # The library's messages start with the server's address.
-    return answers, {server: str(error).removeprefix(f"{server}: ") for server, error in errors.items()}
+    return answers, {server: reason(server, error) for server, error in errors.items()}
 
 
-def say_missing(missing: Mapping[str, str]) -> None:
+def reason(server: str, error: BaseException) -> str:
+    """Why a server did not answer, for a line that begins with its address."""
+    # The library's messages start with it, too.
+    return str(error).removeprefix(f"{server}: ")
+
+
+def say_missing(missing: Mapping[str, str], *, to_errors: bool = False) -> None:
     """List the servers that did not answer, below a table whose sums lack them."""
-    for server, reason in missing.items():
-        say(f"no answer from {server}: {printable(reason)}")
+    for server, why in missing.items():
+        line = f"no answer from {server}: {why}"
+        if to_errors:
+            complain(line)
+        else:
+            say(printable(line))
+
+
+def code_for(missing: Mapping[str, Any], code: Exit = Exit.OK) -> Exit:
+    """The exit code of an answer: `code`, unless it lacks servers."""
+    return Exit.INCOMPLETE if missing else code

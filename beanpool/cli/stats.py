@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beanpool.cli.exits import Exit, usage_errors
-from beanpool.cli.pool import open_pool, say_missing, split_answers
+from beanpool.cli.pool import code_for, open_pool, say_missing, split_answers
 from beanpool.cli.tables import count, format_table
 from beanpool.cli.terminal import complain, say, to_json
 from beanpool.cluster import merge_stats
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         say_missing(missing)
         complain(f"no server has a tube {arguments.tube}")
-    return Exit.OK if answers else Exit.NEGATIVE
+    return code_for(missing, Exit.OK if answers else Exit.NEGATIVE)
 
 
 def _rows(total: Stats, answers: Mapping[str, Stats], *, every: bool) -> list[list[str]]:

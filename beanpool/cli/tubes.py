@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beanpool.cli.exits import Exit
-from beanpool.cli.pool import open_pool, say_missing, split_answers
+from beanpool.cli.pool import code_for, open_pool, say_missing, split_answers
 from beanpool.cli.tables import count, format_table
 from beanpool.cli.terminal import say, to_json
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in format_table(rows):
             say(line)
         say_missing(missing)
-    return Exit.NEGATIVE if arguments.glob is not None and not tubes else Exit.OK
+    return code_for(missing, Exit.NEGATIVE if arguments.glob is not None and not tubes else Exit.OK)
 
 
 def _counters(having: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

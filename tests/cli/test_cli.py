@@ -263,7 +263,7 @@ def test_a_server_that_does_not_answer_is_listed(cluster: StartCluster, command:
     alive, dead = cluster(2)
     dead.kill()
     done = call_beanpool("-u", urls(alive, dead), command)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (3, b"")
     assert f"no answer from {dead.address}: " in done.stdout.decode()
     assert set(json.loads(call_beanpool("-u", urls(alive, dead), command, "--json").stdout)["missing"]) == {
         dead.address

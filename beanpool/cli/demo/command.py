@@ -15,9 +15,9 @@ from beanpool import PoolManager, Server, ServerStatus
 from beanpool.cli.demo.ledger import Ledger, Tally
 from beanpool.cli.demo.local_servers import local_servers
 from beanpool.cli.demo.scoreboard import Row, View, choose_view
-from beanpool.cli.stop_signals import StopSignals
 from beanpool.cli.demo.workload import Workload
 from beanpool.cli.exits import CommandError, Exit
+from beanpool.cli.stop_signals import StopSignals
 from beanpool.cli.tables import count
 from beanpool.cli.terminal import complain, say, to_json
 from beanpool.testing.beanstalkd import find_beanstalkd, no_beanstalkd

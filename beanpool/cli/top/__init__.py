@@ -1,0 +1,1 @@
+"""``beanpool top``: a live view of the servers and tubes."""

@@ -97,26 +97,43 @@ class _Importer:
             for _, record in portion
         ]
         go_on = True
-        hidden: list[tuple[JobId, int]] = []
+        to_bury: list[tuple[Line, JobId, int]] = []
         outcomes = self._pool.put_many(puts, timeout=self._timeout)
         for (line, record), outcome in zip(portion, outcomes, strict=True):
-            if isinstance(outcome, JobId):
-                tally = self._tallies.setdefault(outcome.server, Tally())
-                tally.done += 1
-                note_copy(outcome, tally)
-                if record.buried and not outcome.buried:
-                    hidden.append((outcome, record.priority))
+            if not isinstance(outcome, JobId):
+                go_on &= note_copy(outcome, self._nowhere)
+                self._reject(line)
                 continue
-            go_on &= note_copy(outcome, self._nowhere)
-            self._nowhere.skipped += 1
-            if self._rejected is not None:
-                self._rejected(line)
-        for (jid, _), error in zip(hidden, bury_copies(self._pool, hidden, self._timeout), strict=True):
-            if error is not None:
-                # It is stored, and waits instead.
-                self._tallies[jid.server].fail(error)
+            tally = self._tallies.setdefault(outcome.server, Tally())
+            note_copy(outcome, tally)
+            if record.buried and not outcome.buried:
+                to_bury.append((line, outcome, record.priority))
+            else:
+                tally.done += 1
+        return self._bury(to_bury) and go_on
+
+    def _bury(self, to_bury: list[tuple[Line, JobId, int]]) -> bool:
+        go_on = True
+        outcomes = bury_copies(self._pool, [(jid, priority) for _, jid, priority in to_bury], self._timeout)
+        in_vain: list[tuple[Line, JobId]] = []
+        for (line, jid, _), error in zip(to_bury, outcomes, strict=True):
+            if error is None:
+                self._tallies[jid.server].done += 1
+            else:
+                self._nowhere.fail(error)
+                in_vain.append((line, jid))
                 go_on = False
+        # It waits, and nobody would ever see it: so it is put again as what it was, or not at all.
+        deleted = self._pool.delete_many([jid for _, jid in in_vain], timeout=self._timeout)
+        for (line, _), failure in zip(in_vain, deleted, strict=True):
+            self._nowhere.duplicates += failure is not None
+            self._reject(line)
         return go_on
+
+    def _reject(self, line: Line) -> None:
+        self._nowhere.skipped += 1
+        if self._rejected is not None:
+            self._rejected(line)
 
     def sum(self) -> Outcome:
         """All of it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.command_line import call_beanpool
+from support.scripted import Answer, answering, stats_reply
 from support.servers import BeanstalkdServer, ServerFactory
 from support.tubes import FAR, count_in, fill, jobs_in, put_in
 
@@ -16,7 +17,7 @@ from beanpool import JobTooBig, NoServerAvailable, PoolManager
 from beanpool.admin import Progress, export_jobs, import_jobs, jobs, total
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartScripted
 
 
 def test_jobs_go_into_a_file_and_come_out_of_it_as_they_were(cluster: StartCluster) -> None:
@@ -134,3 +135,29 @@ def test_a_full_disk_says_what_was_written(beanstalkd: BeanstalkdServer) -> None
     outcomes = caught.value.outcomes  # type: ignore[attr-defined]  # It is given to it.
     assert total(outcomes).done == 4
     assert {json.loads(text)["tube"] for text in written} == {"a"}
+
+
+def test_what_cannot_be_buried_is_not_left_behind(scripted_server: StartScripted) -> None:
+    deleted: list[bytes] = []
+
+    def delete(_: object, line: bytes, __: object) -> bytes:
+        deleted.append(line)
+        return b"DELETED\r\n"
+
+    # One that is older than reserve-job.
+    answers: dict[str, Answer] = {
+        "stats": stats_reply(),
+        "use": lambda _, line, __: b"USING %s\r\n" % line.split()[1],
+        "put": b"INSERTED 7\r\n",
+        "bury": b"NOT_FOUND\r\n",
+        "delete": delete,
+    }
+    server = scripted_server(default=answering(answers))
+    line = '{"tube": "a", "body": "x", "state": "buried"}'
+    rejected: list[str | bytes] = []
+    with PoolManager(server.url, health_interval=60) as pool:
+        outcomes = import_jobs(pool, [line], rejected=rejected.append)
+    assert (outcomes[server.address].done, outcomes[""].skipped, outcomes[""].duplicates) == (0, 1, 0)
+    assert "UNKNOWN_COMMAND" in str(outcomes[""].error)
+    assert deleted == [b"delete 7"]
+    assert rejected == [line]

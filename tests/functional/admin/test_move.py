@@ -145,6 +145,17 @@ def test_a_job_that_no_server_takes_is_skipped_and_holds_up_no_other(
     assert count_in([small], "b") == 5
 
 
+@pytest.mark.parametrize("state", ["ready", "buried"])
+def test_more_than_fits_into_any_buffer(beanstalkd: BeanstalkdServer, state: str) -> None:
+    bodies = [b"%d" % number + b"x" * 60_000 for number in range(300)]
+    with PoolManager(beanstalkd.url) as pool:
+        pool.put_many(bodies, tube="a")
+        if state == "buried":
+            pool.bury_many(pool.reserve_many(len(bodies), 5, tubes="a"))
+        assert counts(total(move(pool, "a", "b"))) == (300, 0, 0, 0)
+    assert sorted(jobs_in([beanstalkd], "b")) == sorted(bodies)
+
+
 def test_servers_that_are_dead_or_frozen_cost_their_own_jobs(cluster: StartCluster) -> None:
     servers = cluster(3)
     for server in servers:

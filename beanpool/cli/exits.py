@@ -35,8 +35,9 @@ class CommandError(Exception):
 
 @contextlib.contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn the library's refusal of an argument into a usage error; for calls that carry what the user typed."""
+    """Turn the library's refusal of an argument, or the lack of an extra that it needs, into a usage error; for calls
+    that carry what the user typed."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise CommandError(str(error), code=Exit.USAGE) from error

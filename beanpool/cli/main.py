@@ -17,6 +17,7 @@ from beanpool.cli.terminal import complain
 from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, NoServerAvailable, PoolTimeout
 
 _HINT = "Set BEANPOOL_URL or pass --url; start a server with: beanstalkd -l 127.0.0.1 -p 11300"
+_HINT_WITHOUT_SERVERS = "The records of the servers could not be had, or name none: -v shows why"
 # A command has a module of its name, but for these: some names are words of Python.
 _MODULES = {
     "demo": "demo.command",
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error), error.hint)
         return error.code
     except (NoServerAvailable, ConnectionFailed, PoolTimeout) as error:
-        complain(_one_line(error), _HINT)
+        nobody = isinstance(error, NoServerAvailable) and not error.errors
+        complain(_one_line(error), _HINT_WITHOUT_SERVERS if nobody else _HINT)
         return Exit.UNAVAILABLE
     except BeanpoolError as error:
         complain(_one_line(error))

@@ -18,7 +18,11 @@ from beanpool import (
     CommandFailed,
     Connection,
     ConnectionOpened,
+    Discovery,
+    DnsA,
+    DnsSrv,
     Event,
+    Found,
     Job,
     JobId,
     JobTooBig,
@@ -54,6 +58,17 @@ def pools(encoding: str | None) -> None:
         assert_type(pool, PoolManager[bytes])
     either: PoolManager[str | bytes] = PoolManager("q1")
     assert_type(either.route("key"), tuple[str, ...])
+
+
+def discoveries(discovery: Discovery) -> None:
+    """What finds out which servers there are."""
+    assert_type(PoolManager(discovery=discovery), PoolManager[str])
+    assert_type(PoolManager("q1", discovery=DnsA("q.example", 11301), drain_for=60), PoolManager[str])
+    assert_type(PoolManager(discovery=DnsSrv("_q._tcp.example"), encoding=None), PoolManager[bytes])
+    PoolManager(discovery=lambda: Found(["q1", ("q2", 11301)], ttl=30), discovery_interval=(10, 60))
+    assert_type(discovery().servers, tuple[Server, ...])
+    assert_type(discovery().ttl, float | None)
+    PoolManager(discovery="q1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 def policies(fails_often: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,19 @@ def links(path: Path) -> Iterator[str]:
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
     missing = [target for target in links(path) if target and not (path.parent / target).exists()]
     assert not missing
+
+
+def test_only_one_table_says_where_the_project_lives() -> None:
+    """What PyPI shows of the README is made by the addresses of [project.urls]."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    source = settings["project"]["urls"]["Source"]
+    made = settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]
+    assert [rule["replacement"] for rule in made] == [rf"\1({source}/{how}/main/\2)" for how in ("raw", "blob")]
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    for rule in made:
+        shown = re.sub(rule["pattern"], rule["replacement"], shown)
+    assert "![" in shown
+    assert re.findall(r"\]\((?!https://)[^)]*\)", shown) == []
 
 
 def test_the_protocol_page_names_every_command() -> None:

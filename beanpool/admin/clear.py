@@ -56,25 +56,26 @@ def clear(
         for state, count in counts.items():
             count = min(count, granted)
             granted -= count
-            if not count:
-                continue
-            if state == "ready" and not is_paused(lane, tube):
-                _clear_reserved(lane, count)
-            else:
+            if state == "ready":
+                count -= _clear_reserved(lane, count)
+                if lane.connection.closed or not (count and is_paused(lane, tube)):
+                    continue
+            if count and not lane.connection.closed:
                 _clear_found(lane, tube, state, count)
-            if lane.connection.closed:
-                return
 
     return run_lanes(pool, addresses(pool), tube, work, timeout=timeout, progress=progress, stop=stop)
 
 
-def _clear_reserved(lane: Lane, count: int) -> None:
-    while count > 0 and not lane.connection.closed and not lane.stopped():
-        jobs = reserve(lane, min(lane.portion, count))
+def _clear_reserved(lane: Lane, count: int) -> int:
+    """Returns how many jobs were taken up."""
+    taken = 0
+    while taken < count and not lane.connection.closed and not lane.stopped():
+        jobs = reserve(lane, min(lane.portion, count - taken))
         if not jobs:
-            return
+            break
         _delete(lane, [job.id for job in jobs])
-        count -= len(jobs)
+        taken += len(jobs)
+    return taken
 
 
 def _clear_found(lane: Lane, tube: str, state: str, count: int) -> None:

@@ -37,11 +37,10 @@ def transfer(lane: Lane, copies: Copies, tube: str, state: str, count: int) -> b
     """
     if not count:
         return True
-    if state == "ready" and not is_paused(lane, tube):
+    if state == "ready":
         done, go_on = _transfer_reserved(lane, copies, count)
         if not go_on or done == count or lane.stopped() or not is_paused(lane, tube):
             return go_on
-        # It was paused meanwhile.
         count -= done
     return _transfer_peeked(lane, copies, tube, state, count)
 

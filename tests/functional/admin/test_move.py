@@ -134,15 +134,16 @@ def test_a_job_that_no_server_takes_is_skipped_and_holds_up_no_other(
 ) -> None:
     small, large = beanstalkd_factory(max_job_size=100), beanstalkd_factory()
     large.control.put(b"x" * 200, "a", priority=0)
-    for number in range(5):
+    # More than one portion: the large one must not be taken up again by the next.
+    for number in range(300):
         large.control.put(b"%d" % number, "a", priority=number + 1)
     with PoolManager([small.url, large.url]) as pool:
         pool.set_weight(large.address, 0)
         outcome = move(pool, "a", "b", "ready", key="k")[large.address]
-    assert counts(outcome) == (5, 0, 1, 0)
+    assert counts(outcome) == (300, 0, 1, 0)
     assert isinstance(outcome.error, JobTooBig)
     assert count_in([large], "a", ["ready"]) == 1
-    assert count_in([small], "b") == 5
+    assert count_in([small], "b") == 300
 
 
 @pytest.mark.parametrize("state", ["ready", "buried"])

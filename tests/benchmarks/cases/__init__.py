@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.bench import Bench
 from benchmarks.cases.batches import put_many, reserve_delete_many
+from benchmarks.cases.dramatiq_brokers import messages as dramatiq_messages
 from benchmarks.cases.fail_over import first_put_after_kill
 from benchmarks.cases.latency import wake_up
 from benchmarks.cases.many_servers import cost_of_a_put
@@ -39,5 +40,6 @@ CASES: dict[str, Callable[[Bench], Result]] = {
     "wake-up": wake_up,
     "fail-over": first_put_after_kill,
     "worker": empty_handlers,
+    "dramatiq": dramatiq_messages,
     "memory": idle_connection,
 }

@@ -58,11 +58,6 @@ class Deletes:
             tube, jobs, self._jobs = self._tube, self._jobs, []
         self._delete(tube, jobs)
 
-    def flush_elsewhere(self) -> None:
-        """Have them deleted at once, by the thread of the `Flusher`."""
-        if self._jobs:
-            self._flusher.remind(self, None)
-
 
 class Flusher:
     """A thread that makes the deletes that are due while their own threads are busy with a job.
@@ -71,7 +66,7 @@ class Flusher:
     """
 
     def __init__(self, name: str) -> None:
-        self._reminders: queue.SimpleQueue[tuple[Deletes, float | None] | None] = queue.SimpleQueue()
+        self._reminders: queue.SimpleQueue[tuple[Deletes, float] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -80,20 +75,19 @@ class Flusher:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Let the thread make all that it was told of, for so long (seconds), and end."""
+        """Let the thread make all that it was told of at once, for so long (seconds), and end."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._reminders.put(None)
             self._thread.join(timeout)
 
-    def remind(self, deletes: Deletes, due: float | None) -> None:
-        """Make these when they are due (monotonic seconds); None: at once."""
+    def remind(self, deletes: Deletes, due: float) -> None:
+        """Make these when they are due (monotonic seconds)."""
         self._reminders.put((deletes, due))
 
     def _run(self) -> None:
         # All have the same time to wait, so they come in the order in which they are due.
         while (reminder := self._reminders.get()) is not None:
             deletes, due = reminder
-            if due is not None and self._stopping.wait(max(0.0, due - _monotonic())):
-                due = None
+            self._stopping.wait(max(0.0, due - _monotonic()))
             deletes.flush(due)

@@ -139,8 +139,6 @@ class Supervisor:
         """Take from the threads what they still have in hand; returns whether that was anything."""
         withdrawn = [(runner, *runner.hand.withdraw()) for runner in self._runners]
         # What is done must be deleted before the connections are closed that it came from.
-        for runner in self._runners:
-            runner.deletes.flush_elsewhere()
         self._crew.flusher.stop(_LAST_COMMANDS)
         given_back = False
         for runner, at_work, rest in withdrawn:

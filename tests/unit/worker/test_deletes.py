@@ -62,11 +62,12 @@ def test_they_are_made_in_time_while_their_thread_is_busy(flusher: Flusher) -> N
     assert at >= started + LATEST
 
 
-def test_they_can_be_made_at_once_by_the_other_thread(flusher: Flusher) -> None:
+def test_they_are_made_at_once_when_the_other_thread_is_to_end(flusher: Flusher) -> None:
     deleted = Deleted()
-    deletes = Deletes(deleted, flusher)
-    deletes.flush_elsewhere()
-    deletes.add("mail", done("a"))
-    deletes.flush_elsewhere()
+    deletes = [Deletes(deleted, flusher) for _ in range(2)]
+    started = time.monotonic()
+    for one in deletes:
+        one.add("mail", done("a"))
     flusher.stop(10)
-    assert [jobs for _, _, jobs in deleted.batches] == [["a"]]
+    assert [jobs for _, _, jobs in deleted.batches] == [["a"], ["a"]]
+    assert time.monotonic() < started + LATEST

@@ -111,8 +111,9 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         one of them. ``beanstalk+srv://_beanstalkd._tcp.example.org`` stands for a :class:`DnsSrv` of that name.
     :param discovery: finds out which servers there are: a :class:`DnsSrv`, a :class:`DnsA`, or a function without
         arguments that returns :class:`Found`. It is asked in a thread of its own, from the first use on, and decides:
-        what :meth:`set_servers` and the like change lasts until its next answer. The `servers`, if there are any, are
-        those until its first one. A question that fails, or is answered with no server at all, changes nothing.
+        what :meth:`set_servers` and the like change lasts until its next answer (but for :meth:`set_weight`). The
+        `servers`, if there are any, are those until its first one. A question that fails, or is answered with no server
+        at all, changes nothing.
     :param tube: the tube that puts go to when not told otherwise.
     :param watch: the tubes that reserves take from when not told otherwise.
     :param max_connections: the most connections to each server; :meth:`resize` changes it. An unfinished job holds one
@@ -1114,6 +1115,8 @@ class PoolManager(NotPicklable, Generic[BodyT]):
 
     def set_weight(self, server: AnyServer, weight: float) -> None:
         """Change a server's share of the puts; with 0 it gets no more, and is still reserved from.
+
+        With a discovery it holds for as long as that finds the server, whatever weight it finds.
 
         :param server: its name or address.
         """

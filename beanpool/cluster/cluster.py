@@ -59,6 +59,8 @@ class Cluster:
     def __init__(self, servers: tuple[Server, ...], settings: Settings, discovery: Discovery | None = None) -> None:
         self._settings = settings
         self._discovery = discovery
+        # Those that were set by hand since the servers were last named by hand, by the servers' keys.
+        self._weights_set: dict[str, float] = {}
         self.timeout: float = settings.timeout
         self.name: str = settings.name or f"pool-{next(_numbers)}"
         self.reporter: Reporter = Reporter(self.name)
@@ -307,7 +309,30 @@ class Cluster:
         named, options = parse_servers(servers, at_least_one=False)
         if options:
             raise ValueError(f"set_servers takes servers, not the option {next(iter(options))}")
-        self._change(lambda _: named, "changing the servers", drain, drain_for)
+
+        def exactly_these(_: tuple[Server, ...]) -> tuple[Server, ...]:
+            self._weights_set = {}
+            return named
+
+        self._change(exactly_these, "changing the servers", drain, drain_for)
+
+    def discovered(self, servers: tuple[Server, ...], drain_for: float) -> None:
+        """Let exactly these be the servers, as a discovery has found out.
+
+        A weight that was set by hand holds for as long as its server is found.
+
+        :param drain_for: how long those that were not found are reserved from in any case (seconds).
+        """
+
+        def with_weights(_: tuple[Server, ...]) -> tuple[Server, ...]:
+            keys = {server.key for server in servers}
+            self._weights_set = {key: weight for key, weight in self._weights_set.items() if key in keys}
+            return tuple(
+                dataclasses.replace(server, weight=self._weights_set.get(server.key, server.weight))
+                for server in servers
+            )
+
+        self._change(with_weights, "changing the servers", True, drain_for)
 
     def _change(
         self,
@@ -427,6 +452,7 @@ class Cluster:
             member = self.topology.get(server)
             if member.leaving:
                 raise ValueError(f"server {member.name} is leaving: let it stay by set_servers() or add_server() first")
+            self._weights_set[member.server.key] = checked
             member.stay(dataclasses.replace(member.server, weight=checked))
             self.topology = Topology(self.topology.members)
         self.availability.changed(came_back=member.accepting)

@@ -25,7 +25,7 @@ _START_AGAIN_AFTER = 1.0
 class DiscoveryOwner(Protocol):
     """Whose servers are found out."""
 
-    def set_servers(self, servers: tuple[Server, ...], drain: bool, drain_for: float) -> None:
+    def discovered(self, servers: tuple[Server, ...], drain_for: float) -> None:
         """Let exactly these be the servers."""
 
     def server_count(self) -> int:
@@ -185,7 +185,7 @@ class DiscoveryThread:
         # Others may have had the former answer when this one came, and go by it until its end.
         ttl = max(found.ttl or 0.0, self._ttl or 0.0)
         with contextlib.suppress(PoolClosed):
-            owner.set_servers(found.servers, True, min(self._drain_for + ttl, LONGEST))
+            owner.discovered(found.servers, min(self._drain_for + ttl, LONGEST))
         self._ttl = found.ttl
         self._reporter.discovered()
         if self._failures:

@@ -190,6 +190,22 @@ class TestAnswers:
                 assert addresses(pool) == {a.address, b.address}
             wait_until(lambda: addresses(pool) == {a.address}, "the next answer")
 
+    def test_leave_the_weights_that_were_set_by_hand(self, cluster: StartCluster) -> None:
+        a, b = cluster(2)
+        directory = Directory(a, b)
+        with found_out(directory) as pool:
+            pool.wait(2)
+            pool.set_weight(a.address, 0)
+            directory.servers = [b.address, Server(a.host, a.port, weight=5)]
+            directory.await_questions(3)
+            assert {status.address: status.weight for status in pool.servers} == {a.address: 0, b.address: 1}
+            # Not beyond the server's own time.
+            directory.servers = [b.address]
+            wait_until(lambda: addresses(pool) == {b.address}, "it to be taken out")
+            directory.servers = [a.address, b.address]
+            wait_until(lambda: addresses(pool) == {a.address, b.address}, "it to come back")
+            assert {status.weight for status in pool.servers} == {1}
+
     def test_come_soon_when_a_server_dies(self, cluster: StartCluster) -> None:
         a, b = cluster(2)
         directory = Directory(a, ttl=600)
@@ -349,12 +365,14 @@ def test_no_call_more_is_made_on_a_warm_path(beanstalkd: BeanstalkdServer) -> No
             steps: list[Callable[[], Any]] = [
                 *(lambda: pool.put("x"), lambda: pool.put("x", key="key"), lambda: pool.reserve(1)),  # noqa: B023  # It is called here.
             ]
-            for _ in range(2):
+            rounds = []
+            for _ in range(5):
                 made = [calls_of(step) for step in steps]
                 job = pool.reserve(1)
                 assert job is not None
-                made.append(calls_of(job.delete))
-            counts.append(made)
+                rounds.append([*made, calls_of(job.delete)])
+            # Nobody knows what else happens in one of them.
+            counts.append([min(some) for some in zip(*rounds, strict=True)])
     print(counts)
     assert counts[0] == counts[1]
 

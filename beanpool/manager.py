@@ -28,6 +28,7 @@ from beanpool.cluster import (
     kick_all,
     merge_stats,
     survey_all,
+    wait_for_servers,
 )
 from beanpool.config import (
     DEFAULTS,
@@ -1144,7 +1145,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         # None may be there yet, and with a discovery more may come.
         most = MAX_UINT32 if self._cluster.is_discovered else max(1, self._cluster.server_count())
         check_int("min_servers", min_servers, 1, most)
-        self._cluster.wait(min_servers, deadline)
+        wait_for_servers(self._cluster, min_servers, deadline)
 
     def healthy(self, min_servers: int = 1) -> bool:
         """Whether at least so many servers answer, as far as is known: a check for load balancers and supervisors.

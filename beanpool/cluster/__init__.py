@@ -7,6 +7,7 @@ from beanpool.cluster.fan_out import Answers, Question, ask_all, ask_each, ask_f
 from beanpool.cluster.keeper import Keeping
 from beanpool.cluster.kick import kick_all
 from beanpool.cluster.questions import ROUND_TRIP, STATISTICS, about_tube, about_tubes, for_a_job
+from beanpool.cluster.start_up import wait_for_servers
 from beanpool.cluster.survey import Scope, ServerSurvey, survey_all
 from beanpool.cluster.topology import Topology
 
@@ -33,5 +34,6 @@ __all__ = [
     "gather",
     "kick_all",
     "merge_stats",
+    "wait_for_servers",
     "survey_all",
 ]

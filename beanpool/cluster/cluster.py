@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from beanpool.cluster.availability import Availability
 from beanpool.cluster.background import BackgroundExecutor
-from beanpool.cluster.fan_out import Answers, ask_all
 from beanpool.cluster.keeper import Keeper, Keeping
 from beanpool.cluster.membership import plan_change
 from beanpool.cluster.monitor import Monitor
-from beanpool.cluster.questions import WHO_IS_IT
 from beanpool.cluster.topology import Topology, duplicates
 from beanpool.config import AnyServer, Server, Settings, check_distinct, parse_servers
 from beanpool.connection import Job
-from beanpool.errors import CommandTimeout, PoolClosed, no_server
+from beanpool.errors import PoolClosed
 from beanpool.policy import Health, ServerState
 from beanpool.runtime import Lock, ReentrantEvent, refuse_within
 from beanpool.server import InHand, Member, PoolCounters
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 # How long commands that are on their way may take when the pool closes (seconds).
 CLOSE_GRACE = 0.25
-_WAIT_STEP = 0.2
 
 # Every count is there from the start, whether there is a server or not.
 _FILLING = ("pool_max", "pool_size", "pool_available", "requests_waiting", "requests_num")
@@ -456,36 +453,6 @@ class Cluster:
             member.stay(dataclasses.replace(member.server, weight=checked))
             self.topology = Topology(self.topology.members)
         self.availability.changed(came_back=member.accepting)
-
-    def wait(self, min_servers: int, deadline: float) -> None:
-        """Wait until so many servers answer; see :meth:`beanpool.PoolManager.wait`.
-
-        :param deadline: monotonic seconds.
-        """
-        said: Answers = {}
-        while True:
-            members = [member for member in self.members() if not member.leaving]
-            answers = ask_all(members, deadline, WHO_IS_IT)
-            # From here on: asking has changed it too.
-            version = self.availability.version
-            # Only now it is known who is who.
-            answers |= {member.address: member.unusable("does not count") for member in members if member.duplicate_of}
-            if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
-                return
-            # That the last round had no time left for a server says nothing of one that had answered before.
-            said |= {
-                address: answer
-                for address, answer in answers.items()
-                if not isinstance(answer, CommandTimeout) or isinstance(said.get(address, answer), BaseException)
-            }
-            self.availability.wait_for_change(version, min(max(0.0, deadline - time.monotonic()), _WAIT_STEP))
-            if self.closing.is_set():
-                raise PoolClosed(f"{self.name} is closed")
-            if time.monotonic() >= deadline:
-                silent = {address: error for address, error in said.items() if isinstance(error, BaseException)}
-                # Unless all of them have answered, but never at the same time.
-                silent = silent or {a: error for a, error in answers.items() if isinstance(error, BaseException)}
-                raise no_server(silent, f"answered, or fewer than {min_servers} did")
 
 
 def _nobody_waits(_: Member | None = None) -> None: ...

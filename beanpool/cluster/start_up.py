@@ -1,0 +1,44 @@
+"""Waiting until enough servers answer."""
+
+from __future__ import annotations
+
+import time
+
+from beanpool.cluster.cluster import Cluster
+from beanpool.cluster.fan_out import Answers, ask_all
+from beanpool.cluster.questions import WHO_IS_IT
+from beanpool.errors import CommandTimeout, PoolClosed, no_server
+
+# Servers are asked again when something has changed, or after this (seconds).
+_STEP = 0.2
+
+
+def wait_for_servers(cluster: Cluster, min_servers: int, deadline: float) -> None:
+    """Wait until so many servers answer; see :meth:`beanpool.PoolManager.wait`.
+
+    :param deadline: monotonic seconds.
+    """
+    said: Answers = {}
+    while True:
+        members = [member for member in cluster.members() if not member.leaving]
+        answers = ask_all(members, deadline, WHO_IS_IT)
+        # From here on: asking has changed it too.
+        version = cluster.availability.version
+        # Only now it is known who is who.
+        answers |= {member.address: member.unusable("does not count") for member in members if member.duplicate_of}
+        if sum(not isinstance(answer, BaseException) for answer in answers.values()) >= min_servers:
+            return
+        # That the last round had no time left for a server says nothing of one that had answered before.
+        said |= {
+            address: answer
+            for address, answer in answers.items()
+            if not isinstance(answer, CommandTimeout) or isinstance(said.get(address, answer), BaseException)
+        }
+        cluster.availability.wait_for_change(version, min(max(0.0, deadline - time.monotonic()), _STEP))
+        if cluster.closing.is_set():
+            raise PoolClosed(f"{cluster.name} is closed")
+        if time.monotonic() >= deadline:
+            silent = {address: error for address, error in said.items() if isinstance(error, BaseException)}
+            # Unless all of them have answered, but never at the same time.
+            silent = silent or {a: error for a, error in answers.items() if isinstance(error, BaseException)}
+            raise no_server(silent, f"answered, or fewer than {min_servers} did")

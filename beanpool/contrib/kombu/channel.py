@@ -13,7 +13,7 @@ from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
 from beanpool import BeanpoolError, Job, JobLost, NotFound, PoolManager
-from beanpool.contrib.kombu.envelope import decode, delay_of, encode, priority_of, tube_of
+from beanpool.contrib.kombu.envelope import decode, delay_until, encode, eta_of, priority_of, tube_of
 from beanpool.contrib.kombu.options import Options
 from beanpool.contrib.kombu.qos import QoS, logger
 from beanpool.contrib.kombu.shared_pool import SharedPool
@@ -95,7 +95,7 @@ class Channel(virtual.Channel):
         jid = self.pool.put(
             encode(message),
             priority_of(self._get_message_priority(message)),
-            delay_of(message, _now()),
+            delay_until(eta_of(message), _now()),
             self.options.ttr,
             tube=self.tube(queue),
             timeout=timeout,
@@ -156,11 +156,15 @@ class Channel(virtual.Channel):
             logger.error("message %s cannot be read, and is buried: %s", tag, type(error).__name__)
             self.qos.reject(tag)
             return None
-        early = delay_of(payload, _now())
+        eta = eta_of(payload)
+        early = delay_until(eta, _now())
         if early > _SOON:
             # It was kicked, or was put by who knows nothing of delays, or the clocks differ.
             self.qos.put_off(tag, early)
             return None
+        if eta is not None and not early:
+            # It has waited. Celery's timer would hold it for up to a second more.
+            message.headers["eta"] = None
         if no_ack:
             self.qos.ack(tag)
             return message if not job.lost else None

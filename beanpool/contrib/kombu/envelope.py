@@ -43,22 +43,26 @@ def priority_of(level: int) -> int:
     return DEFAULT_PRIORITY * (_PRIORITIES - level) // _PRIORITIES
 
 
-def delay_of(message: dict[str, Any], now: datetime.datetime) -> int:
-    """How long a message is to wait on the server until its ETA (whole seconds, rounded up); 0 for not at all.
+def eta_of(message: dict[str, Any]) -> datetime.datetime | None:
+    """When a message may be worked on at the earliest: Celery's header ``eta`` (its protocol 2); None for at once.
 
-    That is Celery's header ``eta`` (its protocol 2). One without a time zone is left to the worker, who knows which
-    is meant.
+    One without a time zone is left to the worker, who knows which is meant.
     """
     eta = (message.get("headers") or {}).get("eta")
     if not isinstance(eta, str):
-        return 0
+        return None
     try:
         moment = datetime.datetime.fromisoformat(eta)
     except ValueError:
+        return None
+    return None if moment.tzinfo is None else moment
+
+
+def delay_until(eta: datetime.datetime | None, now: datetime.datetime) -> int:
+    """How long that is from now (whole seconds, rounded up); 0 for not at all."""
+    if eta is None:
         return 0
-    if moment.tzinfo is None:
-        return 0
-    return min(MAX_DELAY, max(0, math.ceil((moment - now).total_seconds())))
+    return min(MAX_DELAY, max(0, math.ceil((eta - now).total_seconds())))
 
 
 def tube_of(queue: str, namespace: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from typing import Any
 
 from beanpool import PoolManager
@@ -54,7 +55,8 @@ class SharedPool:
 class _Registry:
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.pools: dict[str, SharedPool] = {}
+        # Weakly: connections that were dropped and not closed take their pool along.
+        self.pools: weakref.WeakValueDictionary[str, SharedPool] = weakref.WeakValueDictionary()
 
 
 _registry = _Registry()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from conftest import StartCluster
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu.exceptions import ChannelError, OperationalError
+from support.processes import thread_names
 from support.servers import BeanstalkdServer
 from support.waiting import wait_until
 
@@ -189,9 +191,12 @@ def test_a_message_waits_for_its_eta_on_the_server(beanstalkd: BeanstalkdServer)
         publish(connection, "late", headers=eta(100))
         publish(connection, "now")
         publish(connection, "over", headers=eta(-100))
+        publish(connection, "the worker knows", headers={"eta": "2999-01-01T00:00:00"})
 
-        assert [message.payload for message in receive(connection, messages, 2)] == ["now", "over"]
-        assert states(beanstalkd) == {"delayed": 1, "reserved": 2}
+        assert [message.payload for message in receive(connection, messages, 3)] == ["now", "over", "the worker knows"]
+        # It has waited: the worker need not look at its clock.
+        assert [message.headers.get("eta") for message in messages] == [None, None, "2999-01-01T00:00:00"]
+        assert states(beanstalkd) == {"delayed": 1, "reserved": 3}
 
 
 def test_a_message_that_comes_before_its_eta_is_put_off_and_not_held(beanstalkd: BeanstalkdServer) -> None:
@@ -303,6 +308,21 @@ def test_connections_of_a_process_share_a_pool_by_url_and_options(cluster: Start
         assert len({id(pool) for pool in pools}) == 3
     with connected(one) as again:
         assert again.connection.shared.pool not in pools
+
+
+def test_a_connection_that_is_dropped_takes_its_pool_along(beanstalkd: BeanstalkdServer) -> None:
+    connection = Connection(f"beanstalk://{beanstalkd.address}")
+    connection.connect()
+    name = connection.transport.shared.pool.name
+    assert thread_names(f"beanpool-monitor-{name}")
+    del connection
+
+    def gone() -> bool:
+        gc.collect()
+        return not thread_names(f"beanpool-monitor-{name}")
+
+    with pytest.warns(ResourceWarning, match="never closed"):
+        wait_until(gone, "the end of the pool's monitor")
 
 
 def test_a_child_has_a_pool_of_its_own(beanstalkd: BeanstalkdServer) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beanpool import DEFAULT_PRIORITY
-from beanpool.contrib.kombu.envelope import MAX_DELAY, decode, delay_of, encode, priority_of, tube_of
+from beanpool.contrib.kombu.envelope import MAX_DELAY, decode, delay_until, encode, eta_of, priority_of, tube_of
 from beanpool.protocol import check_tube
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
@@ -34,12 +34,12 @@ NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
     ],
 )
 def test_an_eta_becomes_a_delay_in_whole_seconds(eta: object, delay: int) -> None:
-    assert delay_of({"headers": {"eta": eta}}, NOW) == delay
+    assert delay_until(eta_of({"headers": {"eta": eta}}), NOW) == delay
 
 
 @pytest.mark.parametrize("message", [{}, {"headers": None}, {"headers": {}}])
 def test_no_eta_is_no_delay(message: dict[str, object]) -> None:
-    assert delay_of(message, NOW) == 0
+    assert eta_of(message) is None
 
 
 def test_the_higher_the_priority_the_lower_is_beanstalkds() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from beanpool.admin.copies import HIDDEN, bury_copies, note_copy
@@ -96,10 +96,19 @@ class _Importer:
             )
             for _, record in portion
         ]
+        try:
+            outcomes = self._pool.put_many(puts, timeout=self._timeout)
+        except BaseException as error:
+            # Interrupted: what is there by then is counted, and buried.
+            self._settle(portion, getattr(error, "outcomes", []))
+            raise
+        return self._settle(portion, outcomes)
+
+    def _settle(self, portion: list[tuple[Line, Record]], outcomes: Sequence[JobId | Exception]) -> bool:
         go_on = True
         to_bury: list[tuple[Line, JobId, int]] = []
-        outcomes = self._pool.put_many(puts, timeout=self._timeout)
-        for (line, record), outcome in zip(portion, outcomes, strict=True):
+        # Whoever is interrupted has outcomes of those only that were on their way.
+        for (line, record), outcome in zip(portion, outcomes, strict=False):
             if not isinstance(outcome, JobId):
                 go_on &= note_copy(outcome, self._nowhere)
                 self._reject(line)

@@ -13,7 +13,7 @@ from support.scripted import Answer, answering, stats_reply
 from support.servers import BeanstalkdServer, ServerFactory
 from support.tubes import FAR, count_in, fill, jobs_in, put_in
 
-from beanpool import JobTooBig, NoServerAvailable, PoolManager
+from beanpool import JobTooBig, NoServerAvailable, PoolManager, Put, PutAmbiguous
 from beanpool.admin import Progress, export_jobs, import_jobs, jobs, total
 
 if TYPE_CHECKING:
@@ -161,3 +161,28 @@ def test_what_cannot_be_buried_is_not_left_behind(scripted_server: StartScripted
     assert "UNKNOWN_COMMAND" in str(outcomes[""].error)
     assert deleted == [b"delete 7"]
     assert rejected == [line]
+
+
+def test_an_interrupted_import_says_what_is_there(
+    beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ['{"tube": "a", "body": "x"}', '{"tube": "a", "body": "x", "state": "buried"}'] * 10
+    with PoolManager(beanstalkd.url) as pool:
+
+        def put_part(items: list[Put], *, timeout: float | None) -> list[object]:
+            error = KeyboardInterrupt()
+            error.outcomes = [  # type: ignore[attr-defined]  # As put_many() does.
+                *PoolManager.put_many(pool, items[:6], timeout=timeout),
+                PutAmbiguous("on its way"),
+            ]
+            raise error
+
+        monkeypatch.setattr(pool, "put_many", put_part)
+        rejected: list[str | bytes] = []
+        with pytest.raises(KeyboardInterrupt) as caught:
+            import_jobs(pool, lines, rejected=rejected.append)
+    outcomes = caught.value.outcomes  # type: ignore[attr-defined]  # It is given to it.
+    assert outcomes[beanstalkd.address].done == 6
+    assert (outcomes[""].skipped, outcomes[""].duplicates) == (1, 1)
+    assert rejected == lines[6:7]
+    assert [count_in([beanstalkd], "a", [state]) for state in ("ready", "buried")] == [3, 3]

@@ -58,8 +58,8 @@ def split_answers(by_server: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
 def reason(server: str, error: BaseException) -> str:
     """Why a server did not answer, for a line that begins with its address."""
-    # The library's messages start with it, too.
-    return str(error).removeprefix(f"{server}: ")
+    # The library's messages name it, too.
+    return str(error).replace(f"{server}: ", "")
 
 
 def say_missing(missing: Mapping[str, str], *, to_errors: bool = False) -> None:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 from beanpool.cli.terminal import printable
 
 _GAP = 2
-# A column that may be cut keeps so much.
-_LEAST = 8
 
 
 class Styled(str):
@@ -63,6 +61,7 @@ def lay_out(
     left: Collection[int] = (0,),
     width: int | None = None,
     flexible: Collection[int] = (),
+    least: int = 8,
 ) -> list[Line]:
     """Lay out `rows` as lines; the first row is the head.
 
@@ -72,13 +71,14 @@ def lay_out(
     :param left: the columns that are set to the left; numbers belong to the right.
     :param width: of the window (cells); None for as wide as it gets.
     :param flexible: the columns that may be cut.
+    :param least: what is left of them then (cells).
     """
     texts = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(cells, column)) for column in zip(*texts, strict=True)]
     if width is not None:
         for column in sorted(flexible, key=lambda column: -widths[column]):
             excess = sum(widths) + _GAP * (len(widths) - 1) - width
-            widths[column] = max(min(widths[column], _LEAST), widths[column] - max(0, excess))
+            widths[column] = max(min(widths[column], least), widths[column] - max(0, excess))
     lines: list[Line] = []
     for columns in _blocks(widths, width):
         if lines:

@@ -58,6 +58,7 @@ class Facts:
 # A server has 1,024 descriptors where nobody has raised that, and stops accepting connections then.
 _MANY_CONNECTIONS = 800
 _SLOW = 0.1
+_A_TURN = 60.0
 _FEW_TIMEOUTS = 10
 _RESERVE_JOB = (1, 12)
 
@@ -179,11 +180,9 @@ def _descriptors(facts: Facts) -> Iterator[Finding]:
     needed = facts.max_connections * len(facts.look.servers)
     if facts.descriptors is not None and needed > facts.descriptors:
         yield Finding(
-            *(
-                Level.NOTE,
-                "this machine",
-                f"a process may open {count(facts.descriptors)} files, its pool {count(needed)}",
-            ),
+            Level.NOTE,
+            "this machine",
+            f"a process may open {count(facts.descriptors)} files, its pool {count(needed)}",
             "Raise the limit (ulimit -n), or lower max_connections.",
         )
 
@@ -200,12 +199,13 @@ def _unwatched(facts: Facts) -> Iterator[Finding]:
             continue
         jobs = count(sum(alone.values()))
         if watched:
+            # A worker asks the servers in turns: for a moment each may be without it.
+            if facts.look.ages.get(tube, 0.0) < min(facts.old, _A_TURN):
+                continue
             yield Finding(
-                *(
-                    Level.PROBLEM,
-                    f"tube {tube}",
-                    f"{jobs} ready jobs on {', '.join(alone)}, where no worker watches it",
-                ),
+                Level.PROBLEM,
+                f"tube {tube}",
+                f"{jobs} ready jobs on {', '.join(alone)}, where no worker watches it",
                 f"Workers watch it on {', '.join(watched)} only: do they know all servers?",
             )
         else:

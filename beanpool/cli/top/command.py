@@ -84,6 +84,16 @@ def _draw_looks(pool: PoolManager[bytes], arguments: argparse.Namespace, console
             watcher.stop()
 
 
+def _follow_window(console: Any) -> tuple[int, int]:
+    """How large the window is now (columns, lines); the console draws so much from now on."""
+    # Not COLUMNS and LINES, which rich prefers: whoever has set them, they do not change with the window.
+    columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    if columns and lines:
+        console.size = (columns, lines)
+    width, height = console.size
+    return width, height
+
+
 def _show(watcher: Watcher, bell: Doorbell, arguments: argparse.Namespace, console: Any, live: Any) -> int:
     sort = arguments.sort
     stopped: View | None = None
@@ -93,7 +103,7 @@ def _show(watcher: Watcher, bell: Doorbell, arguments: argparse.Namespace, conso
         before, now = watcher.looks
         if now is not None:
             view = stopped if stopped is not None else view_of(now, before)
-            width, height = console.size
+            width, height = _follow_window(console)
             status = "stopped" if stopped is not None else time.strftime("%H:%M:%S")
             lines = draw(view, width, height, sort=sort, status=status)
             live.update(rich_text(lines), refresh=True)

@@ -10,8 +10,10 @@ _SEVERITIES = ("", "yellow", "cyan", "bold red", "bold red")
 # The first ones are left where the window is narrow.
 _SERVER_HEAD = ["server", "state", "ready", "reserved", "put/s", "done/s", "delayed", "buried"]
 _SERVER_HEAD += ["waiting", "conns", "answer"]
-_TUBE_HEAD = [" tube", "ready", "age", "put/s", "done/s", "reserved", "delayed", "buried"]
-_TUBE_HEAD += ["watching", "waiting", "trouble"]
+_TUBE_HEAD = [" tube", "ready", "age", "put/s", "done/s", "reserved", "buried", "trouble"]
+_TUBE_HEAD += ["delayed", "watching", "waiting"]
+# Of a name so much is shown before columns are left out.
+_NAME = 24
 _KEYS = "q quit  s sort  space stop"
 
 
@@ -48,8 +50,9 @@ def _server_lines(view: View, width: int) -> list[Line]:
     lines = _one_table(rows, width, (0, 1))
     for row, line in zip(view.servers, list(lines[1:]), strict=True):
         if row.error:
-            used = sum(len(span.text) for span in line[:3])
-            del line[3:]
+            # The server and its state stay: two cells of two parts each, and what is between them.
+            used = sum(len(span.text) for span in line[:5])
+            del line[5:]
             line.append(Span(cut(f"  {row.error}", max(0, width - used)), "red"))
     return lines
 
@@ -76,7 +79,7 @@ def _server_cells(row: ServerRow) -> list[str]:
 
 def _tube_lines(view: View, width: int, sort: str) -> list[Line]:
     rows = [_TUBE_HEAD, *map(_tube_cells, in_order(view.tubes, sort))]
-    return _one_table(rows, width, (0, 10))
+    return _one_table(rows, width, (0, _TUBE_HEAD.index("trouble")))
 
 
 def _tube_cells(row: TubeRow) -> list[str]:
@@ -89,17 +92,17 @@ def _tube_cells(row: TubeRow) -> list[str]:
         _rate(row.rates.put),
         _rate(row.rates.done),
         count(row.jobs["reserved"]),
-        count(row.jobs["delayed"]),
         Styled(count(buried), "yellow" if buried else ""),
+        Styled(f"{row.trouble}, {seconds(float(row.pause))} left" if row.pause else row.trouble, style),
+        count(row.jobs["delayed"]),
         count(row.watching),
         count(row.waiting),
-        Styled(f"{row.trouble}, {seconds(float(row.pause))} left" if row.pause else row.trouble, style),
     ]
 
 
 def _one_table(rows: list[list[str]], width: int, left: tuple[int, ...]) -> list[Line]:
     """A table whose last columns are left out where the window is too narrow for them."""
-    lines = lay_out(rows, left=left, width=width, flexible=(0,))
+    lines = lay_out(rows, left=left, width=width, flexible=(0,), least=_NAME)
     return lines[: len(rows)]
 
 

@@ -141,13 +141,24 @@ def _trouble(
     """What is wrong with a tube, and how bad it is."""
     if pause:
         return "paused", 2
-    if any(stats["current-jobs-ready"] and not stats["current-watching"] for stats in here.values()):
+    if jobs["ready"] and not any(
+        stats["current-watching"] or stats["current-jobs-reserved"] for stats in here.values()
+    ):
         return "nobody watches it", 4
-    if age is not None and age >= _STUCK and not rates.done:
-        return "stuck", 3
+    if age is not None and age >= _STUCK:
+        if not rates.done:
+            return "stuck", 3
+        # A worker asks the servers in turns: for a moment each may be without it.
+        alone = sum(_is_alone(stats) for stats in here.values())
+        if alone:
+            return f"unwatched on {alone}", 3
     if jobs["buried"]:
         return "buried jobs", 1
     return "", 0
+
+
+def _is_alone(stats: Stats) -> bool:
+    return bool(stats["current-jobs-ready"]) and not (stats["current-watching"] or stats["current-jobs-reserved"])
 
 
 def _rates(now: Stats, before: Stats | None, elapsed: float, puts: str) -> Rates:

@@ -55,6 +55,7 @@ def test_an_import_starts_nothing_and_loads_little() -> None:
         unwanted = ("importlib.metadata", "yaml", "tenacity", "concurrent.futures", "asyncio", "argparse", "ssl")
         unwanted += ("beanpool.cli", "beanpool.__main__", "urllib.parse", "ipaddress", "difflib")
         unwanted += ("beanpool.discovery", "beanpool.cluster.discovery", "dns")
+        unwanted += ("beanpool.contrib", "prometheus_client", "opentelemetry", "http.server")
         assert not opened, opened
         assert threading.active_count() == 1, threading.enumerate()
         print([name for name in unwanted if name in sys.modules])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from beanpool.cli.arguments import duration, whole, whole_seconds
+from beanpool.cli.listen_address import ListenAddress
 from beanpool.cli.operators import add_operators, add_tube
 
 _DESCRIPTION = """\
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_tubes(add("tubes", "all tubes of all servers, with their jobs", _TUBES))
     _add_worker(add("worker", "call a function for each job of tubes, in threads", _WORKER))
     add_operators(add)
+    _add_exporter(add("exporter", "metrics of the servers and tubes, for Prometheus", _EXPORTER))
     return parser
 
 
@@ -195,6 +197,46 @@ def _add_worker(parser: argparse.ArgumentParser) -> None:
         help="from which tube: in turn, or the first one named that has jobs (default: fair)",
     )
     parser.add_argument("--heartbeat-file", metavar="FILE", help="touch FILE every 5 s while the worker can take jobs")
+    parser.add_argument(
+        "--health",
+        type=_listen_address,
+        metavar="HOST:PORT",
+        help="serve /livez, /readyz and /metrics there (metrics need the package prometheus_client)",
+    )
+
+
+_EXPORTER = """\
+Serve the counters of all servers and tubes at http://HOST:PORT/metrics. All servers are asked at once, whenever that is
+read. One that is silent costs the deadline, and has beanstalkd_up 0. It needs the package prometheus_client.
+"""
+
+
+def _add_exporter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--listen",
+        type=_listen_address,
+        default="127.0.0.1:9150",
+        metavar="HOST:PORT",
+        help='where to serve them; ":9150" for all addresses of the machine (default: 127.0.0.1:9150)',
+    )
+    parser.add_argument(
+        "--tubes",
+        action="append",
+        metavar="GLOB",
+        help="the tubes that have metrics; may be given several times (default: all)",
+    )
+    parser.add_argument(
+        "--most", type=whole(0, 2**31), default=100, metavar="N", help="tubes of each server at most (default: 100)"
+    )
+    parser.add_argument(
+        "--deadline", type=duration(0.001), default=2.0, metavar="S", help="the longest for a reading (default: 2)"
+    )
+    parser.add_argument(
+        "--no-head-age",
+        dest="head_age",
+        action="store_false",
+        help="do not ask how old the next job of each tube is; its body is read for that",
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser, *, default: Any) -> None:
@@ -261,6 +303,13 @@ def _concurrency(text: str) -> tuple[str, int]:
     if not equals or not tube:
         raise argparse.ArgumentTypeError(f"must be TUBE=N, not {text!r}")
     return tube, whole(1, 4096)(number)
+
+
+def _listen_address(text: str) -> ListenAddress:
+    try:
+        return ListenAddress.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class _Command(argparse.ArgumentParser):

@@ -15,6 +15,7 @@ from typing import Any
 
 from beanpool.cli.exits import CommandError, Exit
 from beanpool.cli.pool import open_text_pool
+from beanpool.cli.worker_health import watched
 from beanpool.worker import Backoff, Breaker, Worker
 
 _DEFAULT_CONNECTIONS = 32
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.verbose:
         # A job that fails must leave a trace. It does nothing where the module has configured logging itself.
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    with worker.pool:
+    with worker.pool, watched(worker, arguments.health):
         worker.pool.wait()
         with _unwritable():
             return worker.run()

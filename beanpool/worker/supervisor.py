@@ -126,9 +126,14 @@ class Supervisor:
             self._over_memory = True
             self._stop(self._settings.grace, f"it has {used} bytes of memory, and {most} are allowed")
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether no thread can take a job any more."""
+        return all(runner.is_stuck for runner in self._runners)
+
     def _beat(self) -> None:
         # While no thread can take a job any more, this process is as good as dead.
-        if self._settings.heartbeat_file is None or all(runner.is_stuck for runner in self._runners):
+        if self._settings.heartbeat_file is None or self.is_stuck:
             return
         try:
             Path(self._settings.heartbeat_file).touch()

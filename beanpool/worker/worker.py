@@ -284,6 +284,19 @@ class Worker:
             self._refuse_once_started()
             self._listeners.append(listener)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it takes no jobs: it was told to stop, has ended, or was not started."""
+        return self._crew is None or self._crew.stopping
+
+    @property
+    def stuck(self) -> bool:
+        """Whether no thread can take a job any more: each has a handler that runs on although its time limit is over.
+
+        Such a process is to be ended from outside; the heartbeat file is not touched any more.
+        """
+        return self._supervisor is not None and self._supervisor.is_stuck
+
     def get_stats(self) -> dict[str, int]:
         """How many jobs were taken, done, retried, buried, lost and given back, and how many calls of handlers failed.
 

@@ -31,7 +31,7 @@ PROMISED = {
         reserve_job stats_job stats_tube touch use watch
     """,
     Producer: "close flush put",
-    Worker: "add add_listener configure get_stats join run settings start stop task tubes",
+    Worker: "add add_listener configure get_stats join run settings start stop stopping stuck task tubes",
     Tube: "kick name pause peek_buried peek_delayed peek_ready put put_many reserve reserve_many stats",
 }
 # What their instances have, too.

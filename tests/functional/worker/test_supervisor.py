@@ -181,9 +181,11 @@ class TestHeartbeat:
                 pool.put("stuck", tube="mail")
                 wait_until(lambda: gate.inside == 1, "one stuck thread")
                 assert beats()
+                assert not worker.stuck
                 pool.put("stuck", tube="mail")
                 wait_until(lambda: gate.inside == 2, "two stuck threads")
                 wait_until(lambda: not beats(), "the end of the heartbeat")
+                assert worker.stuck
 
     def test_a_file_that_cannot_be_written_is_an_error_at_the_start(
         self, beanstalkd: BeanstalkdServer, tmp_path: Path

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -63,7 +65,7 @@ def _has_none_reserved(server: BeanstalkdServer) -> bool:
     return server.control.counter("current-jobs-reserved") == 0
 
 
-def fill(pool: PoolManager, servers: list[BeanstalkdServer], run: int) -> list[bytes]:
+def fill(pool: PoolManager, run: int) -> list[bytes]:
     """A third of the jobs ready, a third delayed, a third buried; on all servers."""
     bodies = [b"%d of run %d" % (number, run) for number in range(MOVED)]
     pool.put_many([Put(body, delay=1000 if number % 3 == 1 else 0) for number, body in enumerate(bodies)], tube="a")
@@ -79,7 +81,7 @@ def test_nothing_is_lost_and_duplicates_are_declared(
     servers = cluster(3, wal=True)
     for run in range(MOVES):
         with PoolManager([server.url for server in servers], connect_timeout=0.5, health_interval=0.5) as pool:
-            bodies = fill(pool, servers, run)
+            bodies = fill(pool, run)
             victim = rng.choice(servers)
             seen = victim.control.counter("cmd-delete")
             share = rng.random() * MOVED / 3 / 2
@@ -131,3 +133,28 @@ def _settle(
     declared = sum(outcome.duplicates + outcome.unsure for outcome in (*outcomes.values(), *again.values()))
     assert twice <= declared, outcomes
     return twice
+
+
+MOVER = """
+import sys
+from beanpool import PoolManager
+from beanpool.admin import move
+with PoolManager(sys.argv[1:]) as pool:
+    move(pool, "a", "b", progress=lambda news: print(news.handled, flush=True))
+"""
+
+
+def test_a_mover_that_is_killed_loses_nothing(cluster: StartCluster) -> None:
+    servers = cluster(2)
+    urls = [server.url for server in servers]
+    with PoolManager(urls) as pool:
+        bodies = fill(pool, 0)
+    with subprocess.Popen([sys.executable, "-c", MOVER, *urls], stdout=subprocess.PIPE) as mover:
+        assert mover.stdout is not None
+        mover.stdout.readline()
+        mover.kill()
+    found = bodies_in(servers)
+    del found[b""]
+    assert set(found) == set(bodies)
+    # A portion of each server.
+    assert sum(found.values()) - len(bodies) <= 2 * 250

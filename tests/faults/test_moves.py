@@ -33,22 +33,22 @@ MOVED = int(os.environ.get("BEANPOOL_MOVED", "900"))
 TIMEOUT = 0.3 if MOVES == 1 else 1.0
 FROZEN = 3.0
 
-Move = Callable[[PoolManager, BeanstalkdServer], dict[str, Outcome]]
+Move = Callable[[PoolManager, BeanstalkdServer, float], dict[str, Outcome]]
 
 
-def _within_servers(pool: PoolManager, _: BeanstalkdServer) -> dict[str, Outcome]:
-    return move(pool, "a", "b", timeout=TIMEOUT)
+def _within_servers(pool: PoolManager, _: BeanstalkdServer, timeout: float) -> dict[str, Outcome]:
+    return move(pool, "a", "b", timeout=timeout)
 
 
-def _by_key(pool: PoolManager, _: BeanstalkdServer) -> dict[str, Outcome]:
+def _by_key(pool: PoolManager, _: BeanstalkdServer, timeout: float) -> dict[str, Outcome]:
     def key(job: StoredJob) -> bytes:
         return job.data
 
-    return move(pool, "a", "b", key=key, timeout=TIMEOUT)
+    return move(pool, "a", "b", key=key, timeout=timeout)
 
 
-def _away(pool: PoolManager, server: BeanstalkdServer) -> dict[str, Outcome]:
-    return evacuate(pool, server.address, timeout=TIMEOUT)
+def _away(pool: PoolManager, server: BeanstalkdServer, timeout: float) -> dict[str, Outcome]:
+    return evacuate(pool, server.address, timeout=timeout)
 
 
 def bodies_in(servers: list[BeanstalkdServer]) -> Counter[bytes]:
@@ -85,7 +85,7 @@ def test_nothing_is_lost_and_duplicates_are_declared(
             victim = rng.choice(servers)
             seen = victim.control.counter("cmd-delete")
             share = rng.random() * MOVED / 3 / 2
-            running = background(functools.partial(moving, pool, victim), "the move")
+            running = background(functools.partial(moving, pool, victim, TIMEOUT), "the move")
             while not running.done and victim.control.counter("cmd-delete") - seen <= share:
                 pass
             outcomes = _harm(victim, fault, running.result)
@@ -121,7 +121,7 @@ def _settle(
 ) -> int:
     """Let a second run finish the move, and compare what is there with what was said."""
     wait_until(lambda: pool.ping_by_server(timeout=5) and all(s.state == "up" for s in pool.servers), "all to be up")
-    again = moving(pool, victim)
+    again = moving(pool, victim, 10)
     assert total(again).error is None, again
     found = bodies_in(servers)
     lost = [body for body in bodies if body not in found]

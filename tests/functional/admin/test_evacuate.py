@@ -68,7 +68,7 @@ def test_what_cannot_go_anywhere_stays(cluster: StartCluster, beanstalkd: Beanst
     before = jobs_in([beanstalkd], "a")
     other.kill()
     with PoolManager([beanstalkd.url, other.url], connect_timeout=0.5) as pool:
-        outcome = evacuate(pool, beanstalkd.address, timeout=0.5)[beanstalkd.address]
+        outcome = evacuate(pool, beanstalkd.address, timeout=1)[beanstalkd.address]
     assert (outcome.done, outcome.duplicates, outcome.unsure) == (0, 0, 0)
     assert other.address in str(outcome.error)
     assert jobs_in([beanstalkd], "a") == before

@@ -163,15 +163,15 @@ def test_servers_that_are_dead_or_frozen_cost_their_own_jobs(cluster: StartClust
         fill(server, "a", ready=5)
     servers[0].kill()
     servers[1].freeze()
-    with PoolManager(urls(servers), connect_timeout=0.5) as pool:
-        outcomes = move(pool, "a", "b", timeout=0.5)
+    with PoolManager(urls(servers), connect_timeout=1) as pool:
+        outcomes = move(pool, "a", "b", timeout=1)
         assert counts(outcomes[servers[2].address]) == (5, 0, 0, 0)
         for server in servers[:2]:
             outcome = outcomes[server.address]
             assert counts(outcome) == (0, 0, 0, 0)
             assert server.address in str(outcome.error)
         servers[1].thaw()
-        assert counts(move(pool, "a", "b", timeout=5)[servers[1].address]) == (5, 0, 0, 0)
+        assert counts(move(pool, "a", "b", timeout=10)[servers[1].address]) == (5, 0, 0, 0)
     assert count_in([servers[1]], "b") == 5
 
 

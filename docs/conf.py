@@ -56,7 +56,10 @@ html_extra_path = ["../llms.txt"]
 html_show_sphinx = False
 
 # Packages whose __all__ is public.
-_PUBLIC = ("beanpool", "beanpool.admin", "beanpool.testing", "beanpool.worker")
+_PUBLIC = (
+    *("beanpool", "beanpool.admin", "beanpool.testing", "beanpool.worker"),
+    *("beanpool.contrib.dramatiq", "beanpool.contrib.prometheus"),
+)
 
 
 def _miss_nothing(app: Sphinx, environment: BuildEnvironment) -> None:

@@ -1,7 +1,7 @@
-"""Take the pictures of ``beanpool top``: ``python docs/screens.py``, where beanstalkd, tmux and rich are installed.
+"""Take the pictures of ``beanpool demo`` and ``top``: ``python docs/screens.py``, with beanstalkd, tmux and rich.
 
-It starts three servers and some that work on them, runs the command in a terminal of tmux, resizes that, kills a server
-and starts it again, and writes what is on the screen to ``docs/pictures``.
+For the latter it starts three servers and some that work on them, runs the command in a terminal of tmux, resizes
+that, kills a server and starts it again, and writes what is on the screen to ``docs/pictures``.
 """
 
 from __future__ import annotations
@@ -69,13 +69,12 @@ class Terminal:
         """End it."""
         subprocess.run([*self._tmux, "kill-server"], check=False)
 
-    def picture(self, name: str, columns: int) -> None:
+    def picture(self, name: str, columns: int, title: str = "beanpool top") -> None:
         """Write what is on it to a file."""
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             console = Console(width=columns, record=True, file=nowhere, force_terminal=True)
             console.print(Text.from_ansi(self.screen(styled=True).rstrip("\n"), no_wrap=True))
         FOLDER.mkdir(exist_ok=True)
-        title = "beanpool top"
         svg = console.export_svg(title=title, theme=DIMMED_MONOKAI, code_format=FORMAT, unique_id=name)
         (FOLDER / f"{name}.svg").write_text(svg, encoding="utf-8")
 
@@ -117,8 +116,19 @@ def workload(url: str) -> Iterator[None]:
                 thread.join()
 
 
-def main() -> None:
-    """Take them all."""
+def take_demo() -> None:
+    """A demo some seconds after the kill."""
+    with tempfile.TemporaryDirectory(prefix="beanpool-") as folder:
+        terminal = Terminal(118, 14, [sys.executable, "-m", "beanpool", "demo"], folder)
+        try:
+            terminal.wait_for(lambda screen: "DOWN" in screen and re.search(r"^ +8\.\d s", screen, re.M) is not None)
+            terminal.picture("demo", 118, "beanpool demo")
+        finally:
+            terminal.close()
+
+
+def take_top() -> None:
+    """``top`` in windows of several sizes, and with a server that is down."""
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(BeanstalkdServer(wal=True)) for _ in range(3)]
         url = "beanstalk://" + ",".join(server.address for server in servers)
@@ -151,4 +161,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    take_demo()
+    take_top()

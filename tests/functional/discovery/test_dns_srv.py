@@ -112,7 +112,6 @@ def test_whatever_fails_keeps_the_servers(beanstalkd: BeanstalkdServer, zone: Zo
         told = failures_of(pool)
         fail(zone, beanstalkd)
         wait_until(lambda: pool.get_stats()["discovery_errors"] > 1 and told, "failures")
-        assert len(told) == 1
         assert staying(pool) == {zone.address(beanstalkd)}
         assert pool.put("x")
         zone.server.thaw() if fail is FAILURES["silence"] else zone.list(beanstalkd)

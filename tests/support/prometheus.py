@@ -23,12 +23,23 @@ from support.waiting import wait_until
 _LISTENING = re.compile(rb'msg="Listening on" address=(\S+)')
 
 
+def _find(program: str) -> str | None:
+    return shutil.which(os.environ.get(program.upper(), program))
+
+
 def require_prometheus(program: str = "prometheus") -> str:
     """The path of the program; skips the test where there is none."""
-    found = shutil.which(os.environ.get(program.upper(), program))
+    found = _find(program)
     if found is None:
-        pytest.skip(f"no {program}: python3 .ci/provision prometheus")
+        pytest.skip("prometheus and promtool were not found: python3 .ci/provision prometheus gets them")
     return found
+
+
+def check_metrics(text: bytes) -> None:
+    """Have promtool read and judge what is exported, where there is one."""
+    if _find("promtool") is not None:
+        told = promtool("check", "metrics", stdin=text)
+        assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
 
 
 def promtool(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.bench import Bench
 from benchmarks.cases.batches import put_many, reserve_delete_many
+from benchmarks.cases.celery_brokers import tasks as celery_tasks
 from benchmarks.cases.dramatiq_brokers import messages as dramatiq_messages
 from benchmarks.cases.fail_over import first_put_after_kill
 from benchmarks.cases.latency import wake_up
@@ -41,5 +42,6 @@ CASES: dict[str, Callable[[Bench], Result]] = {
     "fail-over": first_put_after_kill,
     "worker": empty_handlers,
     "dramatiq": dramatiq_messages,
+    "celery": celery_tasks,
     "memory": idle_connection,
 }

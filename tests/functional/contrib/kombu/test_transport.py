@@ -189,6 +189,7 @@ def eta(seconds: float) -> dict[str, str]:
 def test_a_message_waits_for_its_eta_on_the_server(beanstalkd: BeanstalkdServer) -> None:
     with connected(beanstalkd) as connection, consuming(connection) as messages:
         publish(connection, "late", headers=eta(100))
+        assert states(beanstalkd) == {"delayed": 1}
         publish(connection, "now")
         publish(connection, "over", headers=eta(-100))
         publish(connection, "the worker knows", headers={"eta": "2999-01-01T00:00:00"})
@@ -335,11 +336,10 @@ def test_a_child_has_a_pool_of_its_own(beanstalkd: BeanstalkdServer) -> None:
             try:
                 # What it inherited is the parent's, and closing it is no business of the server's.
                 message.ack()
-                inherited = connection.connection.shared.pool
-                connection.close()
                 with connected(beanstalkd) as own:
                     publish(own, "child")
-                    if own.connection.shared.pool is not inherited:
+                    if own.connection.shared.pool is not connection.connection.shared.pool:
+                        connection.close()
                         status = 0
             finally:
                 os._exit(status)

@@ -26,7 +26,7 @@ def between(text: str, name: str, generated: str) -> str:
 
 
 def write_report(docs: Path, results: dict[str, Result]) -> None:
-    """Put tables and plots into the page: the goals first, then each case where its markers are."""
+    """Put tables and plots into the page, each where its markers are."""
     page = docs / PAGE
     text = page.read_text(encoding="utf-8")
     goals = [goal for result in results.values() for goal in result.goals]

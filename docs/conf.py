@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 
@@ -52,7 +53,6 @@ html_theme_options = {
 }
 html_static_path = ["_static"]
 html_css_files = ["beanpool.css"]
-html_extra_path = ["../llms.txt"]
 html_show_sphinx = False
 
 # Packages whose __all__ is public.
@@ -71,6 +71,16 @@ def _miss_nothing(app: Sphinx, environment: BuildEnvironment) -> None:
                 logging.getLogger(__name__).warning("no page has an entry of %s.%s", package, name)
 
 
+def _tell_machines(app: Sphinx, failed: Exception | None) -> None:
+    """Give the site the repository's llms.txt, whose links lead to the pages' sources there."""
+    if failed is None and app.builder.name == "html":
+        text = (_ROOT / "llms.txt").read_text(encoding="utf-8")
+        Path(app.outdir, "llms.txt").write_text(
+            re.sub(r"\(docs/([\w-]+\.md)\)", r"(_sources/\1.txt)", text), encoding="utf-8"
+        )
+
+
 def setup(app: Sphinx) -> None:
-    """Register the check above."""
+    """Register what is done beside the pages."""
     app.connect("env-check-consistency", _miss_nothing)
+    app.connect("build-finished", _tell_machines)

@@ -24,6 +24,18 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_PYTHON = [path for path in DOCUMENTS if "\n```python\n" in path.read_text(encoding="utf-8")]
 
+# Who runs the blocks marked "py": those that need more than servers, or a file of their own.
+RUN_BY = {
+    "README.md": "tests/functional/worker/test_documents.py",
+    "docs/chaos.md": "tests/chaos/test_docs.py",
+    "docs/discovery.md": "tests/functional/discovery/test_docs.py",
+    "docs/dramatiq.md": "tests/functional/contrib/dramatiq/test_document.py",
+    "docs/monitoring.md": "tests/functional/metrics/test_dashboard.py",
+    "docs/testing.md": "tests/testing/test_plugin.py",
+    "docs/web.md": "tests/functional/contrib/test_web.py",
+    "docs/workers.md": "tests/functional/worker/test_documents.py",
+}
+
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -44,6 +56,13 @@ def test_python_in_documents(path: Path, cluster: StartCluster) -> None:
         for value in document.namespace.values():
             if isinstance(value, Connection | PoolManager):
                 value.close()
+
+
+def test_every_other_block_of_python_has_its_test() -> None:
+    others = {name_of(path) for path in DOCUMENTS if "\n```py\n" in path.read_text(encoding="utf-8")}
+    assert others == set(RUN_BY)
+    for page, test in RUN_BY.items():
+        assert page.rpartition("/")[2] in (ROOT / test).read_text(encoding="utf-8"), f"{test} does not run {page}"
 
 
 def test_the_tutorial_is_among_them() -> None:

@@ -135,8 +135,11 @@ class WaiterSet:
             self.adopted.popleft()
         while self.missed:
             for number in range(len(self._order.groups)):
-                self.empty.pop((self.missed[0], number), None)
-                self._not_before.pop((self.missed[0], number), None)
+                post = self.missed[0], number
+                self._not_before.pop(post, None)
+                # Where a connection waits it stays true: it would have brought the job.
+                if post not in self.by_post:
+                    self.empty.pop(post, None)
             self.missed.popleft()
         self._give_way(now)
         if longest_wait <= 0:

@@ -145,6 +145,21 @@ class TestStrict:
             wait_until(lambda: beanstalkd.control.counter("current-jobs-ready"), "its return")
             assert tube_of(threads[1]) == "a"
 
+    def test_who_comes_back_at_once_finds_the_tubes_before_still_known_to_be_empty(
+        self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else its job would be held until it has to go back to its server."""
+        monkeypatch.setattr("beanpool.reserve.wait.GRACE", 30.0)
+        with pool_of(beanstalkd) as pool:
+            for _ in range(3):
+                thread = start_waiting(pool, tubes=["b", "a"], order="strict")
+                wait_until(lambda: waiting(beanstalkd) == 2, "a waiter for each tube")
+                put(beanstalkd, "a")
+                job = thread.result()
+                assert job is not None
+                assert job.stats()["reserves"] == 1
+                job.delete()
+
     def test_many_at_once(self, cluster: StartCluster, rng: random.Random) -> None:
         servers = cluster(3)
         fill(servers, {"c": 30, "b": 30, "a": 30}, rng)

@@ -12,6 +12,7 @@ from benchmarks.cases.fail_over import first_put_after_kill
 from benchmarks.cases.latency import wake_up
 from benchmarks.cases.many_servers import cost_of_a_put
 from benchmarks.cases.memory import idle_connection
+from benchmarks.cases.metrics import cost_of_metrics
 from benchmarks.cases.one_down import batches_with_one_down
 from benchmarks.cases.single_commands import (
     connection_put,
@@ -43,5 +44,6 @@ CASES: dict[str, Callable[[Bench], Result]] = {
     "worker": empty_handlers,
     "dramatiq": dramatiq_messages,
     "celery": celery_tasks,
+    "metrics": cost_of_metrics,
     "memory": idle_connection,
 }

@@ -53,18 +53,6 @@ class CeleryProject:
         """What all workers have logged."""
         return "\n".join(log.read_text(errors="replace") for log in self._logs)
 
-    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a command of celery's."""
-        return subprocess.run(
-            [str(_COMMAND), "-A", "support.celery_app", *arguments],
-            env=self._environment,
-            cwd=self._folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
     @contextlib.contextmanager
     def worker(self, pool: str, concurrency: int = 2, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         """A worker, with its children in a process group of its own, which ends with the block."""

@@ -326,6 +326,8 @@ def test_a_connection_that_is_dropped_takes_its_pool_along(beanstalkd: Beanstalk
         wait_until(gone, "the end of the pool's monitor")
 
 
+# Python warns of every fork with threads, which is what this is about.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_has_a_pool_of_its_own(beanstalkd: BeanstalkdServer) -> None:
     with connected(beanstalkd) as connection, consuming(connection) as messages:
         publish(connection, "parent")

@@ -377,7 +377,7 @@ def test_nobody_to_connect_to_is_an_error_that_celery_repeats(beanstalkd: Beanst
 
     assert isinstance(raised.value, connection.recoverable_connection_errors)
     with connection, pytest.raises(OperationalError):
-        connection.ensure_connection(max_retries=1, timeout=0.3)
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=0.3)
 
 
 def test_a_message_that_is_too_big_is_no_reason_to_connect_again(cluster: StartCluster) -> None:

@@ -98,7 +98,7 @@ def job() -> Picture:
     picture.arrow([(430, 76), (598, 76)], colour="good", label="reserve", label_at=(514, 68))
     picture.arrow([(598, 102), (432, 102)], colour="good", label="release", label_at=(514, 120))
     picture.arrow([(640, 118), (540, 175), (420, 118)], colour="bad", dashed=True)
-    picture.text((548, 172), "TTR runs out, or the connection ends", size=11.5, colour="bad", anchor="middle")
+    picture.text((505, 170), "TTR runs out, or the connection ends", size=11.5, colour="bad", anchor="middle")
     picture.arrow([(660, 118), (560, 240), (432, 250)], colour="good", label="bury", label_at=(520, 262))
     picture.arrow([(360, 228), (360, 118)], label="kick", label_at=(350, 190), anchor="end")
     picture.arrow([(730, 118), (730, 228)], colour="good", label="delete", label_at=(740, 178), anchor="start")

@@ -27,6 +27,7 @@ WITH_PYTHON = [path for path in DOCUMENTS if "\n```python\n" in path.read_text(e
 # Who runs the blocks marked "py": those that need more than servers, or a file of their own.
 RUN_BY = {
     "README.md": "tests/functional/worker/test_documents.py",
+    "docs/celery.md": "tests/functional/contrib/kombu/test_document.py",
     "docs/chaos.md": "tests/chaos/test_docs.py",
     "docs/discovery.md": "tests/functional/discovery/test_docs.py",
     "docs/dramatiq.md": "tests/functional/contrib/dramatiq/test_document.py",

@@ -26,7 +26,6 @@ WITH_PYTHON = [path for path in DOCUMENTS if "\n```python\n" in path.read_text(e
 
 # Who runs the blocks marked "py": those that need more than servers, or a file of their own.
 RUN_BY = {
-    "README.md": "tests/functional/worker/test_documents.py",
     "docs/celery.md": "tests/functional/contrib/kombu/test_document.py",
     "docs/chaos.md": "tests/chaos/test_docs.py",
     "docs/discovery.md": "tests/functional/discovery/test_docs.py",
@@ -93,6 +92,14 @@ def test_only_one_table_says_where_the_project_lives() -> None:
         shown = re.sub(rule["pattern"], rule["replacement"], shown)
     assert "![" in shown
     assert re.findall(r"\]\((?!https://)[^)]*\)", shown) == []
+
+
+def test_the_readme_has_every_extra_once() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| extra |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(
+        settings["project"]["optional-dependencies"]
+    )
 
 
 def test_the_protocol_page_names_every_command() -> None:

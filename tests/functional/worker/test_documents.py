@@ -1,9 +1,8 @@
-"""The worker in the README and the tasks in docs/workers.md, run as programs by what they say."""
+"""The file of tasks in docs/workers.md, worked by the command that the page gives."""
 
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import threading
 from pathlib import Path
 
 from support.servers import BeanstalkdServer
-from support.waiting import wait_until
 
 from beanpool import PoolManager
 
@@ -21,28 +19,6 @@ ROOT = Path(__file__).resolve().parents[3]
 def block(page: str) -> str:
     (source,) = re.findall(r"^```py\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return str(source)
-
-
-def test_the_worker_of_the_readme(beanstalkd: BeanstalkdServer, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(block("README.md"), encoding="utf-8")
-    with PoolManager(beanstalkd.url) as pool:
-        pool.put("welcome, alice", tube="emails")
-        worker = subprocess.Popen(
-            [sys.executable, "-u", str(program)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={"BEANPOOL_URL": beanstalkd.url},
-        )
-        try:
-            wait_until(lambda: pool.stats()["cmd-delete"] == 1, "the job to be done", 60)
-            worker.send_signal(signal.SIGTERM)
-            output, _ = worker.communicate(timeout=60)
-        finally:
-            worker.kill()
-            worker.wait()
-    assert (worker.returncode, output) == (0, "sending welcome, alice\n")
 
 
 def test_the_tasks_of_the_page(beanstalkd: BeanstalkdServer, tmp_path: Path) -> None:

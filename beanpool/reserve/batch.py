@@ -376,7 +376,7 @@ class Take:
         now = time.monotonic()
         for lane in self._lanes:
             connection = lane.connection
-            tubes = self._order.groups[lane.number]
+            tubes = connection.watched
             tube = tubes[0] if len(tubes) == 1 else None
             lease = lane.member.reservations.lease(connection)
             recovery = lane.member.recovery

@@ -6,7 +6,7 @@ import collections
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from beanpool.cluster import BackgroundExecutor, Topology
@@ -16,6 +16,7 @@ from beanpool.protocol import RESERVE_JOB, encode_job
 from beanpool.reserve.batch import Take
 from beanpool.reserve.server_waiter import Begun, Delivery
 from beanpool.reserve.sweep import Sweeper
+from beanpool.reserve.tube_names import name_tubes
 from beanpool.reserve.tube_order import Demand
 from beanpool.reserve.wait import GRACE, Reaper, Retired, SharedWait
 from beanpool.reserve.waiters import WaiterSet
@@ -25,6 +26,8 @@ from beanpool.server import Member, why_another
 from beanpool.telemetry import Observers
 
 _KEPT_WAITS = 256
+# How long a server may take to say which tubes its jobs are from (seconds).
+_NAMED_WITHIN = 1.0
 _monotonic = time.monotonic
 
 
@@ -73,6 +76,7 @@ class Reserver:
         interruption = None if waker is None else Interruption(self._stop, waker)
         began = _monotonic() if self._observers.active else None
         shared, deadline, until = self._begin(demand, timeout)
+        waited = shared
         begun: Begun = []
         errors: dict[str, BaseException] = {}
         missed: list[Member] = []
@@ -80,6 +84,9 @@ class Reserver:
             kept = None if shared.waiters_ref is None else shared.kept
             if kept is None and shared.is_plain:
                 delivery = self._sweeper.run(shared, 0, until, timeout == 0, begun, errors, missed, interruption)
+            elif not shared.is_plain and shared.crowded:
+                waited = self._shared_wait(shared.all_at_once)
+                delivery = self._crowded(shared, waited, until, timeout == 0, begun, errors, missed, interruption)
             elif kept is None or not self._need_not_sweep(kept, shared, missed, timeout == 0):
                 delivery = self._in_order(shared, until, timeout == 0, begun, errors, missed, interruption)
             else:
@@ -88,10 +95,10 @@ class Reserver:
                 if interruption is None:
                     interruption = Interruption(self._stop)
                 try:
-                    delivery = shared.wait(deadline, begun, missed, interruption)
+                    delivery = waited.wait(deadline, begun, missed, interruption)
                     break
                 except Retired:
-                    shared = self._shared_wait(demand)
+                    waited = self._shared_wait(waited.key)
         except BaseException:
             self._sweeper.dismiss(begun)
             raise
@@ -101,6 +108,8 @@ class Reserver:
         if delivery is not None:
             watched = delivery[1].watched
             job = self._job(delivery, watched[0] if len(watched) == 1 else None)
+            if waited is not shared and job.tube is None:
+                self._name_tubes([job], shared)
             if began is not None:
                 self._observers.reserved(job.server, job.tube, 1, _monotonic() - began)
             return job
@@ -136,19 +145,29 @@ class Reserver:
         take = Take(shared.order, limit, self._timeout, interruption)
         begun: Begun = []
         kept = shared.kept
+        waited = shared
+        spared: Collection[Member] = ()
         try:
+            if not shared.is_plain and shared.crowded:
+                waited = self._shared_wait(shared.all_at_once)
+                take.add(waited.held(take.free))
+                spared = self._known_to_be_empty(waited, wait_for_all)
             ranking = shared.order.ranking()
             for rank, number in enumerate(ranking, 1):
                 among = ranking[:rank]
                 if kept is not None:
                     take.add(shared.held(take.free, among))
-                self._take_of_group(take, shared, number, until, begun, interruption, wait_for_all=wait_for_all)
+                self._take_of_group(take, shared, number, until, begun, interruption, spared, wait_for_all=wait_for_all)
+                if waited is not shared:
+                    self._sweeper.put_back(begun)
+                    if _monotonic() >= until:
+                        break
                 if kept is not None and wait_for_all and take.free:
                     take.add(shared.held(take.free, among))
                 if not take.free or interruption.came:
                     break
             while take.empty and not wait_for_all and not interruption.came:
-                deliveries = self._wait_many(shared, deadline, begun, take.missed, interruption, limit)
+                deliveries = self._wait_many(waited, deadline, begun, take.missed, interruption, limit)
                 if not deliveries:
                     break
                 take.add(deliveries)
@@ -163,6 +182,8 @@ class Reserver:
             take.discard_all("the caller was interrupted")
             self._sweeper.dismiss(begun)
             raise
+        if waited is not shared:
+            self._name_tubes(jobs, shared)
         if not jobs and interruption.came:
             return []
         if not jobs:
@@ -170,9 +191,9 @@ class Reserver:
             return []
         shared.order.served(shared.order.number((jobs[-1].tube,)) if jobs[-1].tube is not None else 0)
         if began is not None:
-            waited = _monotonic() - began
+            seconds = _monotonic() - began
             for (server, tube), count in collections.Counter((job.server, job.tube) for job in jobs).items():
-                self._observers.reserved(server, tube, count, waited)
+                self._observers.reserved(server, tube, count, seconds)
         return jobs
 
     def _take_of_group(
@@ -183,6 +204,7 @@ class Reserver:
         until: float,
         begun: Begun,
         interruption: Interruption,
+        spared: Collection[Member],
         *,
         wait_for_all: bool,
     ) -> None:
@@ -197,6 +219,7 @@ class Reserver:
             and ((wait_for_all and kept is not None) or not shared.waits_on((member, number), for_sure=wait_for_all))
             # Where nobody knows yet whether there is a job that comes before, none is taken.
             and member not in unknown
+            and member not in spared
         ]
         take.run(asked, min(until, time.monotonic() + self._timeout), wait_for_all)
         take.hand_over(begun)
@@ -300,6 +323,49 @@ class Reserver:
                 for held in shared.held(1, among):
                     return held
         return None
+
+    def _crowded(
+        self,
+        shared: SharedWait,
+        waited: SharedWait,
+        until: float,
+        wait_for_all: bool,
+        begun: Begun,
+        errors: dict[str, BaseException],
+        missed: list[Member],
+        interruption: Interruption | None,
+    ) -> Delivery | None:
+        """Sweep for one of very many tubes after the other, over few connections: one will wait for all of them."""
+        for held in waited.held():
+            return held
+        spared = self._known_to_be_empty(waited, wait_for_all)
+        for number in shared.order.ranking():
+            delivery = self._sweeper.run(
+                shared, number, until, wait_for_all, begun, errors, missed, interruption, spared
+            )
+            if delivery is not None:
+                shared.order.served(number)
+                return delivery
+            self._sweeper.put_back(begun)
+            if _monotonic() >= until or (interruption is not None and interruption.came):
+                break
+        missed[:] = dict.fromkeys(missed)
+        if wait_for_all:
+            # A job may have been on its way when its server was asked over another connection.
+            for held in waited.held():
+                return held
+        return None
+
+    def _known_to_be_empty(self, waited: SharedWait, wait_for_all: bool) -> Collection[Member]:
+        """The servers where a connection waits for all tubes; a mere look wants somebody to get what comes in."""
+        if wait_for_all and waited.kept is not None:
+            return ()
+        return {member for member in waited.members() if waited.waits_on((member, 0), for_sure=True)}
+
+    def _name_tubes(self, jobs: Sequence[Job[Any]], shared: SharedWait) -> None:
+        name_tubes(jobs, shared.members(), _monotonic() + min(self._timeout, _NAMED_WITHIN))
+        if jobs and jobs[-1].tube is not None:
+            shared.order.served(shared.order.number((jobs[-1].tube,)))
 
     def _job(self, delivery: Delivery, tube: str | None) -> Job[Any]:
         member, connection, reply = delivery

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from beanpool.cluster import Topology
 from beanpool.errors import BeanpoolError, CommandFailed
@@ -53,12 +53,14 @@ class Sweeper:
         errors: dict[str, BaseException],
         missed: list[Member],
         interruption: Interruption | None,
+        spared: Collection[Member] = (),
     ) -> Delivery | None:
         """Ask one server after another; what was begun, who failed, and who could not be asked, is added to the three
         that are for that.
 
         :param number: for which group of tubes.
         :param interruption: what may end it early; None if only the end of all reserves may.
+        :param spared: servers that are not asked.
         """
         patience = _PATIENCE if interruption is None else _INTERRUPTED_WITHIN
         members = self._topology().rotation(next(self.starts)) if shared.is_for_all else shared.members()
@@ -77,7 +79,7 @@ class Sweeper:
             if strict and (member in missed or any(one is member and c.waiting for one, c, _ in begun)):
                 # Nobody knows yet whether it has a job that comes before.
                 continue
-            if not (member.up or wait_for_all):
+            if not (member.up or wait_for_all) or member in spared:
                 continue
             if self.stopped or (interruption is not None and interruption.came):
                 return None
@@ -223,6 +225,12 @@ class Sweeper:
                 return member, connection, reply
             member.pool.checkin(connection)
         return None
+
+    def put_back(self, begun: Begun) -> None:
+        """Return the connections whose servers have answered: the next question can have them."""
+        for entry in [entry for entry in begun if not entry[1].waiting]:
+            begun.remove(entry)
+            entry[0].pool.checkin(entry[1])
 
     def dismiss(self, begun: Begun) -> None:
         """Cancel the reserves that were begun: nobody waits for them."""

@@ -34,6 +34,11 @@ def demand(tubes: tuple[str, ...], order: Order, server: str) -> tuple[str, ...]
     return tubes if order == "any" and not server else Demand(tubes, order, server)
 
 
+def all_at_once(wanted: Demand) -> tuple[str, ...] | Demand:
+    """The same tubes in no order; as others wait for them, too, who name them in another one."""
+    return demand(tuple(sorted(set(wanted.tubes))), "any", wanted.server)
+
+
 class TubeOrder:
     """The groups of tubes that are asked one after the other: all tubes in one group, or each in one of its own.
 

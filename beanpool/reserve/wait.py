@@ -26,7 +26,7 @@ from beanpool.errors import PoolClosed, ReentrantCall, no_server
 from beanpool.net import Channel
 from beanpool.reserve.caller import Caller
 from beanpool.reserve.server_waiter import Begun, Delivery, Post
-from beanpool.reserve.tube_order import Demand, TubeOrder
+from beanpool.reserve.tube_order import Demand, TubeOrder, all_at_once
 from beanpool.reserve.waiters import LAST_MOMENT, WaiterSet
 from beanpool.reserve.waker import Interruption
 from beanpool.runtime import Lock, is_mine, refuse_within, within
@@ -79,6 +79,8 @@ class SharedWait:
         self.key = key
         """What these threads wait for."""
         demand = key if isinstance(key, Demand) else Demand(key, "any", "")
+        self.all_at_once = all_at_once(demand)
+        """What to wait for if there are too many tubes to wait for each of them."""
         self.tubes = demand.tubes
         self.order = TubeOrder(demand.tubes, demand.order)
         self.is_for_all = not demand.server
@@ -118,6 +120,14 @@ class SharedWait:
         """The connections that wait though nobody does here; None while somebody does, or none waits."""
         waiters = self.waiters
         return waiters if waiters is not None and self._leader is None and waiters.holds_something else None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are too many tubes for a connection that waits for each: they would have more than half of all
+        connections to a server.
+        """
+        most = min((member.pool.max_connections for member in self.members()), default=0)
+        return bool(most) and 2 * len(self.order.groups) > most
 
     @property
     def waiting(self) -> int:

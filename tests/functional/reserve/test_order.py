@@ -17,6 +17,7 @@ from support.threads import Background, background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import Job, NoServerAvailable, PoolManager, Server
+from beanpool.reserve import Order
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine
@@ -210,6 +211,54 @@ class TestFair:
                 jobs = pool.reserve_many(5, 0, tubes=["a", "b", "c"], order="fair")
                 assert [job.tube for job in jobs] == [tube] * 5
                 pool.delete_many(jobs)
+
+
+class TestMoreTubesThanConnections:
+    """One connection waits for all of them, and who has a job asks which tube it is from."""
+
+    TUBES = tuple(f"t{number:02}" for number in range(20))
+
+    @pytest.mark.parametrize("order", ["fair", "strict"])
+    def test_one_after_the_other(self, cluster: StartCluster, order: Order) -> None:
+        servers = cluster(2)
+        with pool_of(*servers, max_connections=2) as pool:
+            for server, tube in zip(servers, ("t17", "t12"), strict=True):
+                put(server, tube)
+            assert [tube for _, tube in take(pool, tubes=self.TUBES, order=order)] == ["t12", "t17"]
+            for tube in ("t15", "t19", "t15"):
+                thread = start_waiting(pool, tubes=self.TUBES, order=order)
+                wait_until(lambda: [*map(waiting, servers)] == [1, 1], "one waiter on each server")
+                put(servers[1], tube)
+                assert tube_of(thread) == tube
+
+    @pytest.mark.parametrize("order", ["fair", "strict"])
+    def test_many(self, cluster: StartCluster, order: Order) -> None:
+        servers = cluster(2)
+        with pool_of(*servers, max_connections=3) as pool:
+            many = functools.partial(pool.reserve_many, 5, tubes=self.TUBES, order=order)
+            for server in servers:
+                for tube in ("t17", "t12"):
+                    put(server, tube, 2)
+            for expected in ({"t12": 4, "t17": 1}, {"t17": 3}):
+                jobs = many(0)
+                assert Counter(job.tube for job in jobs) == expected
+                pool.delete_many(jobs)
+            assert many(0) == []
+            thread = background(functools.partial(many, 10))
+            wait_until(lambda: [*map(waiting, servers)] == [1, 1], "one waiter on each server")
+            put(servers[1], "t15")
+            jobs = thread.result()
+            assert [job.tube for job in jobs] == ["t15"]
+            pool.delete_many(jobs)
+
+    def test_very_many_within_the_time(self, beanstalkd: BeanstalkdServer) -> None:
+        """No work goes with the square of their number."""
+        tubes = [f"t{number}" for number in range(3_000)]
+        with pool_of(beanstalkd) as pool:
+            with within(1, slack=5):
+                assert pool.reserve(1, tubes=tubes, order="fair") is None
+            put(beanstalkd, tubes[-1])
+            assert take(pool, 5, 1, tubes=tubes, order="fair") == [(beanstalkd.address, tubes[-1])]
 
 
 class TestOneServer:

@@ -23,6 +23,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _VARIABLES} | dict(extra or {})
 
 
+def environment_of_a_project(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """As :func:`environment`, where Python finds the modules beside a script, as it does for users."""
+    return environment({"PYTHONSAFEPATH": "", **(extra or {})})
+
+
 def run_beanpool(
     *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, timeout: float = 60.0
 ) -> subprocess.CompletedProcess[bytes]:

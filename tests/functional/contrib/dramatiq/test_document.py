@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.command_line import call_beanpool, environment
+from support.command_line import call_beanpool, environment_of_a_project
 from support.waiting import wait_until
 
 from beanpool import PoolManager
@@ -36,7 +36,7 @@ def started(folder: Path, url: str) -> Iterator[Path]:
     command = [sys.executable, "-m", "dramatiq", "tasks", "--processes", "1", "--threads", "2", "--path", "."]
     with log.open("wb") as written:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment({"BEANPOOL_URL": url}), stdout=written, stderr=written
+            command, cwd=folder, env=environment_of_a_project({"BEANPOOL_URL": url}), stdout=written, stderr=written
         )
     try:
         yield log
@@ -54,7 +54,11 @@ def test_the_project_works(cluster: StartCluster, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     with started(tmp_path, url) as log:
         subprocess.run(
-            [sys.executable, "send.py"], cwd=tmp_path, env=environment({"BEANPOOL_URL": url}), check=True, timeout=60
+            [sys.executable, "send.py"],
+            cwd=tmp_path,
+            env=environment_of_a_project({"BEANPOOL_URL": url}),
+            check=True,
+            timeout=60,
         )
         expected = {"hello world", "hello you, a second later", "report 7 is done"}
         wait_until(lambda: expected <= set(log.read_text().splitlines()), "all to be worked on")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.command_line import call_beanpool, environment
+from support.command_line import call_beanpool, environment_of_a_project
 from support.waiting import wait_until
 
 from beanpool import PoolManager
@@ -38,7 +38,7 @@ def started(folder: Path, command: list[str]) -> Iterator[Path]:
         process = subprocess.Popen(
             [*CELERY, *command],
             cwd=folder,
-            env=environment({"C_FORCE_ROOT": "1"}),
+            env=environment_of_a_project({"C_FORCE_ROOT": "1"}),
             stdout=written,
             stderr=written,
         )
@@ -59,7 +59,9 @@ def test_the_project_works(cluster: StartCluster, tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     (worker,) = re.findall(r"^celery -A tasks (worker .*)$", page, re.MULTILINE)
     with started(tmp_path, worker.split()) as log:
-        subprocess.run([sys.executable, "send.py"], cwd=tmp_path, env=environment({}), check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "send.py"], cwd=tmp_path, env=environment_of_a_project({}), check=True, timeout=60
+        )
         expected = ["hello world", "report 7 is done", "report 8 is done"]
         wait_until(lambda: all(text in log.read_text() for text in expected), "all to be worked on", 60)
         wait_until(lambda: count(url, "buried") == 1, "the rejected one to be buried", 30)
@@ -70,7 +72,12 @@ def test_the_project_works(cluster: StartCluster, tmp_path: Path) -> None:
     assert (count(url, "ready"), count(url, "buried")) == (1, 0)
     (purge,) = re.findall(r"^celery -A tasks (purge .*)$", page, re.MULTILINE)
     done = subprocess.run(
-        [*CELERY, *purge.split()], cwd=tmp_path, env=environment({}), check=True, timeout=60, capture_output=True
+        [*CELERY, *purge.split()],
+        cwd=tmp_path,
+        env=environment_of_a_project({}),
+        check=True,
+        timeout=60,
+        capture_output=True,
     )
     assert b"Purged 1 message" in done.stdout
 

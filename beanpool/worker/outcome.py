@@ -81,7 +81,7 @@ def decide(
     """
     priority, tries = int(stats["pri"]), tries_of(stats)
     if isinstance(error, Bury):
-        return Aside(priority, tries, str(error))
+        return Aside(priority, tries, _text_of(error))
     if isinstance(error, Retry):
         delay = backoff.delay(tries, rng) if error.delay is None else math.ceil(error.delay)
         return Again(delay, priority, tries)
@@ -90,3 +90,11 @@ def decide(
     delay = backoff.delay(tries, rng)
     # It comes back after the job that tries next: that should be another one.
     return Again(delay if outage is None else max(delay, int(outage) + 1), priority, tries)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        # A class of the program's own may say it in a way that fails.
+        return type(error).__name__

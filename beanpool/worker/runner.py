@@ -137,22 +137,27 @@ class Runner:
             crew.mailbox.put(Notice.DRAINED)
 
     def _work_on(self, job: Job, tubes: Sequence[str]) -> None:
-        tube = job.tube or (tubes[0] if len(tubes) == 1 else job.stats()["tube"])
-        duty = self._crew.duties[tube]
-        self._crew.took(self._seat, tube)
+        jobs = [job]
         try:
-            more = [] if duty.batches is None else self._more(duty.batches, job, tube)
-            self._crew.finisher.tally.add("taken", 1 + len(more))
-            if more:
-                self._run_all(duty, [job, *more])
-            else:
-                self._run_alone(duty, job)
+            tube = job.tube or (tubes[0] if len(tubes) == 1 else job.stats()["tube"])
+            duty = self._crew.duties[tube]
+            self._crew.took(self._seat, tube)
+            try:
+                if duty.batches is not None:
+                    jobs += self._more(duty.batches, job, tube)
+                self._crew.finisher.tally.add("taken", len(jobs))
+                if len(jobs) > 1:
+                    self._run_all(duty, jobs)
+                else:
+                    self._run_alone(duty, job)
+            finally:
+                self._crew.done(self._seat)
         except BaseException:
-            # What nobody works on goes back to its server.
+            # What nobody works on goes back to its server now: the error refers to it, as long as that is dealt with.
             self.hand.rest()
+            self.deletes.flush()
+            self._crew.finisher.give_back(job.tube or "?", None, [one for one in jobs if one.reserved])
             raise
-        finally:
-            self._crew.done(self._seat)
 
     def _more(self, batches: Batches, first: Job, tube: str) -> list[Job]:
         """What there is more of the tube on the first job's server, up to the size of a batch."""

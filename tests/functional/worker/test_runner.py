@@ -417,3 +417,39 @@ class TestTubes:
             worker.add("second", second)
             assert worker.run() == 0
             assert second.total == 8
+
+
+class TestUnexpected:
+    def test_a_job_that_cannot_be_finished_goes_back_before_its_thread_rests(
+        self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The error refers to the job for as long as the thread rests."""
+        monkeypatch.setattr("beanpool.worker.runner._FIRST_PAUSE", 20.0)
+
+        def handle(_: Job) -> None:
+            error = Retry()
+            error.delay = "soon"  # type: ignore[assignment]  # What a program does wrong.
+            raise error
+
+        with pool_of(beanstalkd) as pool:
+            pool.put("x", tube="mail")
+            worker = Worker(pool, threads=1)
+            worker.add("mail", handle)
+            with running(worker):
+                wait_until(lambda: worker.get_stats()["given_back"] == 1, "the job to be given back")
+                wait_until(lambda: jobs_in(beanstalkd, "ready") == 1, "the server to have it")
+
+    def test_a_reason_that_cannot_be_said(self, beanstalkd: BeanstalkdServer) -> None:
+        class Hopeless(Bury):
+            def __str__(self) -> str:
+                raise RuntimeError("no words")
+
+        def handle(_: Job) -> None:
+            raise Hopeless
+
+        with pool_of(beanstalkd) as pool:
+            pool.put("x", tube="mail")
+            worker = Worker(pool, threads=1, max_jobs=1)
+            worker.add("mail", handle)
+            assert worker.run() == 0
+            assert jobs_in(beanstalkd, "buried") == 1

@@ -516,7 +516,8 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         has a job, and while the call waits, one connection to each server for each tube, instead of one to each server.
         The job's ``tube`` is then always known, without asking for it. More tubes than half of `max_connections` are
         waited for all at once, by one connection to each server: the order is that of what is ready when the call
-        begins, and a job that is waited for takes a round trip more, to learn its tube.
+        begins, and a job that is waited for takes a round trip more, to learn its tube. Of so many, ``"fair"`` asks a
+        few in turn by themselves, then all at once.
 
         :param timeout: how long to wait (seconds); None for ever.
         :param tubes: the tube, or tubes, to take from; None for those that the pool watches.

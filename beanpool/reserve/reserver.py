@@ -26,6 +26,8 @@ from beanpool.server import Member, why_another
 from beanpool.telemetry import Observers
 
 _KEPT_WAITS = 256
+# How many of very many tubes are asked by themselves, where they take turns, before all are at once.
+_MOST_LOOKS = 8
 # How long a server may take to say which tubes its jobs are from (seconds).
 _NAMED_WITHIN = 1.0
 _monotonic = time.monotonic
@@ -146,7 +148,7 @@ class Reserver:
         begun: Begun = []
         kept = shared.kept
         waited = shared
-        spared: Collection[Member] = ()
+        spared: set[Member] = set()
         try:
             if not shared.is_plain and shared.crowded:
                 waited = self._shared_wait(shared.all_at_once)
@@ -159,7 +161,7 @@ class Reserver:
                     take.add(shared.held(take.free, among))
                 self._take_of_group(take, shared, number, until, begun, interruption, spared, wait_for_all=wait_for_all)
                 if waited is not shared:
-                    self._sweeper.put_back(begun)
+                    spared |= self._leave_slow_ones(begun)
                     if _monotonic() >= until:
                         break
                 if kept is not None and wait_for_all and take.free:
@@ -335,31 +337,47 @@ class Reserver:
         missed: list[Member],
         interruption: Interruption | None,
     ) -> Delivery | None:
-        """Sweep for one of very many tubes after the other, over few connections: one will wait for all of them."""
+        """Sweep for one of very many tubes after the other, over few connections: one will wait for all of them.
+
+        Where they take turns, some are enough: the next call goes on with others, and no tube is left out for ever.
+        """
         for held in waited.held():
             return held
         spared = self._known_to_be_empty(waited, wait_for_all)
-        for number in shared.order.ranking():
+        ranking = shared.order.ranking()
+        looks = ranking[:_MOST_LOOKS] if shared.order.is_fair else ranking
+        for number in looks:
             delivery = self._sweeper.run(
                 shared, number, until, wait_for_all, begun, errors, missed, interruption, spared
             )
+            shared.order.served(number)
             if delivery is not None:
-                shared.order.served(number)
                 return delivery
-            self._sweeper.put_back(begun)
+            spared |= self._leave_slow_ones(begun)
             if _monotonic() >= until or (interruption is not None and interruption.came):
-                break
+                return None
         missed[:] = dict.fromkeys(missed)
+        if len(looks) < len(ranking):
+            return self._sweeper.run(waited, 0, until, wait_for_all, begun, errors, missed, interruption)
         if wait_for_all:
             # A job may have been on its way when its server was asked over another connection.
             for held in waited.held():
                 return held
         return None
 
-    def _known_to_be_empty(self, waited: SharedWait, wait_for_all: bool) -> Collection[Member]:
+    def _leave_slow_ones(self, begun: Begun) -> set[Member]:
+        """Let go of what was begun for one of very many tubes; returns the servers that have not answered.
+
+        They are asked for all tubes at once: it would take them too long one by one.
+        """
+        slow = {member for member, connection, _ in begun if connection.waiting}
+        self._sweeper.dismiss(begun)
+        return slow
+
+    def _known_to_be_empty(self, waited: SharedWait, wait_for_all: bool) -> set[Member]:
         """The servers where a connection waits for all tubes; a mere look wants somebody to get what comes in."""
         if wait_for_all and waited.kept is not None:
-            return ()
+            return set()
         return {member for member in waited.members() if waited.waits_on((member, 0), for_sure=True)}
 
     def _name_tubes(self, jobs: Sequence[Job[Any]], shared: SharedWait) -> None:

@@ -226,12 +226,6 @@ class Sweeper:
             member.pool.checkin(connection)
         return None
 
-    def put_back(self, begun: Begun) -> None:
-        """Return the connections whose servers have answered: the next question can have them."""
-        for entry in [entry for entry in begun if not entry[1].waiting]:
-            begun.remove(entry)
-            entry[0].pool.checkin(entry[1])
-
     def dismiss(self, begun: Begun) -> None:
         """Cancel the reserves that were begun: nobody waits for them."""
         cancelled = []

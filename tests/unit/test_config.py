@@ -262,6 +262,7 @@ def test_options_in_a_url_have_their_types() -> None:
     _, options = parse_servers(
         "q1?tube=a%2Fb&watch=x,y+z,x,%2Fw&max_connections=4&connect_timeout=0.5"
         + "&timeout=10&health_interval=1.25&on_ambiguous=raise&encoding=latin-1&name=worker@host"
+        + "&discovery_interval=20,200.5&drain_for=60"
     )
     assert options == {
         "tube": "a/b",
@@ -273,6 +274,8 @@ def test_options_in_a_url_have_their_types() -> None:
         "on_ambiguous": "raise",
         "encoding": "latin-1",
         "name": "worker@host",
+        "discovery_interval": (20.0, 200.5),
+        "drain_for": 60.0,
     }
     assert type(options["timeout"]) is float
     assert set(options) == {field.name for field in dataclasses.fields(Settings)}

@@ -112,7 +112,7 @@ def read_record(line: str | bytes) -> Record:
     """
     try:
         fields = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("it is no JSON") from None
     if not isinstance(fields, dict):
         raise ValueError("it is no JSON object")

@@ -10,7 +10,7 @@ from typing import Any
 from beanpool import BeanpoolError, JobLost, NotFound, PoolManager
 from beanpool.cli.arguments import JobAddress, job_address
 from beanpool.cli.exits import CommandError, Exit, usage_errors
-from beanpool.cli.pool import open_pool
+from beanpool.cli.pool import open_pool, reason
 from beanpool.cli.terminal import complain, say, to_json
 from beanpool.errors import ConnectionFailed
 
@@ -51,9 +51,10 @@ def _named(jobs: list[str]) -> Iterator[JobAddress]:
         if text != "-":
             yield _parsed(text)
             continue
-        for line in sys.stdin:
+        for line in sys.stdin.buffer:
             if line.strip():
-                yield _parsed(line.strip())
+                # What is no text is no job either, and is named in the refusal.
+                yield _parsed(line.strip().decode("utf-8", "backslashreplace"))
 
 
 def _parsed(text: str) -> JobAddress:
@@ -91,4 +92,5 @@ def _say(job: JobAddress, words: str, problem: BeanpoolError | str | None, argum
     elif problem is None:
         say(f"{job} {f'would be {words}' if arguments.dry_run else words}")
     else:
-        complain(f"{job}: {problem}")
+        why = problem if isinstance(problem, str) else reason(job.server or "", problem)
+        complain(f"{job}: {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -37,3 +38,12 @@ def on_each_server(
         return {}
     with ThreadPoolExecutor(len(addresses), thread_name_prefix="beanpool-ask") as executor:
         return dict(zip(addresses, executor.map(one, addresses), strict=True))
+
+
+def round_trip(connection: Connection[bytes]) -> float:
+    """How long a server takes to answer on a connection that is there already (seconds)."""
+    # The first question would be the making of the connection, too.
+    connection.ping()
+    began = time.perf_counter()
+    connection.ping()
+    return time.perf_counter() - began

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from beanpool import PoolManager, admin
+from beanpool.cli.each_server import on_each_server
 from beanpool.cli.exits import CommandError, Exit
 from beanpool.cli.operation import Counts, Operation, jobs_in, run_operation
-from beanpool.cli.pool import reason
+from beanpool.cli.pool import split_answers
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -17,10 +17,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     def look(pool: PoolManager[bytes]) -> tuple[Counts, dict[str, str]]:
         address = _address(pool, server)
-        answer: Any = pool.stats_by_server()[address]
-        if isinstance(answer, BaseException):
-            return {}, {address: reason(address, answer)}
-        return {address: jobs_in(answer, states)}, {}
+        if not any(status.weight > 0 for status in pool.servers if status.address != address):
+            raise CommandError(f"{address} cannot be emptied: no other server takes puts", code=Exit.USAGE)
+        answers, missing = split_answers(on_each_server(pool, lambda _, connection: connection.stats(), [address]))
+        return {address: jobs_in(answers[address], states)}, missing
 
     return run_operation(
         Operation(

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from beanpool.cli.completing import complete, is_asked
 from beanpool.cli.exits import CommandError, Exit
 from beanpool.cli.parser import build_parser
+from beanpool.cli.pool import one_line
 from beanpool.cli.terminal import complain
-from beanpool.errors import BeanpoolError, CommandFailed, ConnectionFailed, NoServerAvailable, PoolTimeout
+from beanpool.errors import BeanpoolError, ConnectionFailed, NoServerAvailable, PoolTimeout
 
 _HINT = "Set BEANPOOL_URL or pass --url; start a server with: beanstalkd -l 127.0.0.1 -p 11300"
 _HINT_WITHOUT_SERVERS = "The records of the servers could not be had, or name none: -v shows why"
@@ -58,10 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.code
     except (NoServerAvailable, ConnectionFailed, PoolTimeout) as error:
         nobody = isinstance(error, NoServerAvailable) and not error.errors
-        complain(_one_line(error), _HINT_WITHOUT_SERVERS if nobody else _HINT)
+        complain(one_line(error), _HINT_WITHOUT_SERVERS if nobody else _HINT)
         return Exit.UNAVAILABLE
     except BeanpoolError as error:
-        complain(_one_line(error))
+        complain(one_line(error))
+        return Exit.NEGATIVE
+    except OSError as error:
+        # Standard output is a file on a full disk, and such.
+        _silence_standard_output()
+        complain(f"cannot go on: {error.strerror or error}")
         return Exit.NEGATIVE
     return code
 
@@ -70,13 +76,6 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
     # Each loads what it needs, and no other does.
     run: Callable[[argparse.Namespace], int] = importlib.import_module(f"beanpool.cli.{_MODULES.get(name, name)}").run
     return run
-
-
-def _one_line(error: BeanpoolError) -> str:
-    if isinstance(error, CommandFailed):
-        return f"a server refused {error.command}: {error.status}"
-    head, _, reasons = str(error).partition(":\n")
-    return f"{head} ({'; '.join(line.strip() for line in reasons.splitlines())})" if reasons else head
 
 
 def _log_to_standard_error(verbosity: int) -> None:
@@ -88,8 +87,8 @@ def _log_to_standard_error(verbosity: int) -> None:
 
 
 def _silence_standard_output() -> None:
-    # The reader of our output has gone (``| head``). The interpreter flushes once more when it exits, and would
-    # print a traceback there.
+    # The reader of our output has gone (``| head``), or nothing can be written. The interpreter flushes once more when
+    # it exits, and would print a traceback there.
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from beanpool import admin
-from beanpool.cli.exits import CommandError, Exit
+from beanpool.cli.exits import CommandError, Exit, usage_errors
 from beanpool.cli.operation import Operation, count_in_tube, run_operation
+from beanpool.protocol import check_tube
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -14,6 +15,10 @@ def run(arguments: argparse.Namespace) -> int:
     source, target, states, limit = arguments.source, arguments.target, arguments.states, arguments.limit
     if source == target:
         raise CommandError(f"jobs of tube {source} cannot be moved to itself", code=Exit.USAGE)
+    with usage_errors():
+        # A dry run looks at the source only.
+        check_tube(source)
+        check_tube(target)
     return run_operation(
         Operation(
             "moved",

@@ -173,7 +173,9 @@ def _exit_code(outcomes: Outcomes, received: int | None) -> int:
         return Exit.OK
     if all(isinstance(error, CommandFailed | ValueError) for error in errors.values()):
         return Exit.NEGATIVE
-    if len(errors) == len(outcomes) and not any(outcome.done or outcome.unsure for outcome in outcomes.values()):
+    if (len(errors) == len(outcomes) or "" in errors) and not any(
+        outcome.done or outcome.unsure for outcome in outcomes.values()
+    ):
         unreachable = no_server(errors, "could be asked")
         raise CommandError(str(unreachable).partition(":")[0], code=Exit.UNAVAILABLE)
     return Exit.INCOMPLETE

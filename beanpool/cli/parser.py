@@ -30,7 +30,7 @@ _WITHOUT_TIMEOUT = ("demo", "take", "completion")
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; its result has `command`, or ``None`` there when no command was given."""
-    parser = argparse.ArgumentParser(
+    parser = _Command(
         prog="beanpool",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     _add_common(parser, default=None)
     _add_timeout(parser, default=None)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Command)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
     def add(name: str, summary: str, description: str) -> argparse.ArgumentParser:
         command = commands.add_parser(

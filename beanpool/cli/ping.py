@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from beanpool.cli.each_server import on_each_server, round_trip
 from beanpool.cli.exits import Exit
 from beanpool.cli.pool import open_pool, reason
 from beanpool.cli.screen import say_table
@@ -20,9 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     with open_pool(arguments) as pool:
         while True:
             began = time.monotonic()
-            # The first round trip of a connection is its making, and more than one.
-            pool.ping_by_server()
-            answers = pool.ping_by_server()
+            answers = on_each_server(pool, lambda _, connection: round_trip(connection))
             failed = sum(isinstance(answer, BaseException) for answer in answers.values())
             now = time.monotonic()
             if not failed or now >= deadline:

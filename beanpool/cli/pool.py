@@ -58,8 +58,15 @@ def split_answers(by_server: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
 def reason(server: str, error: BaseException) -> str:
     """Why a server did not answer, for a line that begins with its address."""
+    text = one_line(error)
     # The library's messages name it, too.
-    return str(error).replace(f"{server}: ", "")
+    return text.replace(f"{server}: ", "") if server else text
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says; one that lists servers below each other says it in one line."""
+    head, _, reasons = str(error).partition(":\n")
+    return f"{head} ({'; '.join(line.strip() for line in reasons.splitlines())})" if reasons else head
 
 
 def say_missing(missing: Mapping[str, str], *, to_errors: bool = False) -> None:

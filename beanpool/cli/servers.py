@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from beanpool.cli.each_server import on_each_server, round_trip
 from beanpool.cli.exits import Exit
 from beanpool.cli.pool import code_for, open_pool, reason, say_missing
 from beanpool.cli.screen import say_table
@@ -19,27 +20,28 @@ _COLORS = {"up": "green", "suspect": "yellow", "down": "bold red"}
 def run(arguments: argparse.Namespace) -> int:
     """Print them; a server that does not answer is one of the answers, and makes the exit code 3."""
     with open_pool(arguments) as pool:
-        answers = pool.stats_by_server()
-        trips = pool.ping_by_server() if any(isinstance(answer, dict) for answer in answers.values()) else {}
+        answers = on_each_server(pool, lambda _, connection: (connection.stats(), round_trip(connection)))
         servers = pool.servers
     missing = {
         server: reason(server, answer) for server, answer in answers.items() if isinstance(answer, BaseException)
     }
+    answered: dict[str, tuple[dict[str, Any], float]] = {
+        server: answer for server, answer in answers.items() if not isinstance(answer, BaseException)
+    }
     if arguments.json:
         for status in servers:
-            answer, trip = answers[status.address], trips.get(status.address)
+            found = answered.get(status.address)
             record = dataclasses.asdict(status) | {
-                "round_trip": trip if isinstance(trip, float) else None,
-                "answered": isinstance(answer, dict),
+                "round_trip": None if found is None else found[1],
+                "answered": found is not None,
                 "error": missing.get(status.address),
-                "stats": answer if isinstance(answer, dict) else None,
+                "stats": None if found is None else found[0],
             }
             say(to_json(record))
     else:
         rows = [["server", "state", "weight", "answers in", "version", "up for", "conns", *_STATES]]
         for status in servers:
-            answer, trip = answers[status.address], trips.get(status.address)
-            stats: dict[str, Any] = answer if isinstance(answer, dict) else {}
+            stats, trip = answered.get(status.address) or ({}, None)
             state: str = "draining" if stats.get("draining") in (True, "true") else status.state
             if not stats and state == "up":
                 state = "silent"
@@ -49,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
                     name,
                     Styled(state, _COLORS.get(state, "yellow")),
                     f"{status.weight:g}",
-                    f"{trip * 1000:.1f} ms" if isinstance(trip, float) else "-",
+                    "-" if trip is None else f"{trip * 1000:.1f} ms",
                     str(stats.get("version", "-")),
                     seconds(float(stats["uptime"])) if stats else "-",
                     *(

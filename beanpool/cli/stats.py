@@ -8,7 +8,8 @@ from typing import Any
 
 from beanpool.cli.exits import Exit, usage_errors
 from beanpool.cli.pool import code_for, open_pool, say_missing, split_answers
-from beanpool.cli.tables import count, format_table
+from beanpool.cli.screen import say_table
+from beanpool.cli.tables import count
 from beanpool.cli.terminal import complain, say, to_json
 from beanpool.cluster import merge_stats
 
@@ -51,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(to_json({"total": total, "servers": answers, "missing": missing}))
     elif answers:
-        for line in format_table(_rows(total, answers, every=arguments.all)):
-            say(line)
+        say_table(_rows(total, answers, every=arguments.all))
         say_missing(missing)
     else:
         say_missing(missing)

@@ -9,7 +9,8 @@ from typing import Any
 
 from beanpool.cli.exits import Exit
 from beanpool.cli.pool import code_for, open_pool, say_missing, split_answers
-from beanpool.cli.tables import count, format_table
+from beanpool.cli.screen import say_table
+from beanpool.cli.tables import count
 from beanpool.cli.terminal import say, to_json
 
 # Heads of the table, and the counters of ``stats-tube`` below them.
@@ -49,8 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             [name, *(count(counters[head]) for head in _COLUMNS), str(len(counters["servers"]))]
             for name, counters in tubes.items()
         ]
-        for line in format_table(rows):
-            say(line)
+        say_table(rows, flexible=(0,))
         say_missing(missing)
     return code_for(missing, Exit.NEGATIVE if arguments.glob is not None and not tubes else Exit.OK)
 

@@ -11,41 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.command_line import call_beanpool, started_beanpool
 from support.servers import BeanstalkdServer
-from support.waiting import wait_until, within
+from support.waiting import wait_until
 
 from beanpool import Connection
 from beanpool.cli import consent
 
 if TYPE_CHECKING:
     from conftest import StartCluster
-
-NOBODY = "127.0.0.1:1"
-# Each with arguments that mean something where there is a tube `mail`.
-EVERY_COMMAND = [
-    ["peek", "mail"],
-    ["peek", "mail", "--max", "5"],
-    ["find", "x", "mail"],
-    ["kick", "mail"],
-    ["clear", "mail", "--yes"],
-    ["move", "mail", "post", "--yes"],
-    ["pause", "mail", "5m"],
-    ["resume", "mail"],
-    ["export", "mail"],
-    ["servers"],
-    ["ping"],
-    ["doctor"],
-    ["top", "--count", "1"],
-    ["stats"],
-    ["tubes"],
-]
-# They ask the servers too, or need one that answers, and say nothing of the others.
-WITHOUT_SERVERS = [
-    *EVERY_COMMAND,
-    ["job", f"{NOBODY}/1"],
-    ["delete", f"{NOBODY}/1", "--yes"],
-    ["kick", "--job", f"{NOBODY}/1"],
-    ["bench", "--seconds", "0.1"],
-]
 
 
 def urls(*servers: BeanstalkdServer) -> str:
@@ -71,67 +43,7 @@ def lines(done: subprocess.CompletedProcess[bytes]) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def name_of(command: list[str]) -> str:
-    return "-".join(command[:1] + [word for word in command[1:] if word.startswith("--")])
-
-
-# what all have in common
-
-
-@pytest.mark.parametrize("command", WITHOUT_SERVERS, ids=name_of)
-def test_without_a_server_it_says_so_and_exits_with_69(command: list[str]) -> None:
-    done = call_beanpool("--timeout", "1", "--url", f"beanstalk://{NOBODY}", *command)
-    assert done.returncode == 69
-    assert NOBODY in (done.stdout + done.stderr).decode()
-    assert b"Traceback" not in done.stderr
-
-
-@pytest.fixture(scope="module")
-def two_servers() -> Any:
-    # One that answers and one that is dead, for all commands: each leaves them as they are.
-    with BeanstalkdServer() as alive, BeanstalkdServer() as dead:
-        dead.kill()
-        yield alive, dead
-
-
-@pytest.mark.parametrize("command", EVERY_COMMAND, ids=name_of)
-def test_one_of_two_dead_makes_the_exit_code_3_and_is_named(
-    two_servers: tuple[BeanstalkdServer, BeanstalkdServer], command: list[str]
-) -> None:
-    alive, dead = two_servers
-    alive.control.put(b"x", "mail")
-    done = call_beanpool("-u", urls(alive, dead), "--timeout", "2", *command)
-    assert done.returncode == 3, done
-    assert dead.address in (done.stdout + done.stderr).decode()
-
-
-@pytest.mark.parametrize("command", EVERY_COMMAND, ids=name_of)
-def test_json_is_lines_that_other_programs_take(
-    two_servers: tuple[BeanstalkdServer, BeanstalkdServer], command: list[str]
-) -> None:
-    alive, dead = two_servers
-    alive.control.put(b"x", "mail")
-    done = call_beanpool("-u", urls(alive, dead), "--timeout", "2", "--json", *command)
-    assert all(isinstance(record, dict) for record in lines(done))
-    assert done.stdout.isascii()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [["clear", "mail", "-y"], ["peek", "mail"], ["servers"], ["top", "--count", "1"], ["find", "x"]],
-    ids=name_of,
-)
-def test_a_frozen_server_costs_the_timeout_and_no_more(cluster: StartCluster, command: list[str]) -> None:
-    alive, frozen = cluster(2)
-    alive.control.put(b"x", "mail")
-    frozen.freeze()
-    try:
-        with within(2, slack=6):
-            done = call_beanpool("-u", urls(alive, frozen), "--timeout", "1", *command)
-    finally:
-        frozen.thaw()
-    assert done.returncode == 3, done
-    assert frozen.address in (done.stdout + done.stderr).decode()
+# what all have in common: see also test_every_command.py
 
 
 @pytest.mark.parametrize(
@@ -169,22 +81,6 @@ def test_wrong_arguments_exit_with_2_and_change_nothing(beanstalkd: BeanstalkdSe
     assert (done.returncode, done.stdout) == (2, b""), done
     assert done.stderr.startswith((b"usage: ", b"beanpool: "))
     assert jobs_in(beanstalkd, "mail") == 1
-
-
-@pytest.mark.parametrize(
-    "command", [["clear", "mail"], ["move", "mail", "post"], ["kick", "mail"], ["pause", "mail", "9"]]
-)
-def test_a_dry_run_says_what_would_be_done(cluster: StartCluster, command: list[str]) -> None:
-    servers = cluster(2)
-    for server in servers:
-        buried_jobs(server, "mail", 1)
-        server.control.put(b"x", "mail", delay=50)
-    done = call_beanpool("-u", urls(*servers), *command, "--dry-run")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert servers[1].address in done.stdout.decode()
-    for server in servers:
-        assert (jobs_in(server, "mail", "buried"), jobs_in(server, "mail", "delayed")) == (1, 1)
-        assert server.control.counter("pause-time-left", "mail") == 0
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("Yes", 0, 0), ("n", 1, 1), ("", 1, 1)])

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 from unittest import mock
 
@@ -49,22 +51,84 @@ def run_beanpool(
         )
 
 
+class _Stream(io.TextIOWrapper):
+    """What a command reads or writes in this process; `terminal` is what ``isatty()`` says."""
+
+    def __init__(self, data: bytes, *, terminal: bool) -> None:
+        super().__init__(io.BytesIO(data), encoding="utf-8")
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def written(self) -> bytes:
+        self.flush()
+        assert isinstance(self.buffer, io.BytesIO)
+        return self.buffer.getvalue()
+
+
 def call_beanpool(
-    *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None
+    *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, terminal: bool = False
 ) -> subprocess.CompletedProcess[bytes]:
-    """Do in this process what :func:`run_beanpool` does in another one."""
-    source, output, errors = (io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") for data in (stdin, b"", b""))
+    """Do in this process what :func:`run_beanpool` does in another one.
+
+    :param terminal: whether what it writes to takes itself for a terminal.
+    """
+    source = _Stream(stdin, terminal=False)
+    output, errors = (_Stream(b"", terminal=terminal) for _ in range(2))
     with (
         mock.patch.dict(os.environ, environment(env), clear=True),
         mock.patch.multiple(sys, stdin=source, stdout=output, stderr=errors),
     ):
         code = main(arguments)
-    written = []
-    for stream in (output, errors):
-        stream.flush()
-        assert isinstance(stream.buffer, io.BytesIO)
-        written.append(stream.buffer.getvalue())
-    return subprocess.CompletedProcess(arguments, code, *written)
+    return subprocess.CompletedProcess(arguments, code, output.written(), errors.written())
+
+
+class _OfThread:
+    """A standard stream that is another one in each thread."""
+
+    def __init__(self, name: str, streams: threading.local) -> None:
+        self._name = name
+        self._streams = streams
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(self._streams, self._name), name)
+
+
+def call_at_once(commands: Iterable[Sequence[str]], stdin: bytes = b"") -> list[subprocess.CompletedProcess[bytes]]:
+    """Call many commands in this process, a thread each, so that those that wait for a silent server wait together.
+
+    :param stdin: what each of them reads.
+    """
+    streams = threading.local()
+
+    def call(arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        streams.stdin = _Stream(stdin, terminal=False)
+        streams.stdout, streams.stderr = (_Stream(b"", terminal=False) for _ in range(2))
+        code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, streams.stdout.written(), streams.stderr.written())
+
+    source, output, errors = (_OfThread(name, streams) for name in ("stdin", "stdout", "stderr"))
+    listed = list(commands)
+    with (
+        mock.patch.dict(os.environ, environment(), clear=True),
+        mock.patch.multiple(sys, stdin=source, stdout=output, stderr=errors),
+        ThreadPoolExecutor(len(listed)) as executor,
+    ):
+        return list(executor.map(call, listed))
+
+
+def call_into_file(file: IO[bytes], *arguments: str) -> tuple[int, str]:
+    """Call a command in this process whose standard output is a file or pipe; return its code and its complaints."""
+    errors = _Stream(b"", terminal=False)
+    output = io.TextIOWrapper(file, encoding="utf-8")
+    with (
+        mock.patch.dict(os.environ, environment(), clear=True),
+        mock.patch.multiple(sys, stdout=output, stderr=errors),
+    ):
+        code = main(arguments)
+    output.close()
+    return code, errors.written().decode()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import sys
+import textwrap
 
 from beanpool import BeanpoolError, Connection, PoolManager
 from beanpool.cli.doctor.findings import Facts, Finding, Level, findings
@@ -11,10 +13,11 @@ from beanpool.cli.each_server import on_each_server
 from beanpool.cli.exits import Exit
 from beanpool.cli.look import look
 from beanpool.cli.pool import open_pool, reason
-from beanpool.cli.screen import say_lines
+from beanpool.cli.screen import say_lines, window_width
 from beanpool.cli.tables import Span
 from beanpool.cli.terminal import printable, say, to_json
 
+_INDENT = 8
 _WORDS = {
     Level.OK: ("ok", "green"),
     Level.NOTE: ("note", "yellow"),
@@ -44,12 +47,21 @@ def _say(finding: Finding, *, as_json: bool) -> None:
         record = {"level": word, "about": finding.about, "text": finding.text, "advice": finding.advice}
         say(to_json(record))
         return
-    lines = [
-        [Span(f"{word:8}", style), Span(f"{printable(finding.about)}: ", "bold"), Span(printable(finding.text), "")]
-    ]
+    first, *rest = _filled(f"{finding.about}: {finding.text}")
+    bold = len(finding.about) + 1
+    lines = [[Span(f"{word:{_INDENT}}", style), Span(first[:bold], "bold"), Span(first[bold:], "")]]
+    lines += [[Span(" " * _INDENT + line, "")] for line in rest]
     if finding.advice:
-        lines.append([Span(" " * 8 + printable(finding.advice), "dim")])
+        lines += [[Span(" " * _INDENT + line, "dim")] for line in _filled(finding.advice)]
     say_lines(lines)
+
+
+def _filled(text: str) -> list[str]:
+    """The lines of a text beside the words of the levels, in the window if there is one."""
+    width = window_width(sys.stdout)
+    if width is None:
+        return [printable(text)]
+    return textwrap.wrap(printable(text), max(width - _INDENT, 20), break_on_hyphens=False)
 
 
 def _probe(pool: PoolManager[bytes], servers: list[str]) -> dict[str, str | None]:

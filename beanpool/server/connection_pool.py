@@ -247,7 +247,7 @@ class ConnectionPool:
             if not places.may_hold_more_jobs():
                 self.queue.refuse()
                 return None
-            return places.take_for_jobs(lambda connection: connection.watches_only(tubes))
+            return places.take_for_jobs(tubes)
 
     def _make_room(self) -> None:
         """Before somebody has to wait, or has one connection too many."""

@@ -15,6 +15,8 @@ from beanpool.server.ticket import Ticket
 # One connection in so many may be made beyond the limit while jobs hold others, at least one.
 _JOBS_PER_SPARE = 4
 _SPARE_IDLE_FOR = 2.0
+# A new connection is made sooner than that so many tubes are watched or ignored on one that is there.
+_FAR_APART = 64
 
 
 class Stage(enum.Enum):
@@ -116,17 +118,42 @@ class Places:
             return self._newest(lambda connection: connection.used == tube)
         return idle.pop()
 
-    def take_for_jobs(self, fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:
-        """An idle connection, or a new one, for a reserve; None if all that there may be are in use."""
+    def take_for_jobs(self, tubes: tuple[str, ...] | None = None) -> PooledConnection | None:
+        """An idle connection, or a new one, for a reserve; None if all that there may be are in use.
+
+        :param tubes: those that it is to watch, if that is known.
+        """
         if not self.may_hold_more_jobs():
             return None
-        connection = self._newest(fits)
+        connection = self._newest(lambda _: True) if tubes is None else self._nearest(tubes)
         if connection is None:
             if len(self.connections()) >= self.limit:
                 return None
             connection = self._add()
         connection.may_hold_jobs = True
         return connection
+
+    def _nearest(self, tubes: tuple[str, ...]) -> PooledConnection | None:
+        """Take out the newest one that watches these, else the one that has least to watch and to ignore, roughly.
+
+        None if a new one has less to do: thousands of tubes take longer to watch than a connection takes to make.
+        """
+        nearest = None
+        for connection in reversed(self.idle):
+            if connection.watches_only(tubes):
+                nearest = connection
+                break
+            if nearest is None or _distance(connection, tubes) < _distance(nearest, tubes):
+                nearest = connection
+        if nearest is None or (
+            _distance(nearest, tubes) > max(_FAR_APART, len(tubes)) and len(self.connections()) < self.limit
+        ):
+            return None
+        with contextlib.suppress(ValueError):
+            # A signal handler may have taken it.
+            self.idle.remove(nearest)
+            return nearest
+        return self.idle.pop() if self.idle else None
 
     def _newest(self, fits: Callable[[PooledConnection], bool]) -> PooledConnection | None:
         """Take out the newest one that fits, else the newest one; None if a signal handler has taken the last one."""
@@ -183,7 +210,7 @@ class Places:
                 return
             connection = ticket.connection
             if connection is None:
-                connection = self.take_for_jobs(lambda _: True) if ticket.for_jobs else self.take()
+                connection = self.take_for_jobs() if ticket.for_jobs else self.take()
             if connection is not None:
                 self._hand(ticket, connection)
                 if ticket.connection is None and connection.opened_channel is not None:
@@ -243,3 +270,7 @@ class Places:
                 self.idle.remove(connection)
                 taken.append(connection)
         return taken
+
+
+def _distance(connection: PooledConnection, tubes: tuple[str, ...]) -> int:
+    return abs(len(connection.watched) - len(tubes))

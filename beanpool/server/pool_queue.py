@@ -107,7 +107,7 @@ class PoolQueue:
                 connection = None
                 if not self._places.others_come_first():
                     places = self._places
-                    connection = places.take_for_jobs(lambda _: True) if for_jobs else places.take()
+                    connection = places.take_for_jobs() if for_jobs else places.take()
                 if connection is not None:
                     return connection
                 self._append(ticket)

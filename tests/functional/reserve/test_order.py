@@ -268,6 +268,17 @@ class TestMoreTubesThanConnections:
             put(beanstalkd, "t15")
             assert take(pool, 10, 1, tubes=self.TUBES, order="strict") == [(pool.servers[0].address, "t15")]
 
+    def test_what_watches_all_goes_on_with_that(self, beanstalkd: BeanstalkdServer) -> None:
+        """To watch them anew takes longer than all the rest."""
+        tubes = [f"t{number}" for number in range(300)]
+        with pool_of(beanstalkd) as pool:
+            counts = []
+            for _ in range(4):
+                put(beanstalkd, tubes[-1])
+                assert len(take(pool, 5, 1, tubes=tubes, order="fair")) == 1
+                counts.append(beanstalkd.control.counter("cmd-watch"))
+        assert counts[-1] - counts[0] < len(tubes)
+
     def test_very_many_within_the_time(self, beanstalkd: BeanstalkdServer) -> None:
         """No work goes with the square of their number."""
         tubes = [f"t{number}" for number in range(3_000)]

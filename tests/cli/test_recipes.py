@@ -1,4 +1,7 @@
-"""The commands of docs/operations.md do what the document shows, on three servers, one after the other."""
+"""The commands of docs/operations.md do what the document shows, on three servers, one after the other.
+
+Those of other documents are at least commands.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 from support.command_line import call_beanpool
 
+from beanpool.cli.parser import build_parser
+
 if TYPE_CHECKING:
     from conftest import StartCluster
+    from support.servers import BeanstalkdServer
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
+DOCUMENT = DOCUMENTS / "operations.md"
 
 
 def examples(text: str) -> Iterator[tuple[str, str]]:
@@ -45,3 +52,28 @@ def test_commands_in_the_recipes(cluster: StartCluster, tmp_path: Path, monkeypa
         done = call_beanpool(*arguments, env=env)
         shown = (done.stdout + done.stderr).decode()
         assert matches(expected, shown), f"$ {command}\n{shown}"
+
+
+@pytest.mark.parametrize("name", ["command-line.md", "workers.md", "monitoring.md"])
+def test_commands_in_other_documents_can_be_read(name: str) -> None:
+    found = 0
+    for command, _ in examples((DOCUMENTS / name).read_text(encoding="utf-8")):
+        words = shlex.split(command, comments=True)
+        while "beanpool" in words:
+            words = words[words.index("beanpool") + 1 :]
+            end = next((number for number, word in enumerate(words) if word in ("|", ">", "<", "&&", ";")), len(words))
+            build_parser().parse_args(words[:end])
+            found += 1
+    assert found > 0
+
+
+def test_tables_have_the_heads_that_the_reference_shows(beanstalkd: BeanstalkdServer) -> None:
+    beanstalkd.control.put(b"x", "mail")
+    seen = set()
+    for command, shown in examples((DOCUMENTS / "command-line.md").read_text(encoding="utf-8")):
+        head = shown.partition("\n")[0].split()
+        if head[:1] in (["job"], ["server"], ["tube"]) and "move" not in command:
+            done = call_beanpool(*shlex.split(command)[1:], "-u", beanstalkd.url)
+            assert done.stdout.decode().partition("\n")[0].split() == head, command
+            seen.add(command)
+    assert seen == {"beanpool peek mail", "beanpool servers", "beanpool tubes"}

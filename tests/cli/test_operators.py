@@ -176,6 +176,24 @@ def test_move_and_clear_take_the_states_that_are_named(cluster: StartCluster) ->
     assert sum(jobs_in(server, "mail", "delayed") for server in servers) == 0
 
 
+def test_states_and_limits_are_heeded(cluster: StartCluster) -> None:
+    servers = cluster(2)
+    for _ in range(2):
+        servers[0].control.put(b"x", "mail")
+        servers[0].control.put(b"x", "mail", delay=300)
+    commands = (
+        ("move", "mail", "post", "--max", "1"),
+        ("clear", "mail", "--state", "delayed", "--max", "1"),
+        ("evacuate", servers[0].address, "--state", "delayed"),
+    )
+    for command in commands:
+        done = call_beanpool("-u", urls(*servers), "--json", *command, "--yes")
+        assert lines(done)[0]["total"]["done"] == 1, done
+    # What was moved first was ready.
+    assert [jobs_in(servers[0], tube) for tube in ("mail", "post")] == [1, 1]
+    assert jobs_in(servers[1], "mail", "delayed") == 1
+
+
 def test_evacuate_empties_one_server(cluster: StartCluster) -> None:
     servers = cluster(2)
     for tube in ("a", "b"):

@@ -13,39 +13,21 @@ import time
 from beanpool.connection import results
 from beanpool.protocol import RELEASE, STATS_JOB, encode_job, encode_release
 from beanpool.server.lease import Lease
+from beanpool.server.lease_round import LeaseRound
 from beanpool.server.pooled_connection import PooledConnection
 
 # Their replies fit into socket buffers, and the commands of siblings are not kept waiting for long: some milliseconds.
 _AT_ONCE = 256
 
 
-class PartialRelease:
-    """The release of some jobs of one lease. While it is under way it has the connection for itself."""
+class PartialRelease(LeaseRound):
+    """The release of some jobs of one lease."""
 
     def __init__(self, lease: Lease[PooledConnection]) -> None:
-        self.lease = lease
-        self.connection = lease.connection
-        self.give_up_at = 0.0
-        """When the server is late (monotonic seconds)."""
+        super().__init__(lease)
         self._asked: collections.deque[int] = collections.deque()
         self._released: collections.deque[int] = collections.deque()
         self._done: list[int] = []
-
-    def live_descriptor(self) -> int:
-        """What to wait on until it is readable, before the next :meth:`step`.
-
-        :raises ConnectionFailed: if another thread has closed the connection; call :meth:`end` then, too.
-        """
-        return self.connection.live_descriptor()
-
-    def take_connection(self) -> bool:
-        """Have the connection until :meth:`end`; false if it is in use, or is no longer held for these jobs."""
-        if not self.lease.pin():
-            return False
-        if not self.connection.guard.acquire(blocking=False):
-            self.lease.unpin()
-            return False
-        return True
 
     def begin(self) -> bool:
         """Send the first commands; true if there are none to send.

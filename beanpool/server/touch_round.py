@@ -10,44 +10,26 @@ from typing import Any
 from beanpool.connection import Job, JobState, lease_of, set_state
 from beanpool.protocol import STATS_JOB, TOUCH, Command, encode_job, parse_mapping
 from beanpool.server.lease import Lease
+from beanpool.server.lease_round import LeaseRound
 from beanpool.server.pooled_connection import PooledConnection
 
 
-class TouchRound:
-    """The touches of some jobs of one lease. While it is under way it has the connection for itself.
+class TouchRound(LeaseRound):
+    """The touches of some jobs of one lease.
 
     :param jobs: the jobs, and whether the TTR of each is to be asked for (``stats-job``).
     """
 
     def __init__(self, lease: Lease[PooledConnection], jobs: Iterable[tuple[Job[Any], bool]]) -> None:
-        self.lease = lease
-        self.connection = lease.connection
+        super().__init__(lease)
         self.began_at = 0.0
         """When the first request was sent (monotonic seconds)."""
-        self.give_up_at = 0.0
-        """When the server is late (monotonic seconds)."""
         self.touched: dict[Job[Any], float | None] = {}
         """Those that were touched, each with its TTR (seconds) if it was asked for and is known."""
         self.lost: list[Job[Any]] = []
         """Those that the server has reserved for this connection no longer."""
         self._jobs = list(jobs)
         self._due: collections.deque[tuple[Job[Any], Command]] = collections.deque()
-
-    def live_descriptor(self) -> int:
-        """What to wait on until it is readable, before the next :meth:`step`.
-
-        :raises ConnectionFailed: if another thread has closed the connection; call :meth:`end` then, too.
-        """
-        return self.connection.live_descriptor()
-
-    def take_connection(self) -> bool:
-        """Have the connection until :meth:`end`; false if it is in use, or is no longer held for these jobs."""
-        if not self.lease.pin():
-            return False
-        if not self.connection.guard.acquire(blocking=False):
-            self.lease.unpin()
-            return False
-        return True
 
     def begin(self) -> bool:
         """Send the commands; true if there are none to send.

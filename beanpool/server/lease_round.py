@@ -1,0 +1,32 @@
+"""A few commands on jobs of one lease, driven by readiness, beside whoever works on them."""
+
+from __future__ import annotations
+
+from beanpool.server.lease import Lease
+from beanpool.server.pooled_connection import PooledConnection
+
+
+class LeaseRound:
+    """Commands on some jobs of a lease. While it is under way it has the connection for itself."""
+
+    def __init__(self, lease: Lease[PooledConnection]) -> None:
+        self.lease = lease
+        self.connection = lease.connection
+        self.give_up_at = 0.0
+        """When the server is late (monotonic seconds)."""
+
+    def live_descriptor(self) -> int:
+        """What to wait on until it is readable, before the next step.
+
+        :raises ConnectionFailed: if another thread has closed the connection; end the round then, too.
+        """
+        return self.connection.live_descriptor()
+
+    def take_connection(self) -> bool:
+        """Have the connection until the end of the round; false if it is in use, or no longer held for these jobs."""
+        if not self.lease.pin():
+            return False
+        if not self.connection.guard.acquire(blocking=False):
+            self.lease.unpin()
+            return False
+        return True

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from chaos.operations import CONNECT_TIMEOUT, DEADLINE, RECOVERY, Stage, settle, witnesses
+from chaos.operations import CONNECT_TIMEOUT, DEADLINE, PATIENT, RECOVERY, Stage, settle, witnesses
 from chaos.proxies import LinkedServer
 from chaos.report import Results
 from support.lag import LagProbe
@@ -37,7 +37,7 @@ def cuts(length: int, step: int = 3) -> list[int]:
 @contextlib.contextmanager
 def stage_on(servers: list[LinkedServer], ledger: Ledger, lag: LagProbe) -> Iterator[Stage]:
     """A pool whose monitor keeps still, with a connection to the sick server."""
-    stage = Stage(servers[0], servers[1], "tube", ledger, lag, health_interval=60.0)
+    stage = Stage(servers[0], servers[1], "tube", ledger, lag, deadline=PATIENT, health_interval=60.0)
     with stage.pool:
         outcome, body = stage.put(stage.key)
         assert outcome == "stored"
@@ -66,7 +66,7 @@ def put(stage: Stage, stream: Stream, k: int) -> str:
 def put_many(stage: Stage, stream: Stream, k: int) -> str:
     bodies = stage.ledger.tokens(3)
     with stage.sick.link.toxic("limit_data", stream, bytes=k):
-        outcomes = stage.timed("put_many", lambda: stage.pool.put_many(bodies, key=stage.key), 2 * DEADLINE)
+        outcomes = stage.timed("put_many", lambda: stage.pool.put_many(bodies, key=stage.key), 2 * stage.deadline)
     stored = {job.body for job in _take_out(stage)}
     counts: Counter[str] = Counter()
     end = 0
@@ -171,7 +171,7 @@ def delete_many(stage: Stage, stream: Stream, k: int) -> str:
     for job in jobs:
         stage.ledger.delivered(job.data, job.server, job.id)
     with stage.sick.link.toxic("limit_data", stream, bytes=k):
-        outcomes = stage.timed("delete_many", lambda: stage.pool.delete_many(jobs), 2 * DEADLINE)
+        outcomes = stage.timed("delete_many", lambda: stage.pool.delete_many(jobs), 2 * stage.deadline)
     told = []
     for job, outcome in zip(jobs, outcomes, strict=True):
         gone = stage.sick.control.stats_job(job.id) is None

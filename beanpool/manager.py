@@ -514,10 +514,11 @@ class PoolManager(NotPicklable, Generic[BodyT]):
 
         With an `order` each tube is asked by itself: there is one round trip for each tube and server until one
         has a job, and while the call waits, one connection to each server for each tube, instead of one to each server.
-        The job's ``tube`` is then always known, without asking for it. More tubes than half of `max_connections` are
-        waited for all at once, by one connection to each server: the order is that of what is ready when the call
-        begins, and a job that is waited for takes a round trip more, to learn its tube. Of so many, ``"fair"`` asks a
-        few in turn by themselves, then all at once.
+        The job's ``tube`` is then known without asking for it. More tubes than half of `max_connections` are waited for
+        all at once, by one connection to each server: the order is that of what is ready when the call begins, and a
+        job that is waited for takes a round trip more, to learn its tube (``stats-job``). If the server does not answer
+        that within a second, the job comes all the same, and its ``tube`` is None. Of so many, ``"fair"`` asks a few in
+        turn by themselves, then all at once.
 
         :param timeout: how long to wait (seconds); None for ever.
         :param tubes: the tube, or tubes, to take from; None for those that the pool watches.
@@ -564,11 +565,12 @@ class PoolManager(NotPicklable, Generic[BodyT]):
 
         :param limit: how many jobs at most (1 to 100,000).
         :param timeout: how long to wait for the first job (seconds); None for ever. A server that is silent while
-            others have given jobs is waited for at most a second, one that is silent while none has, at most the
-            pool's timeout; the jobs of the others are returned then.
+            others have given jobs is waited for a second, or a few of its usual round trips if these take longer; one
+            that is silent while none has, at most the pool's timeout; the jobs of the others are returned then.
         :param tubes: the tube, or tubes, to take from; None for those that the pool watches.
         :param order: as for :meth:`reserve`; what a tube has is taken before the next one is asked. ``"fair"`` begins
-            with the one after the last that gave a job, ``"strict"`` with the first.
+            with the one after the last that gave a job, ``"strict"`` with the first. With more tubes than half of
+            `max_connections`, the ``tube`` of the jobs of a server that does not say it within a second is None.
         :param waker: ends the call early, with the jobs that are in hand then: see :class:`Waker`.
         :param server: the only server to ask, by its name or address; None for all.
         :raises ValueError: if the server is not one of the pool's, or there is no such order.

@@ -191,7 +191,8 @@ class Reserver:
         if not jobs:
             self._refuse_silence(shared, take.errors, take.missed, wait_for_all)
             return []
-        shared.order.served(shared.order.number((jobs[-1].tube,)) if jobs[-1].tube is not None else 0)
+        if jobs[-1].tube is not None:
+            shared.order.served(shared.order.number((jobs[-1].tube,)))
         if began is not None:
             seconds = _monotonic() - began
             for (server, tube), count in collections.Counter((job.server, job.tube) for job in jobs).items():

@@ -149,8 +149,10 @@ class TestStrict:
     def test_who_comes_back_at_once_finds_the_tubes_before_still_known_to_be_empty(
         self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Else its job would be held until it has to go back to its server."""
+        """Else what comes after them is not waited for, or its job is held, until they have been asked anew."""
         monkeypatch.setattr("beanpool.reserve.wait.GRACE", 30.0)
+        # The end of a slice tells it, too.
+        monkeypatch.setattr("beanpool.reserve.waiters.RESERVE_SLICE", 60)
         with pool_of(beanstalkd) as pool:
             for _ in range(3):
                 thread = start_waiting(pool, tubes=["b", "a"], order="strict")
@@ -252,6 +254,33 @@ class TestMoreTubesThanConnections:
             jobs = thread.result()
             assert [job.tube for job in jobs] == ["t15"]
             pool.delete_many(jobs)
+
+    def test_whose_server_does_not_say_the_tube_in_time_comes_all_the_same(
+        self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("beanpool.reserve.reserver.name_tubes", lambda *_: None)
+        options: dict[str, Any] = {"tubes": self.TUBES, "order": "fair"}
+        with pool_of(beanstalkd, max_connections=2) as pool:
+            many = functools.partial(pool.reserve_many, 1, **options)
+            put(beanstalkd, "t12")
+            pool.delete_many(many(0))
+            thread = background(functools.partial(many, 10))
+            wait_until(lambda: waiting(beanstalkd) == 1, "one waiter")
+            put(beanstalkd, "t15")
+            jobs = thread.result()
+            assert [(job.tube, job.data) for job in jobs] == [(None, b"t15")]
+            pool.delete_many(jobs)
+            # That says nothing of whose turn is next.
+            for tube in ("t10", "t14"):
+                put(beanstalkd, tube)
+            jobs = many(0)
+            assert [job.data for job in jobs] == [b"t14"]
+            pool.delete_many(jobs)
+            # Of so many only a few are asked by themselves.
+            job = pool.reserve(0, **options)
+            assert job is not None
+            assert (job.tube, job.data) == (None, b"t10")
+            job.delete()
 
     def test_no_tube_starves(self, beanstalkd: BeanstalkdServer) -> None:
         put(beanstalkd, "t00", 100)

@@ -163,6 +163,7 @@ class Sweeper:
         queue: dict[Member, Ticket] = {}
         try:
             interruption.attach(come)
+            self._dismiss_answered(begun)
             for member in missed:
                 if member.pool.full_of_jobs():
                     continue
@@ -190,6 +191,7 @@ class Sweeper:
                     delivery = self._ask((member, number), order, patience, begun, errors, [], connection)
                     if delivery is not None:
                         return delivery
+                    self._dismiss_answered(begun)
                 if interruption.came or (queue and not come.event.wait(max(0.0, until - _monotonic()))):
                     break
         finally:
@@ -225,6 +227,13 @@ class Sweeper:
                 return member, connection, reply
             member.pool.checkin(connection)
         return None
+
+    def _dismiss_answered(self, begun: Begun) -> None:
+        """Give back what is of no more use: those who queue for it may hold what is queued for here."""
+        answered = [entry for entry in begun if not entry[1].waiting]
+        for entry in answered:
+            begun.remove(entry)
+        self.dismiss(answered)
 
     def dismiss(self, begun: Begun) -> None:
         """Cancel the reserves that were begun: nobody waits for them."""

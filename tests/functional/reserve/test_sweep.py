@@ -127,6 +127,20 @@ class TestSweep:
         assert len(found) == len(set(found)) == 300
 
 
+class TestFewConnections:
+    @pytest.mark.parametrize("many", [False, True])
+    def test_looks_at_the_same_time_do_not_wait_for_each_other(self, cluster: StartCluster, many: bool) -> None:
+        """Who queues for a server's connection holds no other server's."""
+        with pool_of(*cluster(2), max_connections=1, timeout=60) as pool:
+            look = functools.partial(pool.reserve_many, 2, 0) if many else functools.partial(pool.reserve, 0)
+
+            def look_often() -> None:
+                for _ in range(200):
+                    assert not look()
+
+            run_together(*[look_often] * 4, timeout=30)
+
+
 class TestTime:
     @pytest.mark.parametrize("timeout", [0, 0.0, 0.05, 0.3, 1.0])
     def test_the_time_is_kept_to_the_fraction(self, cluster: StartCluster, timeout: float) -> None:

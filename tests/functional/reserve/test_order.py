@@ -259,9 +259,8 @@ class TestMoreTubesThanConnections:
         self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("beanpool.reserve.reserver.name_tubes", lambda *_: None)
-        options: dict[str, Any] = {"tubes": self.TUBES, "order": "fair"}
         with pool_of(beanstalkd, max_connections=2) as pool:
-            many = functools.partial(pool.reserve_many, 1, **options)
+            many = functools.partial(pool.reserve_many, 1, tubes=self.TUBES, order="fair")
             put(beanstalkd, "t12")
             pool.delete_many(many(0))
             thread = background(functools.partial(many, 10))
@@ -277,7 +276,7 @@ class TestMoreTubesThanConnections:
             assert [job.data for job in jobs] == [b"t14"]
             pool.delete_many(jobs)
             # Of so many only a few are asked by themselves.
-            job = pool.reserve(0, **options)
+            job = pool.reserve(0, tubes=self.TUBES, order="fair")
             assert job is not None
             assert (job.tube, job.data) == (None, b"t10")
             job.delete()

@@ -131,14 +131,14 @@ class TestFewConnections:
     @pytest.mark.parametrize("many", [False, True])
     def test_looks_at_the_same_time_do_not_wait_for_each_other(self, cluster: StartCluster, many: bool) -> None:
         """Who queues for a server's connection holds no other server's."""
-        with pool_of(*cluster(2), max_connections=1, timeout=60) as pool:
+        with pool_of(*cluster(4), max_connections=1, timeout=60) as pool:
             look = functools.partial(pool.reserve_many, 2, 0) if many else functools.partial(pool.reserve, 0)
 
             def look_often() -> None:
-                for _ in range(200):
+                for _ in range(100):
                     assert not look()
 
-            run_together(*[look_often] * 4, timeout=30)
+            run_together(*[look_often] * 8, timeout=30)
 
 
 class TestTime:

@@ -530,7 +530,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         :param server: the only server to ask, by its name or address; None for all.
         :raises ValueError: if the server is not one of the pool's, or there is no such order.
         :raises NoServerAvailable: if no server could be asked until then.
-        :raises PoolTimeout: if all connections were in use by unfinished jobs.
+        :raises PoolTimeout: if all connections were in use, by unfinished jobs or by other calls, as long as it waited.
         :raises PoolClosed: if the pool is closed meanwhile.
         """
         if waker is not None:
@@ -576,7 +576,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         :raises ValueError: if the server is not one of the pool's, or there is no such order.
         :returns: the jobs; an empty list if none came in time.
         :raises NoServerAvailable: if no server could be asked until then.
-        :raises PoolTimeout: if all connections were in use by unfinished jobs.
+        :raises PoolTimeout: if all connections were in use, by unfinished jobs or by other calls, as long as it waited.
         :raises PoolClosed: if the pool is closed meanwhile.
         """
         check_int("limit", limit, 1, MOST_JOBS)

@@ -108,19 +108,22 @@ def test_nothing_is_lost_when_a_server_and_a_worker_are_killed(
         assert not any(isinstance(outcome, Exception) for outcome in outcomes)
         with contextlib.ExitStack() as stack:
 
-            def start() -> subprocess.Popen[bytes]:
+            def start(name: str) -> subprocess.Popen[bytes]:
+                beats = ("--heartbeat-file", str(tmp_path / name))
                 return stack.enter_context(
-                    started_beanpool(*arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                    started_beanpool(
+                        *arguments, *beats, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                    )
                 )
 
-            workers = [start() for _ in range(PROCESSES)]
+            workers = [start(f"worker {number}") for number in range(PROCESSES)]
             wait_until(lambda: book.read()[1].total() > JOBS / 4, "a part of the jobs", 60)
             servers[0].kill()
             workers[0].kill()
             wait_until(lambda: book.read()[1].total() > JOBS / 2, "half of the jobs", 60)
             servers[0].start()
             workers[0].wait()
-            workers[0] = start()
+            workers[0] = start("another worker")
 
             def settled() -> bool:
                 done = set(book.read()[1])
@@ -128,6 +131,8 @@ def test_nothing_is_lost_when_a_server_and_a_worker_are_killed(
                 return left == 0 and all(body in done for body in bodies if not body.startswith("never"))
 
             wait_until(settled, "the end of all jobs", 60 + JOBS / 100)
+            # Before it beats, a signal would end it as any other program.
+            wait_until((tmp_path / "another worker").exists, "the new worker to have begun", 60)
             for worker in workers:
                 worker.send_signal(signal.SIGTERM)
             assert [worker.wait(30) for worker in workers] == [0] * PROCESSES

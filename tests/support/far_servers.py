@@ -36,6 +36,7 @@ _NEARBY = {
         test_its_server_was_restarted_and_the_ids_are_those_of_others
         test_jobs_that_were_reserved_one_by_one
         test_keys_of_other_servers_do_not_move
+        test_looks_at_the_same_time_do_not_wait_for_each_other
         test_kills_and_restarts_lose_nothing_that_was_acknowledged
         test_many_threads_and_all_ends_that_a_job_can_have
         test_many_threads_and_each_job_once

@@ -289,7 +289,7 @@ class TestSharedLease:
         with assert_baseline():
             pool = unprobed(beanstalkd)
             jobs = pool.reserve_many(10, 0)
-            closing = background(functools.partial(pool.close, 5))
+            closing = background(functools.partial(pool.close, 30))
             wait_until(
                 lambda: isinstance(background(lambda: pool.put("more")).error(), PoolClosed), "the pool to close"
             )

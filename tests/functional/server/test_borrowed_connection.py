@@ -186,7 +186,8 @@ def test_one_that_breaks_can_be_opened_again(cluster: StartCluster) -> None:
             connection.close()
             connection.reconnect()
             assert connection.using() == "mine"
-        assert pool.servers[0].open == 1
+        # A check of its health, after the trouble, may have one for a moment.
+        wait_until(lambda: pool.servers[0].open == 1, "one connection")
 
 
 def test_a_reserve_on_it_ends_with_the_pool(cluster: StartCluster) -> None:

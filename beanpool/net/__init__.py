@@ -16,7 +16,7 @@ from beanpool.net.channel import OF_THE_PARENT, Channel, ChannelState
 from beanpool.net.connector import Connector, connect
 from beanpool.net.exchange import Exchange, Failure, drive, give_up_late
 from beanpool.net.poller import WakeUpPipe, new_poller
-from beanpool.net.readiness import wait_for
+from beanpool.net.readiness import wait_for, wait_for_any
 from beanpool.net.resolver import Lookup, lookup_timeout
 
 __all__ = [
@@ -44,4 +44,5 @@ __all__ = [
     "split_scheme",
     "unquoted",
     "wait_for",
+    "wait_for_any",
 ]

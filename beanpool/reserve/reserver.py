@@ -228,7 +228,7 @@ class Reserver:
         take.hand_over(begun)
         take.sort_out()
         if take.empty and wait_for_all:
-            late = self._sweeper.ask_in_turn(take.missed, number, shared.order, until, begun, take.errors, interruption)
+            late = self._sweeper.hear_all(take.missed, number, shared.order, until, begun, take.errors, interruption)
             if late is not None:
                 take.add([late])
                 take.run((), until, True)

@@ -1,4 +1,4 @@
-"""Asking one server after another for a job that is ready."""
+"""Asking one server after another for a job that is ready; far ones at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from beanpool.cluster import Topology
 from beanpool.errors import BeanpoolError, CommandFailed
-from beanpool.protocol import RESERVE_WITH_TIMEOUT
+from beanpool.net import wait_for_any
+from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply
 from beanpool.reserve.server_waiter import Begun, Delivery, Post
 from beanpool.reserve.tube_order import TubeOrder
 from beanpool.reserve.wait import Reaper, SharedWait
@@ -18,9 +19,14 @@ from beanpool.reserve.waker import Interruption, Waker
 from beanpool.runtime import ReentrantEvent
 from beanpool.server import Member, PooledConnection, Ticket
 
-# How long a sweep looks at one server before it asks the next one; the reply is picked up later (seconds).
+# How long a sweep looks at one server before it asks others, unless that is known to be farther away; the reply is
+# picked up later (seconds).
 _PATIENCE = 0.25
-# The same where the call may have to end early, and how often a call that waits for a reply sees whether it has to
+_MORE_THAN_A_ROUND_TRIP = 1.5
+# How long a sweep asks one server after another; then those that are left are asked at once (seconds). Near servers are
+# done by then. Of far ones, many must not take longer than one; what they bring too much goes back.
+_ONE_BY_ONE = 0.02
+# How often a call that waits for a reply sees whether it has to end early, or has a connection that it queues for
 # (seconds).
 _INTERRUPTED_WITHIN = 0.02
 _monotonic = time.monotonic
@@ -62,10 +68,11 @@ class Sweeper:
         :param interruption: what may end it early; None if only the end of all reserves may.
         :param spared: servers that are not asked.
         """
-        patience = _PATIENCE if interruption is None else _INTERRUPTED_WITHIN
         members = self._topology().rotation(next(self.starts)) if shared.is_for_all else shared.members()
         strict = shared.order.is_strict
         delivery: Delivery | None = None
+        left: list[Member] = []
+        started = now = _monotonic()
         for member in members:
             ref = shared.waiters_ref
             waiters = None if ref is None else ref()
@@ -81,20 +88,25 @@ class Sweeper:
                 continue
             if not (member.up or wait_for_all) or member in spared:
                 continue
+            if now - started > _ONE_BY_ONE:
+                left.append(member)
+                continue
             if self.stopped or (interruption is not None and interruption.came):
                 return None
-            now = _monotonic()
-            delivery = self._ask((member, number), shared.order, min(until, now + patience), begun, errors, missed)
+            until_next = min(until, now + _patience(member))
+            delivery = self._ask((member, number), shared.order, until_next, begun, errors, missed, interruption)
             if delivery is not None:
                 break
-            if _monotonic() - now >= _PATIENCE >= member.patience:
+            asked_at, now = now, _monotonic()
+            if now - asked_at >= member.patience:
                 # It is dismissed without a word if another one has a job. It must not cost every sweep this time.
                 member.doubt()
-        if missed and wait_for_all and delivery is None:
+        if left and delivery is None and (wait_for_all or not shared.is_plain):
+            # Else the wait, which comes next, asks them.
+            delivery = self._ask_at_once(left, number, shared.order, until, begun, errors, missed, interruption)
+        if (missed or begun) and wait_for_all and delivery is None:
             some = interruption or Interruption(self._stop)
-            delivery = self.ask_in_turn(missed, number, shared.order, until, begun, errors, some)
-        if begun and wait_for_all and delivery is None:
-            delivery = self._collect(begun, until, interruption or Interruption(self._stop))
+            delivery = self.hear_all(missed, number, shared.order, until, begun, errors, some)
         if begun and (delivery is not None or wait_for_all):
             self.dismiss(begun)
         return delivery
@@ -107,8 +119,10 @@ class Sweeper:
         begun: Begun,
         errors: dict[str, BaseException],
         missed: list[Member],
+        interruption: Interruption | None,
         connection: PooledConnection | None = None,
     ) -> Delivery | None:
+        """Ask one server, and wait for the reply until then (monotonic seconds)."""
         member, number = post
         pool, tubes = member.pool, order.groups[number]
         if connection is None:
@@ -122,15 +136,18 @@ class Sweeper:
                 missed.append(member)
                 return None
         try:
-            reply = connection.sweep(tubes, until)
+            if interruption is None:
+                reply = connection.sweep(tubes, until)
+            else:
+                reply = connection.sweep(tubes, min(until, _monotonic() + _INTERRUPTED_WITHIN))
+                while reply is None and not interruption.came and (now := _monotonic()) < until:
+                    reply = connection.await_reply(min(until, now + _INTERRUPTED_WITHIN))
             if reply is not None and reply.status == "RESERVED":
                 return member, connection, reply
-            if reply is None or reply.status in ("TIMED_OUT", "DEADLINE_SOON"):
-                begun.append((member, connection, number))
-                if reply is not None:
-                    member.works()
-                return None
-            raise connection.refuse(RESERVE_WITH_TIMEOUT, reply)
+            if reply is not None:
+                _check_empty(member, connection, reply)
+            begun.append((member, connection, number))
+            return None
         except CommandFailed as error:
             errors[member.address] = error
             pool.checkin(connection)
@@ -143,7 +160,38 @@ class Sweeper:
             pool.discard(connection, "the caller was interrupted")
             raise
 
-    def ask_in_turn(
+    def _ask_at_once(
+        self,
+        members: Sequence[Member],
+        number: int,
+        order: TubeOrder,
+        until: float,
+        begun: Begun,
+        errors: dict[str, BaseException],
+        missed: list[Member],
+        interruption: Interruption | None,
+    ) -> Delivery | None:
+        """Ask all of these at the same time, and wait for the replies as long as for one."""
+        for member in members:
+            delivery = self._ask((member, number), order, 0.0, begun, errors, missed, None)
+            if delivery is not None:
+                return delivery
+        asked_at = _monotonic()
+        until = min(until, asked_at + max(map(_patience, members)))
+        some = interruption or Interruption(self._stop)
+        while any(connection.waiting for _, connection, _ in begun) and not some.came:
+            delivery = self._await_some(begun, until, errors)
+            if delivery is not None:
+                return delivery
+            now = _monotonic()
+            if now >= until:
+                for member in [member for member, connection, _ in begun if connection.waiting]:
+                    if now - asked_at >= member.patience:
+                        member.doubt()
+                break
+        return None
+
+    def hear_all(
         self,
         missed: list[Member],
         number: int,
@@ -153,11 +201,12 @@ class Sweeper:
         errors: dict[str, BaseException],
         interruption: Interruption,
     ) -> Delivery | None:
-        """Queue for connections to these servers, and ask each with the one that comes.
+        """Give those who were slow to answer the rest of the time, and queue for connections to those that were missed.
 
-        Not where unfinished jobs hold all: nothing says that one of them will be finished soon.
+        Both at once, and what is of no more use is given back at once: else two callers could wait for each other.
+        Nobody queues where unfinished jobs hold all connections: nothing says that one of them will be finished soon.
 
-        :param missed: the servers; those that were asked are taken out.
+        :param missed: the servers that could not be asked; those that are asked now are taken out.
         """
         come = _Come()
         queue: dict[Member, Ticket] = {}
@@ -165,20 +214,9 @@ class Sweeper:
             interruption.attach(come)
             self._dismiss_answered(begun)
             for member in missed:
-                if member.pool.full_of_jobs():
-                    continue
-                queue[member] = Ticket(come.tell)
-                try:
-                    member.pool.queue_up(queue[member])
-                except BeanpoolError as error:
-                    # It was removed a moment ago: there will be no connection.
-                    errors[member.address] = error
-                    del queue[member]
-                    continue
-                with _noting(errors, member):
-                    member.starved()
-                    member.reservations.evict(for_jobs=True)
-            while queue and not interruption.came:
+                if not member.pool.full_of_jobs():
+                    self._queue_up(member, come, queue, errors)
+            while (queue or begun) and not interruption.came:
                 come.event.clear()
                 for member in [member for member, ticket in queue.items() if ticket.settled]:
                     connection = None
@@ -187,12 +225,20 @@ class Sweeper:
                     if connection is None:
                         continue
                     missed.remove(member)
-                    patience = min(until, _monotonic() + _PATIENCE)
-                    delivery = self._ask((member, number), order, patience, begun, errors, [], connection)
+                    delivery = self._ask((member, number), order, 0.0, begun, errors, [], None, connection)
                     if delivery is not None:
                         return delivery
-                    self._dismiss_answered(begun)
-                if interruption.came or (queue and not come.event.wait(max(0.0, until - _monotonic()))):
+                now = _monotonic()
+                if not begun:
+                    if queue and not come.event.wait(max(0.0, until - now)):
+                        break
+                    continue
+                delivery = self._await_some(begun, min(until, now + _INTERRUPTED_WITHIN), errors)
+                if delivery is not None:
+                    return delivery
+                self._dismiss_answered(begun)
+                if _monotonic() >= until:
+                    self._give_up(begun, errors)
                     break
         finally:
             interruption.detach(come)
@@ -200,33 +246,70 @@ class Sweeper:
                 member.pool.queue.leave(ticket)
         return None
 
-    def _collect(self, begun: Begun, until: float, interruption: Interruption) -> Delivery | None:
-        """Give those who were slow to answer the rest of the time."""
-        for entry in list(begun):
-            member, connection, _ = entry
-            if not connection.waiting:
-                continue
-            begun.remove(entry)
-            try:
-                reply = None
-                while reply is None:
-                    now = _monotonic()
-                    if now >= until:
-                        raise connection.late()
-                    if interruption.came:
-                        begun.append(entry)
-                        return None
-                    reply = connection.await_reply(min(until, now + _INTERRUPTED_WITHIN))
-            except BeanpoolError as error:
-                member.pool.checkin(connection, broken=error)
-                continue
-            except BaseException:
-                member.pool.discard(connection, "the caller was interrupted")
-                raise
-            if reply.status == "RESERVED":
-                return member, connection, reply
-            member.pool.checkin(connection)
+    def _queue_up(
+        self, member: Member, come: _Come, queue: dict[Member, Ticket], errors: dict[str, BaseException]
+    ) -> None:
+        queue[member] = Ticket(come.tell)
+        try:
+            member.pool.queue_up(queue[member])
+        except BeanpoolError as error:
+            # It was removed a moment ago: there will be no connection.
+            errors[member.address] = error
+            del queue[member]
+            return
+        with _noting(errors, member):
+            member.starved()
+            member.reservations.evict(for_jobs=True)
+
+    def _await_some(self, begun: Begun, until: float, errors: dict[str, BaseException]) -> Delivery | None:
+        """Wait until one of them answers, or until then (monotonic seconds, at most the usual slice), and take that in.
+
+        :returns: the first job.
+        """
+        waiting = [entry for entry in begun if entry[1].waiting]
+        now = _monotonic()
+        soon = min([until, now + _INTERRUPTED_WITHIN, *(connection.give_up_at for _, connection, _ in waiting)])
+        ready = wait_for_any([(entry[1], entry) for entry in waiting], soon - now)
+        now = _monotonic()
+        # What was closed by another thread is not reported.
+        for entry in [entry for entry in waiting if entry in ready or entry[1].closed or now >= entry[1].give_up_at]:
+            delivery = self._pick_up(entry, begun, errors)
+            if delivery is not None:
+                return delivery
         return None
+
+    def _pick_up(
+        self, entry: tuple[Member, PooledConnection, int], begun: Begun, errors: dict[str, BaseException]
+    ) -> Delivery | None:
+        """Take in what has come on one connection; it stays in `begun` if that is no job and no error."""
+        member, connection, _ = entry
+        try:
+            reply = connection.step()
+            if reply is None:
+                if not connection.connecting and _monotonic() >= connection.give_up_at:
+                    raise connection.late()
+                return None
+            if reply.status != "RESERVED":
+                _check_empty(member, connection, reply)
+                return None
+        except BeanpoolError as error:
+            begun.remove(entry)
+            errors[member.address] = error
+            member.pool.checkin(connection, broken=None if isinstance(error, CommandFailed) else error)
+            return None
+        except BaseException:
+            begun.remove(entry)
+            member.pool.discard(connection, "the caller was interrupted")
+            raise
+        begun.remove(entry)
+        return member, connection, reply
+
+    def _give_up(self, begun: Begun, errors: dict[str, BaseException]) -> None:
+        """The time is up for those that have not answered."""
+        while begun:
+            member, connection, _ = begun.pop()
+            errors[member.address] = error = connection.late()
+            member.pool.checkin(connection, broken=error)
 
     def _dismiss_answered(self, begun: Begun) -> None:
         """Give back what is of no more use: those who queue for it may hold what is queued for here."""
@@ -261,6 +344,21 @@ class _Come:
     def interrupt(self) -> None:
         """See :class:`Interruptible`."""
         self.event.set()
+
+
+def _patience(member: Member) -> float:
+    """How long a sweep waits for this server (seconds)."""
+    return min(member.patience, max(_PATIENCE, _MORE_THAN_A_ROUND_TRIP * member.health.usual))
+
+
+def _check_empty(member: Member, connection: PooledConnection, reply: Reply) -> None:
+    """The server has answered, but not with a job.
+
+    :raises BeanpoolError: if it has not said that there is none.
+    """
+    if reply.status not in ("TIMED_OUT", "DEADLINE_SOON"):
+        raise connection.refuse(RESERVE_WITH_TIMEOUT, reply)
+    member.works()
 
 
 @contextlib.contextmanager

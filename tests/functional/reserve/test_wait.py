@@ -284,6 +284,10 @@ class TestLeadership:
             servers[0].control.put(b"for the leader")
             assert body_of(leader) == b"for the leader"
 
+    @pytest.mark.skipif(
+        sys.version_info >= (3, 14),
+        reason="there an interrupt between the start of a with and its block leaves a lock taken for ever (gh-148874)",
+    )
     # A socket that was struck while it was being made is closed when it is collected.
     @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
     # What comes in a finalizer is reported, not raised.

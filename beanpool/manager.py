@@ -333,7 +333,8 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         """Close the pool: wake everybody who waits with :class:`PoolClosed`, then close the connections. Idempotent.
 
         Jobs that are being worked on may be finished for up to `timeout` (seconds); after that their connections are
-        closed, and the servers give the jobs to others.
+        closed, and the servers give the jobs to others. A put or question that is under way may end within 0.25 s, or
+        a few of its server's usual round trips.
         """
         deadline = _monotonic() + (check_wait("timeout", timeout) or 0.0)
         self._cluster.begin_to_close()

@@ -24,7 +24,7 @@ from beanpool.connection import Job
 from beanpool.errors import PoolClosed
 from beanpool.policy import Health, ServerState
 from beanpool.runtime import Lock, ReentrantEvent, refuse_within
-from beanpool.server import InHand, Member, PoolCounters
+from beanpool.server import InHand, Member, PoolCounters, close_all
 from beanpool.telemetry import Reporter, total
 from beanpool.validation import check_seconds
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from beanpool.cluster.discovery import DiscoveryThread
     from beanpool.discovery import Discovery
 
-# How long commands that are on their way may take when the pool closes (seconds).
+# How long commands that are on their way may take at least when the pool closes (seconds).
 CLOSE_GRACE = 0.25
 
 # Every count is there from the start, whether there is a server or not.
@@ -193,13 +193,11 @@ class Cluster:
     def close(self, deadline: float) -> None:
         """Close the connections, those with jobs in hand at the deadline (monotonic seconds). Idempotent."""
         self.begin_to_close()
-        soon = min(deadline, time.monotonic() + CLOSE_GRACE)
+        now = time.monotonic()
         # Those that were removed too: they may still have jobs in hand.
         members = (*self.topology.members, *self._removed)
-        for member in members:
-            member.pool.close_to_new()
-        for member in members:
-            member.pool.close(soon, deadline)
+        # A server that is far takes its time to answer, and is not silent.
+        close_all([(member.pool, now + max(CLOSE_GRACE, member.patience)) for member in members], deadline)
         if self._discovery_thread is not None:
             self._discovery_thread.stop(1.0)
         self.keeper.stop(1.0)

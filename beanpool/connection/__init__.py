@@ -24,7 +24,7 @@ from beanpool.connection.job_making import found_job, reserved_job
 from beanpool.connection.pipeline import Pipeline
 from beanpool.connection.results import YamlParsing
 from beanpool.connection.session import Held
-from beanpool.connection.turns import take_turns, turn
+from beanpool.connection.turns import has_interrupted, take_turns, turn
 
 __all__ = [
     "IDENTIFY",
@@ -38,6 +38,7 @@ __all__ = [
     "YamlParsing",
     "disconnect",
     "found_job",
+    "has_interrupted",
     "identity",
     "is_broken",
     "lease_of",

@@ -61,7 +61,7 @@ def queue_up(connection: Guarded, deadline: float) -> Iterator[None]:
     """
     if connection._reserving:
         raise in_use(connection)
-    if _has_interrupted(connection):
+    if has_interrupted(connection):
         raise within(f"a command on {connection!r}")
     guard = connection._guard
     taken: list[bool] = []
@@ -108,7 +108,7 @@ def take_turns(connections: Sequence[Guarded]) -> Iterator[Turns]:
     :raises ReentrantCall: if a signal handler calls it that has interrupted this thread's own turn on one of them.
     """
     for connection in connections:
-        if connection._guard.locked() and _has_interrupted(connection):
+        if connection._guard.locked() and has_interrupted(connection):
             raise within(f"a command on {connection!r}")
     guards = [connection._guard for connection in connections]
     some = Turns(guards)
@@ -123,7 +123,7 @@ def take_turns(connections: Sequence[Guarded]) -> Iterator[Turns]:
         let_go()
 
 
-def _has_interrupted(connection: Guarded) -> bool:
+def has_interrupted(connection: Guarded) -> bool:
     """Whether this thread is, further down its stack, in a function of the package that uses this connection.
 
     Only who has to wait asks that, so that nobody has to note who he is.

@@ -1,6 +1,7 @@
 """One server of a cluster: its connections, its reserved jobs, its health."""
 
 from beanpool.server.borrowed_connection import borrow
+from beanpool.server.connection_pool import close_all
 from beanpool.server.lease import Lease
 from beanpool.server.member import Member
 from beanpool.server.partial_release import PartialRelease
@@ -22,5 +23,6 @@ __all__ = [
     "Ticket",
     "TouchRound",
     "borrow",
+    "close_all",
     "why_another",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from beanpool.errors import (
     BeanpoolError,
@@ -17,7 +17,7 @@ from beanpool.errors import (
 from beanpool.net import Address, Channel, ChannelState
 from beanpool.runtime import Lock, refuse_within
 from beanpool.server.places import Places, Stage
-from beanpool.server.pool_closing import PoolClosing
+from beanpool.server.pool_closing import INTERRUPTED_FOR, PoolClosing
 from beanpool.server.pool_counters import PoolCounters
 from beanpool.server.pool_owner import PoolOwner
 from beanpool.server.pool_pruning import PoolPruning
@@ -76,7 +76,7 @@ class ConnectionPool:
             ended=self._ended,
         )
         self.pruning: PoolPruning = PoolPruning(self._lock, self.places, self.discard)
-        self._closing = PoolClosing(self.places.connections, self.discard)
+        self.closing: PoolClosing = PoolClosing(self.places.connections, self.discard)
 
     def __repr__(self) -> str:
         opened, idle = self.counts()
@@ -351,7 +351,7 @@ class ConnectionPool:
         """Free the place of a connection that somebody else closes. Idempotent."""
         with self._lock:
             known = self.places.free(connection)
-        self._closing.given_up()
+        self.closing.given_up()
         if known and connection.instance:
             self._owner.closed(connection, because)
 
@@ -432,9 +432,7 @@ class ConnectionPool:
         :param grace: until when commands on their way may finish (monotonic seconds).
         :param deadline: until when jobs may be finished (monotonic seconds); then the server gives them to others.
         """
-        self.close_to_new()
-        self.reclaim()
-        self._closing.close(grace, deadline)
+        close_all([(self, grace)], deadline)
 
     def _ended(self) -> BeanpoolError:
         if self.places.stage is Stage.CLOSED:
@@ -446,3 +444,22 @@ class ConnectionPool:
 
 def _nothing_to_reclaim() -> None:
     """For a pool on which nobody reserves jobs."""
+
+
+def close_all(pools: Sequence[tuple[ConnectionPool, float]], deadline: float) -> None:
+    """Close several pools: what one has to be waited for is no reason to begin later with another.
+
+    :param pools: each with the time until which commands on their way may finish (monotonic seconds).
+    :param deadline: until when jobs may be finished (monotonic seconds); then the servers give them to others.
+    """
+    for pool, _ in pools:
+        pool.close_to_new()
+    for pool, _ in pools:
+        pool.reclaim()
+    for pool, grace in sorted(pools, key=lambda entry: entry[1]):
+        pool.closing.end_commands(min(grace, deadline))
+    soon = min(deadline, _monotonic() + INTERRUPTED_FOR)
+    for pool, _ in pools:
+        pool.closing.await_interrupted(soon)
+    for pool, _ in pools:
+        pool.closing.close(deadline)

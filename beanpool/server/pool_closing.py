@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 
+from beanpool.connection import has_interrupted
 from beanpool.net import ChannelState
 from beanpool.server.pooled_connection import PooledConnection
 
-# How long the users of connections that were shut down under them may take to see it (seconds).
-_INTERRUPTED_FOR = 0.25
+INTERRUPTED_FOR = 0.25
+"""How long the users of connections that were shut down under them may take to see it (seconds)."""
 
 
 class PoolClosing:
@@ -29,6 +30,8 @@ class PoolClosing:
         self._discard = discard
         # Of those who wait until others have given back what they use.
         self._closers: collections.deque[threading.Lock] = collections.deque()
+        # What was shut down under its users, as long as they are waited for.
+        self._interrupted: list[PooledConnection] = []
 
     def given_up(self) -> None:
         """A connection was given up."""
@@ -36,21 +39,33 @@ class PoolClosing:
             with contextlib.suppress(RuntimeError):
                 closer.release()
 
-    def close(self, grace: float, deadline: float) -> None:
+    def end_commands(self, grace: float) -> None:
+        """Let commands on their way finish, and shut down the connections of those that do not.
+
+        Not those on jobs in hand: they are what the jobs are waited for.
+
+        :param grace: until when they may finish (monotonic seconds).
+        """
+        self._interrupted = self._await_return(self._in_command, grace)
+        for connection in self._interrupted:
+            connection.interrupt()
+
+    def await_interrupted(self, until: float) -> None:
+        """Let the users of what was shut down see it, but not past `until` (monotonic seconds)."""
+        shut_down = self._interrupted
+        self._interrupted = self._await_return(
+            lambda: [c for c in shut_down if c.channel_state is ChannelState.IN_COMMAND], until
+        )
+
+    def close(self, deadline: float) -> None:
         """Close all connections.
 
-        :param grace: until when commands on their way may finish (monotonic seconds).
         :param deadline: until when jobs may be finished (monotonic seconds).
         """
-        busy = self._await_return(self._in_command, grace)
-        for connection in busy:
-            connection.interrupt()
-        # Their users are done in a moment, but for one that a signal handler has interrupted to come here.
-        stuck = self._await_return(
-            lambda: [c for c in busy if c.channel_state is ChannelState.IN_COMMAND],
-            min(deadline, time.monotonic() + _INTERRUPTED_FOR),
-        )
+        # A signal handler that comes here may have interrupted a user, who ends when this does.
+        stuck = [*self._interrupted, *(c for c in self._standing() if has_interrupted(c))]
         self._await_return(lambda: [c for c in self._standing() if c not in stuck], deadline)
+        self._interrupted = []
         for connection in self._connections():
             if connection.channel_state is ChannelState.IN_COMMAND:
                 # Its user closes it: a descriptor that is closed under a reader may be somebody else's by then.
@@ -80,4 +95,4 @@ class PoolClosing:
         return [c for c in self._connections() if c.channel_state is not ChannelState.CLOSED]
 
     def _in_command(self) -> list[PooledConnection]:
-        return [c for c in self._standing() if c.channel_state is not ChannelState.IN_STEP]
+        return [c for c in self._standing() if not c.jobs and c.channel_state is not ChannelState.IN_STEP]

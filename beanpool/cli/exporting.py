@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _target(name: str | None) -> Iterator[TextIO]:
     if name is None or name == "-":
         yield sys.stdout
+        # What could not be written was not exported: that is known before it is said.
+        sys.stdout.flush()
         return
     try:
         with open(name, "x", encoding="utf-8") as file:

@@ -73,8 +73,9 @@ class Prometheus:
         """Whether it has scraped so many targets three times."""
         try:
             counts = self.query("count_over_time(up[1m]) and up == 1")
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as error:
             # It says so while it starts.
+            error.close()
             return False
         return len(counts) == targets and all(float(count["value"][1]) >= 3 for count in counts)
 

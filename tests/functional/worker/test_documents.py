@@ -63,4 +63,4 @@ def test_the_tasks_of_the_page(beanstalkd: BeanstalkdServer, tmp_path: Path) -> 
         )
         postman.join(30)
     assert ended.returncode == 0, ended.stderr
-    assert b"rcpt TO:<alice@example.org>\r\n" in said
+    assert b"rcpt to:<alice@example.org>\r\n" in [line.lower() for line in said]

@@ -2,6 +2,9 @@
 
 Each job of the limit is in hand, asked for or to spare. The first two are counted for each server; the spare ones are
 the rest of the limit. So the counts of a server that is given up go with it, and nothing has to be given back.
+
+Who cannot wait for servers to be asked in turn asks each for one beyond the limit. Nothing is to spare then until as
+many were asked in vain, and what comes beyond the limit is the surplus.
 """
 
 from __future__ import annotations
@@ -67,7 +70,9 @@ class Lot:
 
 
 class Quota:
-    """What one call takes from several servers. In hand, asked for and spare add up to the limit."""
+    """What one call takes from several servers. In hand, asked for and spare add up to the limit, or to more if some
+    were allotted beyond it.
+    """
 
     __slots__ = ("_lots", "limit")
 
@@ -91,12 +96,17 @@ class Quota:
     @property
     def spare(self) -> int:
         """How many may still be asked for."""
-        return self.limit - sum([lot.in_hand + lot.asked for lot in self._lots])
+        return max(0, self.limit - sum([lot.in_hand + lot.asked for lot in self._lots]))
 
     @property
     def free(self) -> int:
         """How many of the spare ones are allotted to no server."""
-        return self.limit - sum([lot.in_hand + lot.asked + lot.allotted for lot in self._lots])
+        return max(0, self.limit - sum([lot.in_hand + lot.asked + lot.allotted for lot in self._lots]))
+
+    @property
+    def surplus(self) -> int:
+        """How many have come beyond the limit."""
+        return max(0, self.in_hand - self.limit)
 
     def open(self, in_hand: int = 0) -> Lot:
         """Add a server from which `in_hand` jobs have come already.
@@ -117,6 +127,11 @@ class Quota:
         """Divide what is free evenly among `lots`; the first ones get one more where it does not divide."""
         for lot, share in zip(lots, divide(self.free, len(lots)), strict=True):
             lot.allotted += share
+
+    def allot_beyond(self, lots: Sequence[Lot]) -> None:
+        """Let each of these be asked for one, whatever is free."""
+        for lot in lots:
+            lot.allotted += 1
 
 
 def _less(number: int, count: int) -> int:

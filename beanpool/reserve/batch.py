@@ -2,7 +2,9 @@
 
 Each server is first asked for one job; one that has it is asked for its whole share, in few round trips. What a
 server does not have is left to those that gave all of theirs. A job that could be reserved is always accounted for:
-asked for, or in hand, so no server ever reserves a job that the caller does not get.
+asked for, or in hand, so no server reserves a job that the caller does not get. Only where there are fewer jobs to take
+than servers, and those that were asked take their time, each of the others is asked for one as well: what is too much
+goes back.
 """
 
 from __future__ import annotations
@@ -50,17 +52,33 @@ _TRUSTED_IDLE_SECONDS = 0.01
 _CLOSE_ENOUGH = 0.01
 # How often to see whether the call is to end early, while servers let it wait (seconds).
 _INTERRUPTED_WITHIN = 0.02
+# How long some servers are not asked because so few jobs are wanted (seconds).
+_IN_TURN = 0.02
 
 
 class _Lane:
     """One connection that takes jobs from one server."""
 
-    __slots__ = ("connection", "found", "lot", "member", "number", "pace", "patience", "probe", "progress_at", "size")
+    __slots__ = (
+        "beyond",
+        "connection",
+        "found",
+        "lot",
+        "member",
+        "number",
+        "pace",
+        "patience",
+        "probe",
+        "progress_at",
+        "size",
+    )
 
     def __init__(self, post: Post, connection: PooledConnection, lot: Lot) -> None:
         self.member, self.number = post
         self.connection = connection
         self.lot = lot
+        self.beyond = False
+        """Whether it was asked for one more than was wanted in all."""
         self.pace = Pace(self.member.health.round_trip)
         self.found: dict[int, bytes] = {}
         """The bodies of the jobs in hand, by id."""
@@ -156,10 +174,16 @@ class Take:
             left over after a moment, for :meth:`hand_over`.
         """
         self._unasked.extend(posts)
+        self._take(until, wait_for_all)
+        for lane in [lane for lane in self._lanes if lane.beyond and lane.found][: self._quota.surplus]:
+            self._forget(lane)
+            lane.member.pool.discard(lane.connection, "others had given as many jobs as were wanted")
+
+    def _take(self, until: float, wait_for_all: bool) -> None:
         started = time.monotonic()
         last_call = until - min(_PATIENCE, (until - started) / 4)
-        while not self._interruption.came:
-            allotted = self._share_out(last_call)
+        while not self._interruption.came and self._quota.in_hand < self._quota.limit:
+            allotted = self._share_out(last_call, started + _IN_TURN)
             for lane in list(self._lanes):
                 self._ask(lane, until)
             due = [lane for lane in self._lanes if lane.lot.asked]
@@ -169,31 +193,46 @@ class Take:
             elif not allotted:
                 return
 
-    def _share_out(self, last_call: float) -> bool:
-        """Give what is to spare to servers that were not asked yet, and to those that may have more."""
+    def _share_out(self, last_call: float, in_turn_until: float) -> bool:
+        """Give what is to spare to servers that were not asked yet, and to those that may have more.
+
+        :param in_turn_until: when to ask the others for one each, if all was given out before (monotonic seconds).
+        """
         takers: list[_Lane] = []
         free = self._quota.free
         while self._unasked and len(takers) < free and time.monotonic() < last_call:
-            member, number = self._unasked.popleft()
-            try:
-                connection = member.pool.try_acquire(self._order.groups[number])
-            except PoolClosed as error:
-                # It was removed a moment ago, or the whole pool is being closed.
-                self.errors[member.address] = error
-                continue
-            if connection is None:
-                self.missed.append(member)
-            else:
-                lane = _Lane((member, number), connection, self._quota.open())
-                self._lanes.append(lane)
+            lane = self._open_lane(self._unasked.popleft())
+            if lane is not None:
                 takers.append(lane)
+        beyond: list[_Lane] = []
+        while self._unasked and len(takers) == free and in_turn_until <= time.monotonic() < last_call:
+            lane = self._open_lane(self._unasked.popleft())
+            if lane is not None:
+                lane.beyond = True
+                beyond.append(lane)
         takers += [self._successor(lane) for lane in self._lanes if lane.lot.used_up and lane.probe is not None]
         self._lanes += [lane for lane in takers if lane not in self._lanes]
         self._quota.allot([lane.lot for lane in takers])
+        self._quota.allot_beyond([lane.lot for lane in beyond])
         for lane in takers:
             most = self._most_on_one(lane.member)
             lane.lot.allotted = min(lane.lot.allotted, most - lane.lot.in_hand % most)
-        return any(lane.lot.allotted for lane in takers)
+        return bool(beyond) or any(lane.lot.allotted for lane in takers)
+
+    def _open_lane(self, post: Post) -> _Lane | None:
+        member, number = post
+        try:
+            connection = member.pool.try_acquire(self._order.groups[number])
+        except PoolClosed as error:
+            # It was removed a moment ago, or the whole pool is being closed.
+            self.errors[member.address] = error
+            return None
+        if connection is None:
+            self.missed.append(member)
+            return None
+        lane = _Lane(post, connection, self._quota.open())
+        self._lanes.append(lane)
+        return lane
 
     def _most_on_one(self, member: Member) -> int:
         connections = max(1, member.pool.max_connections // _SHARE_OF_CONNECTIONS)

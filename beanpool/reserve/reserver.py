@@ -146,7 +146,6 @@ class Reserver:
         wait_for_all = timeout == 0
         take = Take(shared.order, limit, self._timeout, interruption)
         begun: Begun = []
-        kept = shared.kept
         waited = shared
         spared: set[Member] = set()
         try:
@@ -155,19 +154,14 @@ class Reserver:
                 take.add(waited.held(take.free))
                 spared = self._known_to_be_empty(waited, wait_for_all)
             ranking = shared.order.ranking()
-            for rank, number in enumerate(ranking, 1):
-                among = ranking[:rank]
-                if kept is not None:
-                    take.add(shared.held(take.free, among))
-                self._take_of_group(take, shared, number, until, begun, interruption, spared, wait_for_all=wait_for_all)
-                if waited is not shared:
-                    spared |= self._leave_slow_ones(begun)
-                    if _monotonic() >= until:
-                        break
-                if kept is not None and wait_for_all and take.free:
-                    take.add(shared.held(take.free, among))
-                if not take.free or interruption.came:
+            for hears in (False, True) if wait_for_all and len(ranking) > 1 else (True,):
+                # What a mere look has to wait for comes last, as in _in_order.
+                slow = self._take_in_order(
+                    take, shared, waited, ranking, until, begun, interruption, spared, wait_for_all, hears
+                )
+                if not (take.empty and slow):
                     break
+                spared = {member for member in shared.members() if member not in slow}
             while take.empty and not wait_for_all and not interruption.came:
                 deliveries = self._wait_many(waited, deadline, begun, take.missed, interruption, limit)
                 if not deliveries:
@@ -199,6 +193,39 @@ class Reserver:
                 self._observers.reserved(server, tube, count, seconds)
         return jobs
 
+    def _take_in_order(
+        self,
+        take: Take,
+        shared: SharedWait,
+        waited: SharedWait,
+        ranking: Sequence[int],
+        until: float,
+        begun: Begun,
+        interruption: Interruption,
+        spared: Collection[Member],
+        wait_for_all: bool,
+        hears: bool,
+    ) -> set[Member]:
+        """Take what is ready of one group of tubes after the other; returns the servers that have not answered."""
+        kept = shared.kept
+        spared, slow = set(spared), set[Member]()
+        for rank, number in enumerate(ranking, 1):
+            among = ranking[:rank]
+            if kept is not None:
+                take.add(shared.held(take.free, among))
+            self._take_of_group(take, shared, number, until, begun, interruption, spared, wait_for_all, hears)
+            if waited is not shared:
+                left = self._leave_slow_ones(begun)
+                spared |= left
+                slow |= left
+                if _monotonic() >= until:
+                    break
+            if kept is not None and wait_for_all and take.free:
+                take.add(shared.held(take.free, among))
+            if not take.free or interruption.came or (wait_for_all and _monotonic() >= until):
+                break
+        return slow | _unheard(begun, take.missed)
+
     def _take_of_group(
         self,
         take: Take,
@@ -208,26 +235,31 @@ class Reserver:
         begun: Begun,
         interruption: Interruption,
         spared: Collection[Member],
-        *,
         wait_for_all: bool,
+        hears: bool,
     ) -> None:
-        """Take what is ready of one group of tubes."""
+        """Take what is ready of one group of tubes.
+
+        :param hears: whether a mere look waits for those who are slow, or could not be asked.
+        """
         kept = shared.kept
         members = self._topology().rotation(next(self._sweeper.starts)) if shared.is_for_all else shared.members()
-        unknown = {member for member, connection, _ in begun if connection.waiting} if shared.order.is_strict else ()
+        unheard = _unheard(begun, ()) if shared.order.is_strict or wait_for_all else ()
         asked = [
             (member, number)
             for member in members
             if (member.up or wait_for_all)
             and ((wait_for_all and kept is not None) or not shared.waits_on((member, number), for_sure=wait_for_all))
             # Where nobody knows yet whether there is a job that comes before, none is taken.
-            and member not in unknown
+            and member not in unheard
             and member not in spared
         ]
-        take.run(asked, min(until, time.monotonic() + self._timeout), wait_for_all)
+        take.run(asked, min(until, time.monotonic() + self._timeout), wait_for_all and hears)
         take.hand_over(begun)
         take.sort_out()
-        if take.empty and wait_for_all:
+        if wait_for_all and not hears:
+            self._sweeper.dismiss_answered(begun)
+        elif wait_for_all and take.empty:
             late = self._sweeper.hear_all(take.missed, number, shared.order, until, begun, take.errors, interruption)
             if late is not None:
                 take.add([late])
@@ -310,21 +342,34 @@ class Reserver:
         missed: list[Member],
         interruption: Interruption | None,
     ) -> Delivery | None:
-        """Sweep for one group of tubes after the other, where jobs may have come in for nobody, too."""
+        """Sweep for one group of tubes after the other, where jobs may have come in for nobody, too.
+
+        What a mere look has to wait for comes last: it must not keep it from the other groups of all other servers.
+        """
         ranking = shared.order.ranking()
-        for rank, number in enumerate(ranking, 1):
-            # What comes before was asked for now, so these may be given out.
-            among = ranking[:rank]
-            for held in shared.held(1, among):
-                return held
-            delivery = self._sweeper.run(shared, number, until, wait_for_all, begun, errors, missed, interruption)
-            if delivery is not None:
-                shared.order.served(number)
-                return delivery
-            if wait_for_all:
-                # A job may have been on its way when its server was asked over another connection.
+        spared: set[Member] = set()
+        for hears in (False, True) if wait_for_all and len(ranking) > 1 else (True,):
+            for rank, number in enumerate(ranking, 1):
+                # What comes before was asked for now, so these may be given out.
+                among = ranking[:rank]
                 for held in shared.held(1, among):
                     return held
+                delivery = self._sweeper.run(
+                    shared, number, until, wait_for_all, begun, errors, missed, interruption, spared, hears=hears
+                )
+                if delivery is not None:
+                    shared.order.served(number)
+                    return delivery
+                if wait_for_all:
+                    # A job may have been on its way when its server was asked over another connection.
+                    for held in shared.held(1, among):
+                        return held
+                    if _monotonic() >= until:
+                        return None
+            slow = _unheard(begun, missed)
+            if not slow:
+                break
+            spared = {member for member in shared.members() if member not in slow}
         return None
 
     def _crowded(
@@ -347,16 +392,24 @@ class Reserver:
         spared = self._known_to_be_empty(waited, wait_for_all)
         ranking = shared.order.ranking()
         looks = ranking[:_MOST_LOOKS] if shared.order.is_fair else ranking
-        for number in looks:
-            delivery = self._sweeper.run(
-                shared, number, until, wait_for_all, begun, errors, missed, interruption, spared
-            )
-            shared.order.served(number)
-            if delivery is not None:
-                return delivery
-            spared |= self._leave_slow_ones(begun)
-            if _monotonic() >= until or (interruption is not None and interruption.came):
-                return None
+        slow: set[Member] = set()
+        for hears in (False, True) if wait_for_all and len(looks) == len(ranking) else (False,):
+            for number in looks:
+                delivery = self._sweeper.run(
+                    shared, number, until, wait_for_all, begun, errors, missed, interruption, spared, hears=hears
+                )
+                shared.order.served(number)
+                if delivery is not None:
+                    return delivery
+                left = self._leave_slow_ones(begun)
+                slow |= left
+                spared |= left
+                if _monotonic() >= until or (interruption is not None and interruption.came):
+                    return None
+            slow.update(missed)
+            if not slow:
+                break
+            spared = {member for member in waited.members() if member not in slow}
         missed[:] = dict.fromkeys(missed)
         if len(looks) < len(ranking):
             return self._sweeper.run(waited, 0, until, wait_for_all, begun, errors, missed, interruption)
@@ -480,3 +533,8 @@ class Reserver:
             waits = list(self._waits.values())
         for shared in waits:
             shared.close()
+
+
+def _unheard(begun: Begun, missed: Collection[Member]) -> set[Member]:
+    """The servers that have not answered yet, or could not be asked."""
+    return {*missed, *(member for member, connection, _ in begun if connection.waiting)}

@@ -60,6 +60,8 @@ class Sweeper:
         missed: list[Member],
         interruption: Interruption | None,
         spared: Collection[Member] = (),
+        *,
+        hears: bool = True,
     ) -> Delivery | None:
         """Ask one server after another; what was begun, who failed, and who could not be asked, is added to the three
         that are for that.
@@ -67,6 +69,7 @@ class Sweeper:
         :param number: for which group of tubes.
         :param interruption: what may end it early; None if only the end of all reserves may.
         :param spared: servers that are not asked.
+        :param hears: whether a mere look gives those who are slow, or could not be asked, the rest of the time.
         """
         members = self._topology().rotation(next(self.starts)) if shared.is_for_all else shared.members()
         strict = shared.order.is_strict
@@ -83,7 +86,9 @@ class Sweeper:
                 known = post in waiters.by_post and (post in waiters.empty or not (wait_for_all or strict))
                 if known and (not wait_for_all or shared.kept is None):
                     continue
-            if strict and (member in missed or any(one is member and c.waiting for one, c, _ in begun)):
+            if (strict or wait_for_all) and (
+                member in missed or any(one is member and c.waiting for one, c, _ in begun)
+            ):
                 # Nobody knows yet whether it has a job that comes before.
                 continue
             if not (member.up or wait_for_all) or member in spared:
@@ -104,11 +109,14 @@ class Sweeper:
         if left and delivery is None and (wait_for_all or not shared.is_plain):
             # Else the wait, which comes next, asks them.
             delivery = self._ask_at_once(left, number, shared.order, until, begun, errors, missed, interruption)
-        if (missed or begun) and wait_for_all and delivery is None:
+        if (missed or begun) and wait_for_all and hears and delivery is None:
             some = interruption or Interruption(self._stop)
             delivery = self.hear_all(missed, number, shared.order, until, begun, errors, some)
-        if begun and (delivery is not None or wait_for_all):
+        if begun and (delivery is not None or (wait_for_all and hears)):
             self.dismiss(begun)
+        elif begun and wait_for_all:
+            # What comes next may need these connections.
+            self.dismiss_answered(begun)
         return delivery
 
     def _ask(
@@ -210,9 +218,10 @@ class Sweeper:
         """
         come = _Come()
         queue: dict[Member, Ticket] = {}
+        missed[:] = dict.fromkeys(missed)
         try:
             interruption.attach(come)
-            self._dismiss_answered(begun)
+            self.dismiss_answered(begun)
             for member in missed:
                 if not member.pool.full_of_jobs():
                     self._queue_up(member, come, queue, errors)
@@ -236,7 +245,7 @@ class Sweeper:
                 delivery = self._await_some(begun, min(until, now + _INTERRUPTED_WITHIN), errors)
                 if delivery is not None:
                     return delivery
-                self._dismiss_answered(begun)
+                self.dismiss_answered(begun)
                 if _monotonic() >= until:
                     self._give_up(begun, errors)
                     break
@@ -311,7 +320,7 @@ class Sweeper:
             errors[member.address] = error = connection.late()
             member.pool.checkin(connection, broken=error)
 
-    def _dismiss_answered(self, begun: Begun) -> None:
+    def dismiss_answered(self, begun: Begun) -> None:
         """Give back what is of no more use: those who queue for it may hold what is queued for here."""
         answered = [entry for entry in begun if not entry[1].waiting]
         for entry in answered:

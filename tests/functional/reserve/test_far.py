@@ -48,7 +48,23 @@ class TestMany:
                 assert job is not None
                 job.delete()
 
-    def test_what_was_asked_for_too_much_goes_back(self, cluster: StartCluster, far: FarAddresses) -> None:
+    @pytest.mark.parametrize(("timeout", "order"), [(0, "any"), (5, "any"), (0, "strict"), (5, "fair")])
+    def test_a_few_jobs_of_any_of_them_cost_no_more(
+        self, cluster: StartCluster, far: FarAddresses, timeout: float, order: Literal["any", "fair", "strict"]
+    ) -> None:
+        """They are not asked in groups of as many as are wanted."""
+        servers = cluster(12)
+        with PoolManager(far(servers, 0.15), health_interval=60) as pool:
+            pool.wait()
+            for server in servers[::4]:
+                server.control.put(b"here", "second")
+                with within(0.45 if order == "any" else 0.6):
+                    jobs = pool.reserve_many(1, timeout, tubes=("first", "second"), order=order)
+                assert len(jobs) == 1
+                jobs[0].delete()
+
+    @pytest.mark.parametrize("many", [False, True])
+    def test_what_was_asked_for_too_much_goes_back(self, cluster: StartCluster, far: FarAddresses, many: bool) -> None:
         servers = cluster(6)
         with PoolManager(far(servers, 0.15), health_interval=60) as pool:
             pool.wait()
@@ -56,7 +72,7 @@ class TestMany:
                 server.control.put(b"here")
             for count in range(1, 6):
                 with within(0.45):
-                    job = pool.reserve(0)
+                    (job,) = pool.reserve_many(1, 0) if many else [pool.reserve(0)]
                 assert job is not None
                 wait_until(
                     lambda: sum(server.control.counter("current-jobs-reserved") for server in servers) == 1,
@@ -85,6 +101,30 @@ class TestOneOfThem:
                 job.delete()
         # Five, on a quiet machine.
         assert servers[address] >= 2, servers
+
+    @pytest.mark.parametrize("many", [False, True])
+    @pytest.mark.parametrize("order", ["fair", "strict"])
+    def test_that_is_frozen_keeps_no_tube_of_others_back(
+        self, cluster: StartCluster, order: Literal["fair", "strict"], many: bool
+    ) -> None:
+        """It is waited for when all tubes of the others were asked for."""
+        frozen, *others = cluster(4)
+        with PoolManager(
+            [server.address for server in (frozen, *others)], health_interval=60, timeout=20, max_connections=2
+        ) as pool:
+            pool.wait()
+            frozen.freeze()
+            for server in others:
+                server.control.put(b"here", "third")
+                with within(1.5):
+                    if many:
+                        jobs = pool.reserve_many(1, 0, tubes=("first", "second", "third"), order=order)
+                        job = jobs[0] if jobs else None
+                    else:
+                        job = pool.reserve(0, tubes=("first", "second", "third"), order=order)
+                assert job is not None
+                job.delete()
+            frozen.thaw()
 
     def test_is_heard_while_another_one_is_frozen(self, cluster: StartCluster, far: FarAddresses) -> None:
         frozen, distant = cluster(2)

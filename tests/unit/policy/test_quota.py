@@ -28,7 +28,7 @@ class AnyCall(RuleBasedStateMachine):
         super().__init__()
         self.quota = Quota(7)
         # Kept in another way: what the servers were asked for and what came, one number each.
-        self.in_hand = self.asked = 0
+        self.in_hand = self.asked = self.beyond = 0
 
     @rule(target=lots)
     def a_server_that_was_not_asked_yet(self) -> Lot:
@@ -51,6 +51,11 @@ class AnyCall(RuleBasedStateMachine):
         given_out = [lot.allotted - was for lot, was in zip(takers, before, strict=True)]
         assert given_out == divide(free, len(takers))
         assert not takers or self.quota.free == 0
+
+    @rule(some=st.lists(lots, unique_by=id, max_size=3))
+    def ask_all_that_are_left(self, some: list[Lot]) -> None:
+        self.quota.allot_beyond(some)
+        self.beyond += len(some)
 
     @rule(lot=lots, count=st.integers(1, 7))
     def ask(self, lot: Lot, count: int) -> None:
@@ -106,7 +111,10 @@ class AnyCall(RuleBasedStateMachine):
     def in_hand_and_asked_for_and_to_spare_are_the_limit(self) -> None:
         quota = self.quota
         assert (quota.in_hand, quota.asked) == (self.in_hand, self.asked)
-        assert quota.in_hand + quota.asked + quota.spare == quota.limit
+        wanted = quota.in_hand + quota.asked
+        assert quota.spare == max(0, quota.limit - wanted)
+        assert wanted <= quota.limit + self.beyond
+        assert quota.surplus == max(0, quota.in_hand - quota.limit)
         assert min(quota.in_hand, quota.asked, quota.spare, quota.free) >= 0
         assert quota.free <= quota.spare
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn, TypedDict, Unpack
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack
 
 
 class Phase(enum.Enum):
@@ -407,6 +407,26 @@ def describe(error: BaseException) -> str:
     text = str(error)
     name = type(error).__name__
     return f"{name}: {text}" if text else name
+
+
+ErrorT = TypeVar("ErrorT", bound=BaseException)
+
+
+def without_frames(error: ErrorT) -> ErrorT:
+    """An error that is kept while its call goes on: without its traceback, and without those of its causes.
+
+    They hold the frames that it came through, these hold those that called them, and one of them holds the error. In
+    such a circle every variable of the caller, a job for one, lives on until the garbage collector comes that way.
+    """
+    left: list[BaseException] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += [other for other in (one.__cause__, one.__context__) if other is not None]
+    return error
 
 
 SocketError = ConnectionFailed

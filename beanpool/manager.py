@@ -42,7 +42,7 @@ from beanpool.config import (
     records_in,
 )
 from beanpool.connection import BodyT, Connection, Job, JobId
-from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut
+from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut, without_frames
 from beanpool.events import Event
 from beanpool.jobs import BuryMany, DeleteMany, JobsById, KeptJobs, ReleaseMany, TouchMany, stats_of_jobs
 from beanpool.policy import Retry, RetryBudget, RetryPolicy
@@ -986,7 +986,7 @@ class PoolManager(NotPicklable, Generic[BodyT]):
             try:
                 found[name] = merge_stats(gather(own, f"gave the statistics of tube {name}"))
             except BeanpoolError as error:
-                found[name] = error.with_traceback(None)
+                found[name] = without_frames(error)
         return found
 
     def stats_tubes_by_server(self, names: Iterable[str], *, timeout: float | None = None) -> Answers:

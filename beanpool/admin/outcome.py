@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, get_args
 
+from beanpool.errors import without_frames
 from beanpool.reserve import Waker
 
 State = Literal["ready", "delayed", "buried"]
@@ -77,7 +78,7 @@ class Tally:
         """Note what went wrong, unless something did before: that is the cause."""
         if self.error is None:
             # Its traceback holds frames, and these hold bodies.
-            self.error = error.with_traceback(None)
+            self.error = without_frames(error)
 
     def outcome(self) -> Outcome:
         """What came of it so far."""

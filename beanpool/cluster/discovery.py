@@ -12,7 +12,7 @@ from typing import Protocol
 
 from beanpool.config import Server
 from beanpool.discovery import Discovery, Found
-from beanpool.errors import PoolClosed, describe
+from beanpool.errors import PoolClosed, describe, without_frames
 from beanpool.policy import next_question
 from beanpool.runtime import Lock, ReentrantEvent, is_mine
 from beanpool.telemetry import ErrorLog, Reporter
@@ -167,7 +167,7 @@ class DiscoveryThread:
             return found if found.servers else LookupError("the answer is that there are no servers")
         except BaseException as error:
             # SystemExit, too: it would end the thread.
-            return error.with_traceback(None)
+            return without_frames(error)
         finally:
             self._asking = False
 

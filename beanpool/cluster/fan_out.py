@@ -17,6 +17,7 @@ from beanpool.errors import (
     UnexpectedResponse,
     no_server,
     refusal,
+    without_frames,
 )
 from beanpool.net import drive
 from beanpool.protocol import Command, Reply
@@ -175,7 +176,7 @@ class _FanOut:
         try:
             connection = member.pool.try_acquire(()) or member.pool.probe_connection()
         except BeanpoolError as error:
-            self.answers[member] = [error.with_traceback(None)] * len(questions)
+            self.answers[member] = [without_frames(error)] * len(questions)
             return
         asked = _Asked(member, questions, connection, self._deadline)
         self._asked.append(asked)
@@ -225,7 +226,7 @@ class _FanOut:
     def _fail(self, asked: _Asked, error: BeanpoolError) -> None:
         if isinstance(error, CommandTimeout) and error.waited is None:
             error.waited = time.monotonic() - self._began
-        error = error.with_traceback(None)
+        error = without_frames(error)
         answers = self._read(asked, 0.0)
         self._settle(
             asked,
@@ -256,7 +257,7 @@ def _answer(question: Question, connection: PooledConnection, reply: Reply, seco
     try:
         return question.read(connection, reply, seconds)
     except BeanpoolError as error:
-        return error.with_traceback(None)
+        return without_frames(error)
 
 
 def _breaks(answer: Any) -> bool:

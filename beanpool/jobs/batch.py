@@ -26,7 +26,7 @@ from beanpool.connection import (
     take_turns,
     turn,
 )
-from beanpool.errors import BeanpoolError, Buried, CommandTimeout, NotFound, Phase
+from beanpool.errors import BeanpoolError, Buried, CommandTimeout, NotFound, Phase, without_frames
 from beanpool.jobs.lane import JobLane, Lane
 from beanpool.net import Failure, drive
 from beanpool.protocol import Command
@@ -118,7 +118,7 @@ class JobBatch(abc.ABC):
             try:
                 job = self._find(place, item)
             except (ValueError, TypeError, BeanpoolError) as error:
-                self._outcomes[place] = error.with_traceback(None)
+                self._outcomes[place] = without_frames(error)
                 continue
             if job is None:
                 continue
@@ -174,7 +174,7 @@ class JobBatch(abc.ABC):
         except CommandTimeout as error:
             if lane.granted:
                 raise
-            lane.error = self._silent[connection.server] = error.with_traceback(None)
+            lane.error = self._silent[connection.server] = without_frames(error)
 
     def _do_together(self, lanes: list[JobLane], let_go: Callable[[JobLane], None] | None) -> None:
         """Do it on all of these, each for as long as it takes.
@@ -296,7 +296,7 @@ class JobBatch(abc.ABC):
             # What needs none finds out in no time.
             self._do_alone(job, max(self._time_left, _NO_TIME))
         except BeanpoolError as error:
-            self._outcomes[place] = error.with_traceback(None)
+            self._outcomes[place] = without_frames(error)
         self._spend(started)
 
     def _spend(self, since: float) -> None:

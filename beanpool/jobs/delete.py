@@ -20,7 +20,7 @@ from beanpool.connection import (
     report_lost,
     state_of,
 )
-from beanpool.errors import BeanpoolError, ConnectionFailed, job_lost
+from beanpool.errors import BeanpoolError, ConnectionFailed, job_lost, without_frames
 from beanpool.jobs.batch import JobBatch
 from beanpool.jobs.lane import JobLane, Lane
 from beanpool.net import Failure, drive
@@ -146,7 +146,7 @@ class DeleteMany(JobBatch):
         try:
             return Lane(member.pool.acquire(started + left))
         except BeanpoolError as error:
-            last = error.with_traceback(None)
+            last = without_frames(error)
             self._unreachable[member] = last, left - (time.monotonic() - started)
             return last
 
@@ -194,7 +194,7 @@ class DeleteMany(JobBatch):
                     self._tell(job.server, [job])
                 else:
                     report_lost(job, outcome)
-                    self._outcomes[place] = outcome.with_traceback(None)
+                    self._outcomes[place] = without_frames(outcome)
             if any(outcomes):
                 # What fails may take all of its time, and a long batch must end all the same.
                 self._spend(started)

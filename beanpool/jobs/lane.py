@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from beanpool.connection import Job
-from beanpool.errors import BeanpoolError, ConnectionFailed, UnexpectedResponse
+from beanpool.errors import BeanpoolError, ConnectionFailed, UnexpectedResponse, without_frames
 from beanpool.net import Exchange, Failure
 from beanpool.protocol import STATS_JOB, Command, Reply
 from beanpool.server import Lease, PooledConnection
@@ -65,7 +65,7 @@ class Lane(Exchange[int]):
     def end(self, error: BeanpoolError) -> None:
         """The connection is gone."""
         # A traceback would hold the frame that has the lane, and with it the jobs, in a circle.
-        self.error = error.with_traceback(None)
+        self.error = without_frames(error)
         self.failures = dict(self.fail(error))
 
 

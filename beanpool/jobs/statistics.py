@@ -8,7 +8,7 @@ from typing import Any
 from beanpool.cluster import Question, ask_each
 from beanpool.config import AnyServer
 from beanpool.connection import Job, results
-from beanpool.errors import BeanpoolError, job_lost
+from beanpool.errors import BeanpoolError, job_lost, without_frames
 from beanpool.protocol import STATS_JOB, Reply, encode_job
 from beanpool.server import Member, PooledConnection, why_another
 
@@ -31,7 +31,7 @@ def stats_of_jobs(
             jid, at = (job.id, job.server) if isinstance(job, Job) else (job, server)
             member, instance = locate(jid, at)
         except (TypeError, ValueError, BeanpoolError) as error:
-            outcomes.append(error.with_traceback(None))
+            outcomes.append(without_frames(error))
             continue
         # Until there is an answer.
         outcomes.append(member.unusable("not asked"))

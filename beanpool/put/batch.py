@@ -11,7 +11,7 @@ from typing import Generic
 
 from beanpool.cluster import Topology
 from beanpool.connection import JobId, new_job_id
-from beanpool.errors import BeanpoolError, ConnectionFailed, PoolTimeout
+from beanpool.errors import BeanpoolError, ConnectionFailed, PoolTimeout, without_frames
 from beanpool.net import drive, give_up_late
 from beanpool.policy import StallBudget, is_duplicate
 from beanpool.protocol import PUT, PUT_BURIED, Reply
@@ -436,7 +436,7 @@ class PutMany(Generic[Token]):
         try:
             outcome = self._putter.go_on(request, None, None)
         except BeanpoolError as error:
-            outcome = error.with_traceback(None)
+            outcome = without_frames(error)
             self._stall.spend(time.monotonic() - started)
         self._on_outcomes([(retry.token, outcome)])
         if self._putter.all_drain():

@@ -21,6 +21,7 @@ from beanpool.errors import (
     Phase,
     UnexpectedResponse,
     refusal,
+    without_frames,
 )
 from beanpool.policy import Attempts, RetryBudget, RetryPolicy, is_duplicate, is_over, may_be_stored, outcome
 from beanpool.protocol import PUT, PUT_BURIED
@@ -314,7 +315,7 @@ class Putter:
         if isinstance(error, Draining | OutOfMemory) and member.accepting:
             member.refused(error)
         # Without its traceback, which holds the frames of the attempt, and the body in them.
-        attempts.append((member, error.with_traceback(None)))
+        attempts.append((member, without_frames(error)))
         member.pool.counters.rare.add("put_attempts_failed")
         if may_be_stored(error):
             self.reporter.put_ambiguous(member.address, error)

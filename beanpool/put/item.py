@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from beanpool.errors import without_frames
 from beanpool.protocol import Body, check_tube, encode_body, encode_put
 
 
@@ -92,7 +93,7 @@ def encoded(item: Body | Put, defaults: PutDefaults, encoding: str | None) -> En
             encoding,
         )
     except (ValueError, TypeError) as error:
-        return error.with_traceback(None)
+        return without_frames(error)
 
 
 def check_key(key: Any) -> str | bytes:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from beanpool.connection import Job, reserved_job
-from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, PoolClosed
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, PoolClosed, without_frames
 from beanpool.net import drive
 from beanpool.policy import Lot, Pace, Quota
 from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply, encode_reserve_with_timeout
@@ -225,7 +225,7 @@ class Take:
             connection = member.pool.try_acquire(self._order.groups[number])
         except PoolClosed as error:
             # It was removed a moment ago, or the whole pool is being closed.
-            self.errors[member.address] = error
+            self.errors[member.address] = without_frames(error)
             return None
         if connection is None:
             self.missed.append(member)
@@ -380,7 +380,7 @@ class Take:
     def _lose(self, lane: _Lane, error: BeanpoolError) -> None:
         """The lane's connection is of no more use: what was reserved on it goes back to its server."""
         self._forget(lane)
-        self.errors[lane.member.address] = error
+        self.errors[lane.member.address] = without_frames(error)
         if isinstance(error, CommandFailed):
             lane.member.pool.checkin(lane.connection)
         else:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from beanpool.cluster import Topology
-from beanpool.errors import BeanpoolError, CommandFailed
+from beanpool.errors import BeanpoolError, CommandFailed, without_frames
 from beanpool.net import wait_for_any
 from beanpool.protocol import RESERVE_WITH_TIMEOUT, Reply
 from beanpool.reserve.server_waiter import Begun, Delivery, Post
@@ -138,7 +138,7 @@ class Sweeper:
                 connection = pool.try_acquire(tubes)
             except BeanpoolError as error:
                 # It was removed a moment ago: that is no end of the pool.
-                errors[member.address] = error
+                errors[member.address] = without_frames(error)
                 return None
             if connection is None:
                 missed.append(member)
@@ -157,11 +157,11 @@ class Sweeper:
             begun.append((member, connection, number))
             return None
         except CommandFailed as error:
-            errors[member.address] = error
+            errors[member.address] = without_frames(error)
             pool.checkin(connection)
             return None
         except BeanpoolError as error:
-            errors[member.address] = error
+            errors[member.address] = without_frames(error)
             pool.checkin(connection, broken=error)
             return None
         except BaseException:
@@ -263,7 +263,7 @@ class Sweeper:
             member.pool.queue_up(queue[member])
         except BeanpoolError as error:
             # It was removed a moment ago: there will be no connection.
-            errors[member.address] = error
+            errors[member.address] = without_frames(error)
             del queue[member]
             return
         with _noting(errors, member):
@@ -303,7 +303,7 @@ class Sweeper:
                 return None
         except BeanpoolError as error:
             begun.remove(entry)
-            errors[member.address] = error
+            errors[member.address] = without_frames(error)
             member.pool.checkin(connection, broken=None if isinstance(error, CommandFailed) else error)
             return None
         except BaseException:
@@ -376,4 +376,4 @@ def _noting(errors: dict[str, BaseException], member: Member) -> Iterator[None]:
     try:
         yield
     except BeanpoolError as error:
-        errors[member.address] = error
+        errors[member.address] = without_frames(error)

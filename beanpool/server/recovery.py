@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from beanpool.connection import Job
-from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, Phase, job_lost
+from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, Phase, job_lost, without_frames
 from beanpool.protocol import DELETE, RESERVE_JOB, STATS_JOB, Command, Reply, encode_job, parse_mapping
 from beanpool.server.connection_pool import ConnectionPool
 from beanpool.server.lease import Lease
@@ -73,7 +73,11 @@ class Recovery:
         """
         [outcome] = self.delete_all_again([(job, sent)], deadline)
         if outcome is not None:
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                # Else it has this frame, which has it.
+                del outcome
 
     def delete_all_again(self, jobs: Sequence[tuple[Job, bool]], deadline: float) -> list[JobLost | None]:
         """Delete those of `jobs` that are still the same and nobody else has, in a few round trips for all of them.
@@ -88,7 +92,7 @@ class Recovery:
             for position in positions:
                 outcomes[position] = error = _lost(jobs[position][0], reason)
                 # Without the frames, which have the jobs and what is told of them.
-                error.__cause__ = cause.with_traceback(None) if cause is not None else None
+                error.__cause__ = without_frames(cause) if cause is not None else None
 
         try:
             connection = pool.acquire(deadline)

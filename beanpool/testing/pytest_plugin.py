@@ -88,6 +88,9 @@ def beanpool_pool(request: pytest.FixtureRequest) -> Iterator[WatchedPool]:
     with WatchedPool(servers, tube=tube, watch=(tube,), timeout=5.0, connect_timeout=2.0) as pool:
         yield pool
         left = pool.unfinished
+        if left:
+            # Else the pool waits for them.
+            pool.close(timeout=0)
     if left:
         jobs = ", ".join(f"{job.id} of {job.server}" for job in left)
         pytest.fail(f"the test left {len(left)} of its jobs reserved: {jobs}", pytrace=False)

@@ -1,4 +1,7 @@
-"""The pytest plugin, as a user's tests see it: each of these runs pytest in a folder of its own."""
+"""The pytest plugin, as a user's tests see it: each of these runs pytest in a folder of its own.
+
+Some do in a process of its own, as users do; that takes longer than what most of them are about.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def project(
 
 
 def outcomes(project: pytest.Pytester, *arguments: str) -> dict[str, int]:
-    result = project.runpytest_subprocess("-v", *arguments)
+    result = project.runpytest_inprocess("-v", *arguments)
     return {what: count for what, count in result.parseoutcomes().items() if what != "warnings"}
 
 
@@ -188,7 +191,7 @@ def test_a_test_that_leaves_a_job_reserved_fails(project: pytest.Pytester) -> No
             beanpool_pool.reserve_many(5, timeout=5)
         """
     )
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     # The pool's own check is a failure of the teardown.
     result.assert_outcomes(passed=3, errors=2)
     result.stdout.fnmatch_lines(["*the test left 1 of its jobs reserved: 1 of 127.0.0.1:*", "ERROR *::test_forgets *"])
@@ -233,7 +236,7 @@ def test_a_marker_with_what_it_does_not_know(project: pytest.Pytester) -> None:
             pass
         """
     )
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*takes the keyword arguments embedded, max_job_size, servers*"])
 
@@ -249,8 +252,8 @@ def test_nobody_gets_it_unasked(pytester: pytest.Pytester) -> None:
 def test_toxiproxy_without_its_program(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOXIPROXY_SERVER", "/nowhere/toxiproxy-server")
     project.makepyfile("def test_it(beanstalkd, toxiproxy): pass")
-    result = project.runpytest_subprocess("-rs")
+    result = project.runpytest_inprocess("-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*$TOXIPROXY_SERVER names /nowhere/toxiproxy-server, which is no program*"])
     monkeypatch.setenv("BEANPOOL_REQUIRE_SERVERS", "1")
-    project.runpytest_subprocess().assert_outcomes(errors=1)
+    project.runpytest_inprocess().assert_outcomes(errors=1)

@@ -12,14 +12,14 @@ from typing import Any, Unpack
 
 from dramatiq.broker import Broker, Consumer
 from dramatiq.common import current_millis
-from dramatiq.errors import QueueJoinTimeout, QueueNotFound
+from dramatiq.errors import ConnectionClosed, QueueJoinTimeout, QueueNotFound
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware, SkipMessage
 
+from beanpool import admin
 from beanpool.config import DEFAULTS, ENVIRONMENT_VARIABLES, AnyServer, PoolOptions
-from beanpool.connection import Job
 from beanpool.contrib.dramatiq.consumer import BeanpoolConsumer, ReservedMessage
-from beanpool.contrib.dramatiq.emptiness import Emptiness, emptiness_of, jobs_of
+from beanpool.contrib.dramatiq.emptiness import Emptiness, emptiness_of
 from beanpool.contrib.dramatiq.failures import EnqueueFailed, Unsent, connection_errors
 from beanpool.contrib.dramatiq.sending import seconds_until, with_less_traceback
 from beanpool.errors import JobLost, JobTooBig, NotFound, PutFailed, PutRefused
@@ -236,26 +236,18 @@ class BeanpoolBroker(Broker):
         :raises dramatiq.errors.ConnectionClosed: if a server did not answer: its messages may still be there.
         """
         tube = self._declared(queue_name)
-        peeks = (
-            self.pool.peek_delayed_by_server,
-            self.pool.peek_buried_by_server,
-            # In a tube that is paused they cannot be reserved.
-            self.pool.peek_ready_by_server,
-        )
         with connection_errors():
             # What a consumer that has just been closed gave back may have come to a wait of the pool's, which nobody
             # but a reserve takes it from.
             while reserved := tube.reserve_many(_AT_ONCE, 0):
-                self._delete(reserved)
-            for peek in peeks:
-                while found := jobs_of(peek(tube.name)):
-                    self._delete(found)
-
-    def _delete(self, jobs: list[Job[Any]]) -> None:
-        for error in self.pool.delete_many(jobs):
-            # Somebody else may have taken it.
-            if error is not None and not isinstance(error, NotFound | JobLost):
-                raise error
+                for error in self.pool.delete_many(reserved):
+                    # Somebody else may have taken it.
+                    if error is not None and not isinstance(error, NotFound | JobLost):
+                        raise error
+            # In a tube that is paused they cannot be reserved.
+            outcomes = admin.clear(self.pool, tube.name)
+        if error := admin.total(outcomes).error:
+            raise ConnectionClosed(str(error)) from error
 
     def flush_all(self) -> None:
         """:meth:`flush` all declared queues."""
@@ -276,7 +268,10 @@ class BeanpoolBroker(Broker):
         deadline = None if timeout is None else time.monotonic() + timeout / 1000
         before: Emptiness | None = None
         while True:
-            emptiness, why_not = emptiness_of(self.pool.stats_tube_by_server(tube))
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            # One look there is in any case. A server that is silent has the pool's timeout, or what is left.
+            seconds = left if 0 < left < DEFAULTS.timeout else None
+            emptiness, why_not = emptiness_of(self.pool.stats_tube_by_server(tube, timeout=seconds))
             # The servers answer at different moments, and a retry may have gone from one that has not answered yet to
             # one that has. If nothing came between two looks, all were empty at one moment.
             if emptiness is not None and emptiness == before:

@@ -18,12 +18,15 @@ from dramatiq.message import Message
 from beanpool.connection import Job
 from beanpool.contrib.dramatiq.failures import Unsent, connection_errors
 from beanpool.contrib.dramatiq.sending import whole_seconds
+from beanpool.contrib.dramatiq.together import FinishedTogether
 from beanpool.errors import BeanpoolError, Buried, JobLost, NoServerAvailable, NotFound, PoolClosed, PoolTimeout
 from beanpool.jobs import KeptJobs
 from beanpool.manager import PoolManager
 from beanpool.reserve import Waker
 from beanpool.tube import Tube
 
+# How many round trips it takes at most to fetch many messages, from a connect to the last of them.
+_ROUND_TRIPS = 4
 # How long a message waits before it is worked on again whose follow-up could not be sent (milliseconds).
 _AGAIN_IN = 5_000
 
@@ -68,6 +71,8 @@ class BeanpoolConsumer(Consumer):
         self._timeout = timeout
         self._keep_alive = keep_alive
         self._logger = logger
+        self._delete = FinishedTogether(Job.delete, pool.delete_many)
+        self._bury = FinishedTogether(Job.bury, pool.bury_many)
         self._waker = Waker()
         self._changed = threading.Condition()
         # What dramatiq drops is given back, and leaves a place.
@@ -81,7 +86,7 @@ class BeanpoolConsumer(Consumer):
         """
         while True:
             if not self._fetched:
-                self._fetch(time.monotonic() + self._timeout)
+                self._fetch(time.monotonic() + self._patience)
             try:
                 job, kept = self._fetched.popleft()
             except IndexError:
@@ -89,6 +94,13 @@ class BeanpoolConsumer(Consumer):
             message = self._open(job, kept)
             if message is not None:
                 return message
+
+    @property
+    def _patience(self) -> float:
+        """How long to wait for messages (seconds): what comes later than that from a server far away is given back."""
+        return max(
+            self._timeout, _ROUND_TRIPS * max((one.round_trip or 0.0 for one in self._pool.servers), default=0.0)
+        )
 
     def _fetch(self, deadline: float) -> None:
         """Reserve as many as there is room for; none if none comes until the deadline."""
@@ -124,7 +136,7 @@ class BeanpoolConsumer(Consumer):
         except DecodeError as error:
             # Not its traceback: that may show the body.
             self._logger.error("Job %d of %s is no message of dramatiq, and is buried: %s", job.id, job.server, error)
-            self._finish(job, kept, f"job {job.id} of {job.server}", job.bury)
+            self._finish(job, kept, f"job {job.id} of {job.server}", self._bury)
             return None
         if isinstance(message.options.get("eta"), int | float):
             # The server has waited for it, or somebody has kicked it. What is no time is the worker's to complain of.
@@ -136,13 +148,13 @@ class BeanpoolConsumer(Consumer):
         """Delete its job; or give it back, if a message that was to follow it could not be sent."""
         assert isinstance(message, ReservedMessage)
         job, unsent = message.job, message.unsent
-        end: Callable[[], None] = job.delete
+        end: Callable[[Job[Any]], None] = self._delete
         if unsent is not None and unsent.hopeless:
             self._logger.error(
                 "Message %r is buried, for a message that was to follow it cannot be sent: %s",
                 *(message.message_id, unsent.error),
             )
-            end = job.bury
+            end = self._bury
         elif unsent is not None:
             delay = max(1, whole_seconds(_AGAIN_IN if unsent.delay is None else unsent.delay))
             self._logger.error(
@@ -150,7 +162,7 @@ class BeanpoolConsumer(Consumer):
                 *(message.message_id, delay, unsent.error),
             )
 
-            def end() -> None:
+            def end(job: Job[Any]) -> None:
                 job.release(delay=delay)
 
         self._finish(job, message.kept, f"message {message.message_id!r}", end)
@@ -158,12 +170,12 @@ class BeanpoolConsumer(Consumer):
     def nack(self, message: MessageProxy) -> None:
         """Bury its job."""
         assert isinstance(message, ReservedMessage)
-        self._finish(message.job, message.kept, f"message {message.message_id!r}", message.job.bury)
+        self._finish(message.job, message.kept, f"message {message.message_id!r}", self._bury)
 
-    def _finish(self, job: Job[Any], kept: KeptJobs | None, name: str, end: Callable[[], None]) -> None:
+    def _finish(self, job: Job[Any], kept: KeptJobs | None, name: str, end: Callable[[Job[Any]], None]) -> None:
         """:raises dramatiq.errors.ConnectionClosed: if it could not be told to the server, and can be again."""
         try:
-            end()
+            end(job)
         except (JobLost, NotFound, PoolClosed) as error:
             self._logger.warning("%s may be worked on again: %s", name, error)
         except Buried as error:

@@ -1,11 +1,10 @@
-"""Whether a queue is empty, and what is in it: nothing that a server has not said."""
+"""Whether a queue is empty: nothing that a server has not said."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from beanpool.connection import Job
 from beanpool.errors import NotFound
 
 _COUNTED = ("current-jobs-ready", "current-jobs-delayed", "current-jobs-reserved")
@@ -27,14 +26,3 @@ def emptiness_of(answers: Mapping[str, Any]) -> tuple[Emptiness | None, str]:
         else:
             totals.append((server, answer["total-jobs"]))
     return (tuple(totals), "messages have come meanwhile") if totals else (None, "there are no servers")
-
-
-def jobs_of(answers: Mapping[str, Any]) -> list[Job[Any]]:
-    """The jobs among the servers' answers.
-
-    :raises BeanpoolError: if a server did not answer.
-    """
-    for answer in answers.values():
-        if isinstance(answer, BaseException) and not isinstance(answer, NotFound):
-            raise answer
-    return [answer for answer in answers.values() if isinstance(answer, Job)]

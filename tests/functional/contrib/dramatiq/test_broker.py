@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -15,14 +16,14 @@ from dramatiq.errors import ConnectionClosed, QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import CurrentMessage, Middleware
 from support.processes import run_python
 from support.servers import BeanstalkdServer
-from support.threads import background
-from support.waiting import wait_until
+from support.threads import background, run_together
+from support.waiting import wait_until, within
 
 from beanpool import JobTooBig, NoServerForPut, PoolManager, PutFailed
 from beanpool.contrib.dramatiq import BeanpoolBroker, EnqueueFailed
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartDelayLine
 
 TUBE = "dramatiq.default"
 # More than a busy machine needs (milliseconds).
@@ -71,6 +72,10 @@ def job_numbers(server: BeanstalkdServer, field: str) -> list[int]:
     """What the server says of its jobs, in the order of their puts."""
     found = (server.control.stats_job(number) for number in range(1, 10))
     return [int(statistics[field]) for statistics in found if statistics is not None]
+
+
+def message_to(actor: str, number: int) -> bytes:
+    return dramatiq.Message("default", actor, (number,), {}, {}).encode()
 
 
 def only(**states: int) -> dict[str, int]:
@@ -395,6 +400,53 @@ def test_an_acknowledged_message_makes_room_at_once(broker: BeanpoolBroker) -> N
     assert second.message_id != first.message_id
 
 
+def test_messages_of_a_far_server_are_acknowledged_by_many_threads_at_once(
+    beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+) -> None:
+    for number in range(1, 17):
+        beanstalkd.control.put(message_to("work", number), TUBE)
+    # One after the other they would take 3.2 s.
+    with opened(BeanpoolBroker(delay_line(beanstalkd, 0.2).address, timeout=2)) as broker:
+        broker.declare_queue("default")
+        consumer = broker.consume("default", prefetch=16, timeout=LONG)
+        messages: list[MessageProxy] = [message for message in (next(consumer) for _ in range(16)) if message]
+        assert len(messages) == 16
+        ends = [consumer.nack, *[consumer.ack] * 15]
+        run_together(*[partial(end, message) for end, message in zip(ends, messages, strict=True)])
+    assert counts(beanstalkd) == only(buried=1)
+
+
+def test_messages_come_from_a_server_that_is_farther_than_a_worker_waits(
+    cluster: StartCluster, delay_line: StartDelayLine
+) -> None:
+    near, far = cluster(2)
+    for number in range(1, 11):
+        far.control.put(message_to("work", number), TUBE)
+    with opened(BeanpoolBroker([near.address, delay_line(far, 0.15).address])) as broker:
+        broker.declare_queue("default")
+        broker.pool.wait(2)
+        consumer = broker.consume("default", prefetch=10, timeout=50)
+        messages: list[MessageProxy] = []
+        in_vain = 0
+        while len(messages) < 10 and in_vain < 5:
+            message = next(consumer)
+            messages += [message] if message else []
+            in_vain += message is None
+        consumer.requeue(messages)
+        assert len(messages) == 10
+
+
+def test_a_join_ends_in_time_though_a_server_is_silent(cluster: StartCluster) -> None:
+    here, away = cluster(2)
+    with opened(BeanpoolBroker([here.address, away.address], timeout=60)) as broker:
+        broker.declare_queue("default")
+        broker.join("default")
+        away.freeze()
+        with within(0.3), pytest.raises(QueueJoinTimeout, match=away.address):
+            broker.join("default", timeout=300)
+        away.thaw()
+
+
 def test_a_server_that_is_missing_is_not_an_empty_one(cluster: StartCluster) -> None:
     here, away = cluster(2)
     with opened(
@@ -429,7 +481,7 @@ def test_a_retry_that_moves_while_the_servers_answer_is_not_overlooked(
         {"a": answer(4), "b": answer(8)},
         {"a": answer(4), "b": answer(8)},
     ]
-    monkeypatch.setattr(broker.pool, "stats_tube_by_server", lambda tube: looks.pop(0))
+    monkeypatch.setattr(broker.pool, "stats_tube_by_server", lambda tube, timeout: looks.pop(0))
     broker.declare_queue("default")
     broker.join("default", interval=1)
     assert not looks

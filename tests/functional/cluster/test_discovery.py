@@ -89,7 +89,7 @@ class TestTheFirstAnswer:
     @pytest.mark.parametrize("call", FIRST_CALLS.values(), ids=FIRST_CALLS.keys())
     def test_is_waited_for(self, cluster: StartCluster, call: Callable[[PoolManager], Any]) -> None:
         directory = Directory(*cluster(1 if call is FIRST_CALLS["peek"] else 2))
-        with found_out(directory, retry=beanpool_stops_at_once()) as pool, directory.silent():
+        with directory.silent(), found_out(directory, retry=beanpool_stops_at_once()) as pool:
             answer = background(lambda: call(pool))
             wait_until(lambda: directory.questions, "the question")
             assert not answer.done

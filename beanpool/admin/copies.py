@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from beanpool.admin.outcome import Tally
@@ -133,14 +134,22 @@ def bury_copies(
     for number, (copy, _) in enumerate(copies):
         assert isinstance(copy, JobId)
         by_server.setdefault((copy.server, copy.instance), []).append(number)
-    for (server, instance), numbers in by_server.items():
+    if not by_server:
+        return outcomes
+
+    def bury(process: tuple[str, str]) -> list[Exception | None]:
+        numbers = by_server[process]
         try:
-            done = _bury_on(pool, server, instance, [copies[number] for number in numbers], timeout)
+            return _bury_on(pool, *process, [copies[number] for number in numbers], timeout)
         except (BeanpoolError, ValueError) as error:
             # ValueError: the server has left the pool.
-            done = [error] * len(numbers)
-        for number, outcome in zip(numbers, done, strict=True):
-            outcomes[number] = outcome
+            return [error] * len(numbers)
+
+    # At once: one that is far or silent holds up no other.
+    with ThreadPoolExecutor(len(by_server), thread_name_prefix="beanpool-admin-bury") as executor:
+        for numbers, done in zip(by_server.values(), executor.map(bury, by_server), strict=True):
+            for number, outcome in zip(numbers, done, strict=True):
+                outcomes[number] = outcome
     return outcomes
 
 

@@ -9,7 +9,7 @@ from beanpool.admin.copies import Copies, KeyOf
 from beanpool.admin.lanes import Lane, run_lanes
 from beanpool.admin.outcome import STATES, OnProgress, Outcome, State, Stop, check_states
 from beanpool.admin.transfer import transfer
-from beanpool.admin.walk import PROBE_TUBE, count_of
+from beanpool.admin.walk import PROBE_TUBE, answers, counts_of
 from beanpool.config import AnyServer, label
 from beanpool.manager import PoolManager
 
@@ -45,8 +45,7 @@ def evacuate(
     pool.set_weight(server, 0)
 
     def work(lane: Lane) -> None:
-        tubes = [tube for tube in lane.connection.tubes() if tube != PROBE_TUBE]
-        counts = {tube: count_of(lane, tube, wanted) for tube in tubes}
+        counts = counts_of(lane, [tube for tube in lane.connection.tubes() if tube != PROBE_TUBE], wanted)
         lane.total = sum(sum(count.values()) for count in counts.values())
         copies = Copies(lane.pool, None, key, timeout)
         for tube, count in counts.items():
@@ -57,12 +56,14 @@ def evacuate(
 
 
 def _evacuate(lane: Lane, copies: Copies, tube: str, counts: dict[str, int]) -> bool:
-    connection = lane.connection
-    connection.use(tube)
-    connection.watch(tube)
-    for watched in connection.watched:
-        if watched != tube:
-            connection.ignore(watched)
+    with lane.connection.pipeline() as pipeline:
+        pipeline.use(tube).watch(tube)
+        for watched in lane.connection.watched:
+            if watched != tube:
+                pipeline.ignore(watched)
+    for _ in answers(pipeline.results):
+        # Nothing is taken from a tube that was not meant.
+        pass
     return all(not lane.stopped() and transfer(lane, copies, tube, state, count) for state, count in counts.items())
 
 

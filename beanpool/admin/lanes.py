@@ -24,6 +24,7 @@ class Lane:
     :ivar origin: the server, and its process: what makes a :class:`JobId` of an id.
     :ivar portion: how many jobs to have in memory at once.
     :ivar total: how many jobs there are to do; None while that is not known.
+    :ivar newest: the highest id that the server had given when that was asked; None as long as it was not.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Lane:
         self.stopped = stopped
         self.tally = Tally()
         self.total: int | None = None
+        self.newest: int | None = None
         self._report = report
         self._connection: Connection[Any] | None = None
         self.origin = (server, "")

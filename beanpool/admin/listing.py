@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
+import queue
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Self
 
@@ -69,21 +70,22 @@ def jobs(
     progress: OnProgress = None,
     stop: Stop = None,
 ) -> Listing:
-    """Look at the jobs of a tube on all servers, those put first first, server by server in turns, and take none.
+    """Look at the jobs of a tube on all servers, those put first of each server first, and take none.
 
     beanstalkd has no list of jobs. So each server is asked for its ids, from the newest down, until as many jobs were
     found as it counts; to know its newest one, a job is put into a tube of its own and deleted at once. Bodies are read
-    in small portions: memory stays bounded, however many jobs there are.
+    in small portions, a portion of each server at a time: memory stays bounded, however many jobs there are. Each
+    server has a thread of its own, and its jobs come when it has answered: one that is far or silent holds up no other.
 
     :param tube: its name; None for all tubes.
     :param states: of the jobs to look at: ``"ready"``, ``"delayed"``, ``"buried"``, and ``"reserved"``, too.
     :param limit: how many at most: the ones that were put last on each server, and as many of them; None for all.
     :param depth: how many ids to ask each server for at most (a million takes seconds). Jobs that are older are
         counted as skipped.
-    :param timeout: the longest that a server may be silent (seconds); None for the pool's. All are tried at once
-        before.
+    :param timeout: the longest that a server may be silent (seconds); None for the pool's.
     :returns: an iterator over :class:`StoredJob`, whose ``outcomes`` tell what servers lacked. The other parameters are
-        those of :func:`move`. Connections are held until it ends, or is closed.
+        those of :func:`move`. Connections are held until it ends, or is closed: then that to a server whose answer is
+        still out is given back when it has come.
     :raises ValueError: for a tube, state or limit that cannot be.
     """
     return listing(
@@ -111,46 +113,91 @@ def listing(
         if progress is not None:
             progress(news)
 
-    lanes = [Lane(pool, server, timeout, stop_test(stop), report) for server in addresses(pool)]
+    told_to_stop, ending = stop_test(stop), threading.Event()
+    lanes = [
+        Lane(pool, server, timeout, lambda: ending.is_set() or told_to_stop(), report) for server in addresses(pool)
+    ]
     # Those that need not be looked at for what they hold are not.
     most = None if matches is not None else limit
-    look = [_look(pool, lane, tube, states, most, matches, depth) for lane in lanes]
-    return Listing(pool, lanes, _in_turns(pool, lanes, look, limit, timeout))
+    looks = [] if limit == 0 else [_Look(lane, _look(pool, lane, tube, states, most, matches, depth)) for lane in lanes]
+    return Listing(pool, lanes, _as_they_come(looks, limit, ending))
 
 
-def _in_turns(
-    pool: PoolManager[Any],
-    lanes: list[Lane],
-    look: list[Generator[list[StoredJob], None, None]],
-    limit: int | None,
-    timeout: float | None,
-) -> Generator[StoredJob, None, None]:
+class _Look:
+    """A look at one server, in a thread of its own: a portion is there before it is asked for."""
+
+    def __init__(self, lane: Lane, found: Generator[list[StoredJob], None, None]) -> None:
+        self.lane = lane
+        self._found = found
+        self._turn = threading.Semaphore(0)
+        self._waits = False
+        self._ended = False
+        self._thread: threading.Thread | None = None
+
+    def start(self, news: queue.SimpleQueue[News]) -> None:
+        """Look, and tell each portion; then None, or what went wrong beyond the server."""
+        args = (news,)
+        self._thread = threading.Thread(
+            target=self._run, args=args, name=f"beanpool-admin-{self.lane.server}", daemon=True
+        )
+        self._thread.start()
+
+    def go_on(self) -> None:
+        """Its last portion has been taken."""
+        self._waits = False
+        self._turn.release()
+
+    def end(self) -> None:
+        """Look at no more. What waits for no server has given its connection back then."""
+        idle, self._ended = self._waits, True
+        self._turn.release()
+        if idle and self._thread is not None:
+            self._thread.join()
+
+    def _run(self, news: queue.SimpleQueue[News]) -> None:
+        outcome: BaseException | None = None
+        try:
+            for portion in self._found:
+                self._waits = True
+                news.put((self, portion))
+                self._turn.acquire()
+                if self._ended:
+                    break
+            self._found.close()
+        except BaseException as error:
+            outcome = error
+        news.put((self, outcome))
+
+
+News = tuple[_Look, list[StoredJob] | BaseException | None]
+
+
+def _as_they_come(looks: list[_Look], limit: int | None, ending: threading.Event) -> Generator[StoredJob, None, None]:
+    news: queue.SimpleQueue[News] = queue.SimpleQueue()
+    running = 0
     try:
-        # All at once: those that are silent cost one timeout together.
-        silent = pool.ping_by_server(timeout=timeout) if limit != 0 else {}
-        turns = collections.deque[tuple[Lane, Generator[list[StoredJob], None, None]]]()
-        for lane, found in zip(lanes, look, strict=True):
-            answer = silent.get(lane.server)
-            if isinstance(answer, BaseException):
-                lane.tally.fail(answer if isinstance(answer, Exception) else BeanpoolError(str(answer)))
-            elif limit != 0:
-                turns.append((lane, found))
+        for look in looks:
+            look.start(news)
+            running += 1
         left = itertools.count() if limit is None else iter(range(limit))
-        while turns:
-            lane, found = turns.popleft()
-            portion = next(found, None)
+        while running:
+            look, portion = news.get()
+            if isinstance(portion, BaseException):
+                raise portion
             if portion is None:
+                running -= 1
                 continue
-            turns.append((lane, found))
             for job in portion:
                 if next(left, None) is None:
                     return
-                lane.tally.done += 1
+                look.lane.tally.done += 1
                 yield job
-            lane.report()
+            look.lane.report()
+            look.go_on()
     finally:
-        for found in look:
-            found.close()
+        ending.set()
+        for look in looks:
+            look.end()
 
 
 def _look(

@@ -44,6 +44,19 @@ def count_of(lane: Lane, tube: str | None, states: Sequence[str]) -> dict[str, i
         statistics = lane.connection.stats() if tube is None else lane.connection.stats_tube(tube)
     except NotFound:
         return dict.fromkeys(states, 0)
+    return _counts(statistics, states)
+
+
+def counts_of(lane: Lane, tubes: Sequence[str], states: Sequence[str]) -> dict[str, dict[str, int]]:
+    """As :func:`count_of`, of several tubes at once."""
+    with lane.connection.pipeline() as pipeline:
+        for tube in tubes:
+            pipeline.stats_tube(tube)
+    found = zip(tubes, answers(pipeline.results), strict=True)
+    return {tube: _counts({} if statistics is None else statistics, states) for tube, statistics in found}
+
+
+def _counts(statistics: Statistics, states: Sequence[str]) -> dict[str, int]:
     return {state: int(statistics.get(f"current-jobs-{state}", 0)) for state in states}
 
 
@@ -61,29 +74,33 @@ def newest_id(lane: Lane) -> int:
     Only a put tells for certain. So a job without a body is put into a tube of its own, where nobody gets it, and
     deleted. A server that takes no puts is asked for what it has counted.
     """
-    connection = lane.connection
+    if lane.newest is None:
+        lane.newest = _ask_newest(lane.connection)
+    return lane.newest
+
+
+def _ask_newest(connection: Connection[Any]) -> int:
     used = connection.used
-    connection.use(PROBE_TUBE)
-    try:
-        newest = connection.put(b"", delay=_PROBE_DELAY)
-        _delete_probes(connection, newest)
-    except Buried as error:
-        newest = error.id or 0
-        _delete_probes(connection, newest)
-    except CommandFailed:
-        connection.use(used)
-        return _newest_by_counters(connection)
-    connection.use(used)
-    return newest
+    with connection.pipeline() as pipeline:
+        pipeline.use(PROBE_TUBE).put(b"", delay=_PROBE_DELAY).use(used)
+    in_use, newest, back = pipeline.results
+    if isinstance(newest, Buried):
+        newest = newest.id or 0
+    if isinstance(newest, int):
+        _delete_probes(connection, newest, used)
+    # Whatever else went wrong is raised.
+    for _ in answers([in_use, back] if isinstance(newest, int | CommandFailed) else [in_use, newest, back]):
+        pass
+    return newest if isinstance(newest, int) else _newest_by_counters(connection)
 
 
-def _delete_probes(connection: Connection[Any], jid: int | None) -> None:
+def _delete_probes(connection: Connection[Any], jid: int | None, used: str) -> None:
     """Delete a probe, and those that were left when a connection broke; somebody else may do so, too."""
     while jid is not None:
         with connection.pipeline() as pipeline:
-            pipeline.delete(jid)
-            pipeline.peek_delayed()
-        _, left = answers(pipeline.results)
+            pipeline.use(PROBE_TUBE).delete(jid).peek_delayed().use(used)
+        # What was seen is a probe only if the tube was used, which is the first answer.
+        _, _, left, _ = answers(pipeline.results)
         jid = None if left is None else int(left.id)
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from support.servers import BeanstalkdServer
 from support.tubes import count_in, fill, jobs_in
+from support.waiting import within
 
 from beanpool import PoolManager
 from beanpool.admin import evacuate
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartDelayLine
 
 TUBES = ("a", "b", "default")
 
@@ -72,3 +73,17 @@ def test_what_cannot_go_anywhere_stays(cluster: StartCluster, beanstalkd: Beanst
     assert (outcome.done, outcome.duplicates, outcome.unsure) == (0, 0, 0)
     assert other.address in str(outcome.error)
     assert jobs_in([beanstalkd], "a") == before
+
+
+def test_the_tubes_of_a_far_server_are_looked_at_in_few_round_trips(
+    cluster: StartCluster, delay_line: StartDelayLine
+) -> None:
+    far, near = cluster(2)
+    for number in range(60):
+        fill(far, f"tube-{number}", ready=1)
+    fill(far, "tube-1", buried=1)
+    with PoolManager([delay_line(far, 0.1).address, near.address]) as pool:
+        # One by one that would be six seconds.
+        with within(3, "an evacuation"):
+            [outcome] = evacuate(pool, pool.servers[0].address, states="buried").values()
+        assert (outcome.done, outcome.error) == (1, None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.servers import BeanstalkdServer, ServerFactory
 from support.tubes import FAR, count_in, fill, put_in
+from support.waiting import within
 
 from beanpool import PoolManager
 from beanpool.admin import Progress, find, jobs, total
@@ -89,6 +91,20 @@ def test_servers_that_do_not_answer_are_errors_and_the_others_are_seen(cluster: 
     assert [outcome.error is None for outcome in listing.outcomes.values()] == [False, False, True]
     assert seen[-1].handled == 2
     servers[1].thaw()
+
+
+def test_a_silent_server_holds_up_no_jobs_of_the_others(cluster: StartCluster) -> None:
+    servers = cluster(3)
+    for server in servers:
+        fill(server, "a", ready=2)
+    with PoolManager([server.url for server in servers]) as pool:
+        pool.ping()
+        servers[0].freeze()
+        try:
+            with within(5), closing(jobs(pool, "a", timeout=30)) as listing:
+                assert {next(listing).server for _ in range(4)} == {server.address for server in servers[1:]}
+        finally:
+            servers[0].thaw()
 
 
 def test_one_that_is_closed_early_gives_its_connections_back(beanstalkd: BeanstalkdServer) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from beanpool.manager import PoolManager
 from beanpool.worker.deletes import Flusher
+from beanpool.worker.drained import Drained
 from beanpool.worker.finisher import Finisher
 from beanpool.worker.places import Places, Rule, Seat
 from beanpool.worker.settings import Settings
@@ -58,6 +59,11 @@ class Crew:
         """Keeps the jobs alive that have been worked on for a moment."""
         self.finisher = Finisher(pool.name, self._outage)
         self.flusher = Flusher(f"{name}-deletes")
+        self.drained: Drained | None = None
+        """Tells the supervisor when there is nothing left to do, for a worker that stops then."""
+        if settings.stop_when_empty:
+            taken, tell = lambda: self.finisher.tally["taken"], lambda: self.mailbox.put(Notice.DRAINED)
+            self.drained = Drained(pool, duties, taken, tell, f"{name}-drained")
         rules = [Rule(duty.tube, duty.concurrency, duty.breaker) for duty in duties.values()]
         self._places = Places(rules, settings.max_jobs)
         self._lock = threading.Lock()

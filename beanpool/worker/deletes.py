@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from beanpool.connection import Job
@@ -30,12 +31,14 @@ class Deletes:
     :param delete: deletes jobs of a tube; it raises nothing.
     """
 
-    __slots__ = ("_delete", "_due", "_flusher", "_jobs", "_lock", "_tube")
+    __slots__ = ("_delete", "_due", "_flusher", "_jobs", "_lock", "_made", "_making", "_tube")
 
     def __init__(self, delete: Callable[[str, Sequence[Done]], None], flusher: Flusher) -> None:
         self._delete = delete
         self._flusher = flusher
         self._lock = threading.Lock()
+        self._made = threading.Condition(self._lock)
+        self._making = 0
         self._jobs: list[Done] = []
         self._tube = ""
         self._due = 0.0
@@ -50,44 +53,102 @@ class Deletes:
             self._due = _monotonic() + LATEST
         self._flusher.remind(self, self._due)
 
-    def flush(self, at: float | None = None) -> None:
-        """Delete them now, or only if they are due at that time (monotonic seconds)."""
+    def is_due(self, at: float) -> bool:
+        """Whether there are some that are due at that time (monotonic seconds)."""
         with self._lock:
-            if not self._jobs or (at is not None and at < self._due):
-                return
+            return bool(self._jobs) and at >= self._due
+
+    def flush(self, *, wait: bool = False) -> None:
+        """Delete them now.
+
+        :param wait: also wait for those that another thread makes already: their connections must not be closed.
+        """
+        with self._lock:
             tube, jobs, self._jobs = self._tube, self._jobs, []
-        self._delete(tube, jobs)
+            self._making += bool(jobs)
+        if jobs:
+            try:
+                self._delete(tube, jobs)
+            finally:
+                with self._lock:
+                    self._making -= 1
+                    self._made.notify_all()
+        if wait:
+            with self._lock:
+                self._made.wait_for(lambda: not self._making)
 
 
 class Flusher:
-    """A thread that makes the deletes that are due while their own threads are busy with a job.
+    """Makes the deletes that are due while their own threads are busy with a job, in threads of its own.
 
-    :param name: of the thread.
+    While one thread makes some, another one waits for the next: so those of a server that is far or silent hold up no
+    others.
+
+    :param name: of the threads.
     """
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._reminders: queue.SimpleQueue[tuple[Deletes, float] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._waiting = 0
+        """How many threads make no deletes."""
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the first thread."""
+        with self._lock:
+            self._add_thread()
 
     def stop(self, timeout: float) -> None:
-        """Let the thread make all that it was told of at once, for so long (seconds), and end."""
+        """Let the threads make all that they were told of at once, for so long (seconds), and end."""
+        end = _monotonic() + timeout
         self._stopping.set()
-        if self._thread.ident is not None:
-            self._reminders.put(None)
-            self._thread.join(timeout)
+        self._reminders.put(None)
+        for thread in self._all_threads():
+            thread.join(max(0.0, end - _monotonic()))
 
     def remind(self, deletes: Deletes, due: float) -> None:
         """Make these when they are due (monotonic seconds)."""
         self._reminders.put((deletes, due))
+
+    def _all_threads(self) -> Iterator[threading.Thread]:
+        """Those, too, that are started while this goes on."""
+        number = 0
+        while True:
+            with self._lock:
+                if number >= len(self._threads):
+                    return
+                thread = self._threads[number]
+            yield thread
+            number += 1
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+        self._waiting += 1
 
     def _run(self) -> None:
         # All have the same time to wait, so they come in the order in which they are due.
         while (reminder := self._reminders.get()) is not None:
             deletes, due = reminder
             self._stopping.wait(max(0.0, due - _monotonic()))
-            deletes.flush(due)
+            if deletes.is_due(due):
+                self._flush(deletes)
+        # For the next one.
+        self._reminders.put(None)
+
+    def _flush(self, deletes: Deletes) -> None:
+        with self._lock:
+            self._waiting -= 1
+            if not self._waiting:
+                # Where none can be started, what is due next waits for this one.
+                with contextlib.suppress(RuntimeError):
+                    self._add_thread()
+        try:
+            deletes.flush()
+        finally:
+            with self._lock:
+                self._waiting += 1

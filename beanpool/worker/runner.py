@@ -17,7 +17,6 @@ from beanpool.worker.batch import Batches
 from beanpool.worker.crew import Crew, Notice
 from beanpool.worker.current import working_on
 from beanpool.worker.deletes import Deletes, Done
-from beanpool.worker.drained import Drained
 from beanpool.worker.finisher import is_mine, log
 from beanpool.worker.hand import YOUNG, Hand
 from beanpool.worker.outcome import Bury, Retry
@@ -25,8 +24,6 @@ from beanpool.worker.places import Seat
 from beanpool.worker.task import Duty
 from beanpool.worker.time_limit import TimeLimit
 
-# How long a reserve waits before somebody asks whether all is done (seconds).
-_EMPTY_FOR = 0.25
 # Pauses after errors that are none of a handler's (seconds): the first one, and the longest.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
@@ -34,14 +31,10 @@ _monotonic = time.monotonic
 
 
 class Runner:
-    """One of a worker's threads.
+    """One of a worker's threads."""
 
-    :param drained: tells whether all is done, for a worker that stops then.
-    """
-
-    def __init__(self, crew: Crew, drained: Drained | None, number: int) -> None:
+    def __init__(self, crew: Crew, number: int) -> None:
         self._crew = crew
-        self._drained = drained
         self._waker = Waker()
         self._told = threading.Event()
         self._seat = Seat(self.wake)
@@ -124,8 +117,6 @@ class Runner:
         tubes, timeout = crew.enter(self._seat)
         if crew.stopping:
             return
-        if self._drained is not None:
-            timeout = _EMPTY_FOR if timeout is None else min(timeout, _EMPTY_FOR)
         if not tubes:
             self._told.wait(timeout)
             return
@@ -133,8 +124,6 @@ class Runner:
         job = crew.pool.reserve(timeout, tubes=tubes, order=order, waker=self._waker)
         if job is not None:
             self._work_on(job, tubes)
-        elif self._drained is not None and self._drained.ask():
-            crew.mailbox.put(Notice.DRAINED)
 
     def _work_on(self, job: Job, tubes: Sequence[str]) -> None:
         jobs = [job]
@@ -151,11 +140,13 @@ class Runner:
                 else:
                     self._run_alone(duty, job)
             finally:
+                if duty.batches is not None:
+                    self._crew.kept.discard(job)
                 self._crew.done(self._seat)
         except BaseException:
             # What nobody works on goes back to its server now: the error refers to it, as long as that is dealt with.
             self.hand.rest()
-            self.deletes.flush()
+            self.deletes.flush(wait=True)
             self._crew.finisher.give_back(job.tube or "?", None, [one for one in jobs if one.reserved])
             raise
 
@@ -166,6 +157,9 @@ class Runner:
         if not wanted:
             return jobs
         try:
+            if self._crew.settings.keep_alive:
+                # From now on: a far server takes a good part of a short TTR for its answer.
+                self._crew.kept.add(first)
             jobs = self._crew.pool.reserve_many(wanted, 0, tubes=tube, server=first.server)
         except BeanpoolError:
             # The first one is in hand; the next reserve meets what is wrong.
@@ -196,6 +190,8 @@ class Runner:
         count = 0
         self.hand.take(duty.tube, jobs)
         with self._crew.pool.keep(jobs) if self._crew.settings.keep_alive else contextlib.nullcontext() as kept:
+            # It is kept as one of the batch now.
+            self._crew.kept.discard(jobs[0])
             while (job := self.hand.next(began)) is not None:
                 if kept is not None and duty.time_limit is not None:
                     kept.add(job, until=began + duty.time_limit)
@@ -252,7 +248,7 @@ class Runner:
         rest = self.hand.rest()
         if rest:
             # What is done must be deleted before the connections are closed that it came from.
-            self.deletes.flush()
+            self.deletes.flush(wait=True)
             self._crew.finisher.give_back(duty.tube, None, rest)
 
     def _delete(self, tube: str, jobs: Sequence[Done]) -> None:

@@ -65,6 +65,8 @@ class Supervisor:
         with self._crew.kept:
             while not self._all_ended and _monotonic() < self._deadline:
                 self._read(self._look())
+            if self._crew.drained is not None:
+                self._crew.drained.stop()
             given_back = self._give_back()
             code = ExitCode.GIVEN_BACK if given_back else ExitCode.DONE
             counts = ", ".join(f"{what} {count}" for what, count in self._crew.finisher.tally.snapshot().items())

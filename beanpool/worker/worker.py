@@ -17,7 +17,6 @@ from beanpool.worker.backoff import Backoff
 from beanpool.worker.batch import BatchSize
 from beanpool.worker.breaker import Breaker
 from beanpool.worker.crew import Crew, Stop
-from beanpool.worker.drained import Drained
 from beanpool.worker.runner import Runner
 from beanpool.worker.settings import Settings, check_is
 from beanpool.worker.stop_signals import StopSignals
@@ -229,10 +228,7 @@ class Worker:
             crew = Crew(self.pool, duties, settings, f"beanpool-worker-{next(_numbers)}")
             for listener in self._listeners:
                 crew.finisher.hear(listener)
-            drained = None
-            if settings.stop_when_empty:
-                drained = Drained(self.pool, duties, lambda: crew.finisher.tally["taken"])
-            runners = [Runner(crew, drained, number) for number in range(1, settings.threads + 1)]
+            runners = [Runner(crew, number) for number in range(1, settings.threads + 1)]
             supervisor = Supervisor(crew, runners)
             self._crew, self._supervisor = crew, supervisor
         if any(duty.batches is not None for duty in duties.values()):
@@ -240,6 +236,8 @@ class Worker:
         for runner in runners:
             runner.start()
         supervisor.start()
+        if crew.drained is not None:
+            crew.drained.start()
         return supervisor
 
     def stop(self, grace: float | None = None) -> None:

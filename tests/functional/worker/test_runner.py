@@ -33,7 +33,7 @@ from beanpool.worker import (
 )
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartDelayLine
 
 AT_ONCE = Backoff(tries=3, base=0)
 
@@ -213,6 +213,18 @@ class TestTime:
             assert len(timeouts) > 1
             assert not any(timeouts)
             assert worker.get_stats()["done"] == batch
+
+    def test_a_job_is_kept_alive_while_the_rest_of_its_batch_is_under_way(
+        self, beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+    ) -> None:
+        beanstalkd.control.put(b"first", "mail", ttr=1)
+        beanstalkd.control.put(b"x" * 60_000, "mail")
+        timeouts: list[int] = []
+        with PoolManager(delay_line(beanstalkd, 0.02, rate=45_000).address) as pool:
+            worker = Worker(pool, threads=1, batch=2, stop_when_empty=True)
+            worker.add("mail", lambda job: timeouts.append(job.stats()["timeouts"]))
+            assert worker.run() == 0
+            assert timeouts == [0, 0]
 
     def test_a_handler_that_takes_too_long_is_ended_and_its_thread_goes_on(self, beanstalkd: BeanstalkdServer) -> None:
         def handle(job: Job) -> None:

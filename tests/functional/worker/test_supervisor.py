@@ -14,12 +14,12 @@ from support.servers import BeanstalkdServer
 from support.waiting import wait_until, within
 from support.workers import Calls, Events, Gate, running
 
-from beanpool import Job
+from beanpool import Job, PoolManager
 from beanpool.worker import JobDone, JobGivenBack, TimeLimitExceeded, Worker
 from beanpool.worker import supervisor as supervising
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartDelayLine
 
 
 def jobs_in(server: BeanstalkdServer, state: str, tube: str = "mail") -> int:
@@ -121,6 +121,20 @@ class TestLimits:
                 servers[0].thaw()
                 assert worker.join(20) == 0
             assert calls.total == 2
+
+    def test_it_takes_what_far_servers_have_before_it_ends(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        servers = cluster(8)
+        for server in servers:
+            server.control.put(b"job", tube="mail")
+        with PoolManager([delay_line(server).address for server in servers]) as pool:
+            calls = Calls()
+            worker = Worker(pool, threads=8, stop_when_empty=True)
+            worker.add("mail", calls)
+            with running(worker):
+                assert worker.join(20) == 0
+            assert calls.total == 8
 
     def test_it_does_not_end_while_a_running_job_may_put_others(self, beanstalkd: BeanstalkdServer) -> None:
         go_on = threading.Event()

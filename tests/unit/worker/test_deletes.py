@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -71,3 +72,42 @@ def test_they_are_made_at_once_when_the_other_thread_is_to_end(flusher: Flusher)
     flusher.stop(10)
     assert [jobs for _, _, jobs in deleted.batches] == [["a"], ["a"]]
     assert time.monotonic() < started + LATEST
+
+
+def test_those_of_a_silent_server_hold_up_no_others(flusher: Flusher) -> None:
+    silent, answers, others = threading.Event(), threading.Event(), Deleted()
+
+    def delete_in_vain(tube: str, jobs: Sequence[Done]) -> None:
+        silent.set()
+        answers.wait(20)
+
+    try:
+        held_up = Deletes(delete_in_vain, flusher)
+        held_up.add("mail", done("a"))
+        assert silent.wait(20)
+        Deletes(others, flusher).add("mail", done("b"))
+        wait_until(lambda: len(others.batches) == 1, "the deletes of another server")
+        # Nor at the end.
+        Deletes(others, flusher).add("mail", done("c"))
+        flusher.stop(0.1)
+        wait_until(lambda: len(others.batches) == 2, "the last deletes")
+    finally:
+        answers.set()
+
+
+def test_who_is_about_to_close_connections_waits_for_deletes_that_are_made(flusher: Flusher) -> None:
+    began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def delete(tube: str, jobs: Sequence[Done]) -> None:
+        began.set()
+        go_on.wait(20)
+        ended.set()
+
+    deletes = Deletes(delete, flusher)
+    deletes.add("mail", done("a"))
+    assert began.wait(20)
+    deletes.flush()
+    assert not ended.is_set()
+    threading.Timer(0.05, go_on.set).start()
+    deletes.flush(wait=True)
+    assert ended.is_set()

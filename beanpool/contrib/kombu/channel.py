@@ -12,7 +12,7 @@ from kombu.exceptions import ChannelError
 from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
-from beanpool import BeanpoolError, Job, JobLost, NotFound, PoolManager
+from beanpool import BeanpoolError, Job, JobLost, NotFound, PoolManager, admin
 from beanpool.contrib.kombu.envelope import decode, delay_until, encode, eta_of, priority_of, tube_of
 from beanpool.contrib.kombu.options import Options
 from beanpool.contrib.kombu.qos import QoS, logger
@@ -166,7 +166,7 @@ class Channel(virtual.Channel):
             # It has waited. Celery's timer would hold it for up to a second more.
             message.headers["eta"] = None
         if no_ack:
-            self.qos.ack(tag)
+            self.qos.ack(tag, wait=True)
             return message if not job.lost else None
         if self.options.ask_redelivered:
             properties["delivery_info"]["redelivered"] = _redelivered(job)
@@ -202,24 +202,15 @@ class Channel(virtual.Channel):
             stats = self.pool.stats_tube(tube)
         except NotFound:
             return 0
-        return self._purge_ready(tube, int(stats["current-jobs-ready"])) + self._purge_delayed(
-            tube, int(stats["current-jobs-delayed"])
-        )
+        deleted = self._purge_ready(tube, int(stats["current-jobs-ready"]))
+        if stats["current-jobs-delayed"]:
+            deleted += admin.total(admin.clear(self.pool, tube, "delayed")).done
+        return deleted
 
     def _purge_ready(self, tube: str, most: int) -> int:
         deleted = 0
         while deleted < most:
             jobs = self.pool.reserve_many(min(_PORTION, most - deleted), 0, tubes=tube)
-            count = sum(outcome is None for outcome in self.pool.delete_many(jobs))
-            if not count:
-                break
-            deleted += count
-        return deleted
-
-    def _purge_delayed(self, tube: str, most: int) -> int:
-        deleted = 0
-        while deleted < most:
-            jobs = [job for job in self.pool.peek_delayed_by_server(tube).values() if isinstance(job, Job)]
             count = sum(outcome is None for outcome in self.pool.delete_many(jobs))
             if not count:
                 break

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from beanpool import BeanpoolError, Buried, Job, JobLost, KeptJobs, NotFound, PoolManager
+from beanpool.contrib.kombu.finishing import End
 from beanpool.contrib.kombu.options import Options
 from beanpool.contrib.kombu.shared_pool import SharedPool
 
@@ -38,8 +39,9 @@ class _Held:
 class QoS:
     """What virtual channels call the quality of service: how many messages may be held, and which are.
 
-    Messages are acknowledged from any thread. To acknowledge one that was lost (its server is gone, or has given it to
-    another worker) does nothing: there is nothing left to do, and the other worker's copy is not this one's to touch.
+    Messages are acknowledged from any thread; where that takes long, it goes on in another one. To acknowledge one that
+    was lost (its server is gone, or has given it to another worker) does nothing: there is nothing left to do, and the
+    other worker's copy is not this one's to touch.
     """
 
     # The servers give back what a process has held by themselves.
@@ -101,17 +103,20 @@ class QoS:
         """
         return self._held[delivery_tag].job
 
-    def ack(self, delivery_tag: str) -> None:
-        """Delete the job: its work is done."""
-        self._finish(delivery_tag, lambda job: job.delete())
+    def ack(self, delivery_tag: str, *, wait: bool = False) -> None:
+        """Delete the job: its work is done.
+
+        :param wait: whether to return no sooner than it is deleted, or lost.
+        """
+        self._finish(delivery_tag, End("delete"), wait=wait)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Bury the job, or give it back to its queue at once."""
-        self._finish(delivery_tag, (lambda job: job.release()) if requeue else (lambda job: job.bury()))
+        self._finish(delivery_tag, End("release" if requeue else "bury"))
 
     def put_off(self, delivery_tag: str, delay: int) -> None:
         """Give the job back to its queue, for so long (seconds)."""
-        self._finish(delivery_tag, lambda job: job.release(delay=delay))
+        self._finish(delivery_tag, End("release", delay))
 
     def restore_unacked(self) -> list[Any]:
         """Give all that are held back to their queues; returns an empty list: those that are lost are back already."""
@@ -142,18 +147,25 @@ class QoS:
     def restore_visible(self, *args: Any, **options: Any) -> None:
         """Nothing: the servers know which messages are held."""
 
-    def _finish(self, delivery_tag: str, command: Callable[[Job[bytes]], None]) -> None:
+    def _finish(self, delivery_tag: str, end: End, *, wait: bool = False) -> None:
         held = self._held.pop(delivery_tag, None)
         if held is None:
             # The channel was closed meanwhile: it was given back.
             return
-        try:
+
+        def ended(error: Exception | None) -> None:
             held.let_go()
-            command(held.job)
-        except (JobLost, NotFound) as error:
-            logger.info("message %s was lost before it was finished, and is delivered again: %s", delivery_tag, error)
-        except Buried as error:
-            # In answer to a release.
-            logger.error("message %s could not be given back to its queue: %s", delivery_tag, error)
+            if isinstance(error, JobLost | NotFound):
+                logger.info(
+                    "message %s was lost before it was finished, and is delivered again: %s", delivery_tag, error
+                )
+            elif isinstance(error, Buried):
+                # In answer to a release.
+                logger.error("message %s could not be given back to its queue: %s", delivery_tag, error)
+            elif error is not None:
+                logger.warning("message %s could not be finished, and comes again: %s", delivery_tag, error)
+
+        try:
+            self._shared.finisher.finish(held.job, end, ended, wait=wait)
         finally:
             self._on_change()

@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 from beanpool import PoolManager
+from beanpool.contrib.kombu.finishing import Finisher
 
 # Beside those that hold messages: for the waits on queues, and for puts.
 _SPARE_CONNECTIONS = 16
@@ -21,6 +22,7 @@ class SharedPool:
 
     def __init__(self, key: str, servers: str | list[str], options: dict[str, Any]) -> None:
         self.pool: PoolManager[bytes] = PoolManager(servers, encoding=None, **options)
+        self.finisher = Finisher(self.pool)
         self._key = key
         self._users = 1
         # A limit that somebody has set is not ours to raise.
@@ -49,6 +51,7 @@ class SharedPool:
                 return
             if _registry.pools.get(self._key) is self:
                 del _registry.pools[self._key]
+        self.finisher.close()
         self.pool.close(0)
 
 
@@ -80,6 +83,8 @@ def share(servers: str | list[str], options: dict[str, Any]) -> SharedPool:
 def _start_afresh_in_child() -> None:
     # Who was a user in the parent has a pool that begins anew in the child by itself; others get one of their own.
     global _registry
+    for shared in list(_registry.pools.values()):
+        shared.finisher.start_afresh()
     _registry = _Registry()
 
 

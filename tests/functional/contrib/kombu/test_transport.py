@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import StartCluster
+from conftest import StartCluster, StartDelayLine
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu.exceptions import ChannelError, OperationalError
+from support.delay_line import DelayLine
 from support.processes import thread_names
 from support.servers import BeanstalkdServer
-from support.waiting import wait_until
+from support.waiting import wait_until, within
 
 from beanpool import DEFAULT_PRIORITY, JobTooBig, NoServerAvailable, PoolManager
 from beanpool.contrib.kombu import register
+from beanpool.contrib.kombu.envelope import encode
 
 register()
 
@@ -28,7 +30,7 @@ BULK = Queue("bulk", Exchange("bulk"), routing_key="bulk")
 
 
 @contextlib.contextmanager
-def connected(*servers: BeanstalkdServer, **options: Any) -> Iterator[Any]:
+def connected(*servers: BeanstalkdServer | DelayLine, **options: Any) -> Iterator[Any]:
     url = "beanstalk://" + ",".join(server.address for server in servers)
     with Connection(url, transport_options=options) as connection:
         yield connection
@@ -75,7 +77,7 @@ def test_an_acknowledged_message_is_deleted(beanstalkd: BeanstalkdServer) -> Non
         assert message.payload == {"to": "ä"}
         assert message.delivery_tag == f"{beanstalkd.address}/1"
         assert held == {"reserved": 1}
-        assert states(beanstalkd) == {}
+        wait_until(lambda: states(beanstalkd) == {}, "it to be finished")
 
 
 def test_a_rejected_message_is_buried_and_one_that_is_requeued_is_ready(beanstalkd: BeanstalkdServer) -> None:
@@ -86,7 +88,7 @@ def test_a_rejected_message_is_buried_and_one_that_is_requeued_is_ready(beanstal
         again.reject()
 
         assert again.delivery_tag == f"{beanstalkd.address}/1"
-        assert states(beanstalkd) == {"buried": 1}
+        wait_until(lambda: states(beanstalkd) == {"buried": 1}, "it to be finished")
 
 
 def test_bytes_travel_unchanged(beanstalkd: BeanstalkdServer) -> None:
@@ -135,7 +137,7 @@ def test_no_more_are_held_than_may_be_prefetched(beanstalkd: BeanstalkdServer) -
                 with contextlib.suppress(TimeoutError):
                     connection.drain_events(timeout=60)
 
-            assert states(beanstalkd) == {"ready": 2, "reserved": 2}
+            wait_until(lambda: states(beanstalkd) == {"ready": 2, "reserved": 2}, "it to be finished")
 
 
 def test_a_channel_that_was_full_joins_a_wait_that_goes_on(beanstalkd: BeanstalkdServer) -> None:
@@ -211,6 +213,7 @@ def test_a_message_that_comes_before_its_eta_is_put_off_and_not_held(beanstalkd:
         pool.kick(tube="mail")
         publish(connection, "now")
         receive(connection, messages)
+        wait_until(lambda: states(beanstalkd).get("delayed"), "it to be put off")
         after = pool.stats_job(1, server=beanstalkd.address)
 
         assert [message.payload for message in messages] == ["now"]
@@ -231,7 +234,7 @@ def test_what_cannot_be_read_is_buried(
         publish(connection, "next")
 
         assert receive(connection, messages)[0].payload == "next"
-        assert states(beanstalkd) == {"buried": 1, "reserved": 1}
+        wait_until(lambda: states(beanstalkd) == {"buried": 1, "reserved": 1}, "it to be finished")
         assert "cannot be read" in caplog.text
 
 
@@ -245,9 +248,38 @@ def test_the_ack_of_a_lost_message_is_quiet(cluster: StartCluster) -> None:
         for message in messages:
             message.ack()
 
-        assert states(other) == {}
+        wait_until(lambda: states(other) == {}, "it to be finished")
         lost.start()
         assert states(lost)["ready"] > 0
+
+
+def test_a_silent_server_keeps_the_acks_of_others_waiting_for_a_moment(cluster: StartCluster) -> None:
+    here, away = cluster(2)
+    with connected(here, away) as connection, consuming(connection) as messages:
+        for server in (away, away, away, here):
+            server.control.put(encode({"body": "", "properties": {}}), "mail")
+        receive(connection, messages, 4)
+        away.freeze()
+        with within(2):
+            for message in sorted(messages, key=lambda message: here.address in message.delivery_tag):
+                message.ack()
+        wait_until(lambda: states(here) == {}, "the message of the other to be deleted")
+        away.thaw()
+    assert states(away) == {}
+
+
+def test_what_is_acknowledged_far_away_is_deleted_when_the_connection_ends(
+    beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+) -> None:
+    for _ in range(6):
+        beanstalkd.control.put(encode({"body": "", "properties": {}}), "mail")
+    with connected(delay_line(beanstalkd)) as connection, consuming(connection) as messages:
+        receive(connection, messages, 6)
+        # One after the other they would take 1.8 s.
+        with within(1):
+            for message in messages:
+                message.ack()
+    assert states(beanstalkd) == {}
 
 
 def test_a_message_of_a_restarted_server_is_not_taken_for_one_before(beanstalkd: BeanstalkdServer) -> None:
@@ -264,7 +296,7 @@ def test_a_message_of_a_restarted_server_is_not_taken_for_one_before(beanstalkd:
         before.ack()
         assert states(beanstalkd) == {"reserved": 1}
         after.ack()
-        assert states(beanstalkd) == {}
+        wait_until(lambda: states(beanstalkd) == {}, "it to be finished")
 
 
 def _published(connection: Any, body: Any) -> bool:
@@ -284,7 +316,7 @@ def test_what_is_held_is_kept_alive(beanstalkd: BeanstalkdServer) -> None:
 
         assert states(beanstalkd) == {"reserved": 1}
         message.ack()
-        assert states(beanstalkd) == {}
+        wait_until(lambda: states(beanstalkd) == {}, "it to be finished")
 
 
 def test_the_end_of_a_connection_gives_back_what_it_holds(beanstalkd: BeanstalkdServer) -> None:
@@ -351,7 +383,7 @@ def test_a_child_has_a_pool_of_its_own(beanstalkd: BeanstalkdServer) -> None:
         assert states(beanstalkd) == {"ready": 1, "reserved": 1}
         assert receive(connection, messages, 2)[1].payload == "child"
         message.ack()
-        assert states(beanstalkd) == {"reserved": 1}
+        wait_until(lambda: states(beanstalkd) == {"reserved": 1}, "it to be finished")
 
 
 def test_who_waits_outlives_an_outage_of_all_servers(cluster: StartCluster) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import time
+from collections.abc import Callable
 
 from beanpool.cluster.activities import Activities
+from beanpool.connection import Wish, leave_line
 from beanpool.errors import BeanpoolError
 from beanpool.policy import Schedule
 from beanpool.server import Lease, PartialRelease, PooledConnection
 from beanpool.telemetry import ErrorLog
 
-# How long siblings of dropped jobs have the connection for themselves before more is given back, and when to look again
-# if they use it (seconds).
+# How long siblings of dropped jobs have the connection for themselves before more is given back, and when to ask again
+# for it if they use it, and it was not offered (seconds).
 _BREATH = 0.002
-_LOOK_AGAIN = 0.05
+_LOOK_AGAIN = 0.2
 
 
 class GivingBack:
@@ -68,11 +72,18 @@ class GivingBack:
 
 
 class DroppedJobs:
-    """Gives such jobs back, some at a time. Used by one thread at a time."""
+    """Gives such jobs back, some at a time. Used by one thread at a time.
 
-    def __init__(self, activities: Activities, error_log: ErrorLog) -> None:
+    :param wake: has :meth:`go_on` called soon; any thread calls it.
+    """
+
+    def __init__(self, activities: Activities, error_log: ErrorLog, wake: Callable[[], None]) -> None:
         self._activities = activities
         self._error_log = error_log
+        self._wake = wake
+        # Those whose connection is waited for, and those who can have it.
+        self._wishes: dict[Lease[PooledConnection], Wish] = {}
+        self._offered: collections.deque[Lease[PooledConnection]] = collections.deque()
         self._under_way: set[Lease[PooledConnection]] = set()
         self._again: Schedule[Lease[PooledConnection]] = Schedule()
 
@@ -83,6 +94,10 @@ class DroppedJobs:
 
     def go_on(self, now: float) -> None:
         """Give back what had to wait until now."""
+        while self._offered:
+            lease = self._offered.popleft()
+            if lease in self._wishes:
+                self._again.plan(lease, now)
         for lease in self._again.take(now):
             self.give_back(lease)
 
@@ -93,6 +108,13 @@ class DroppedJobs:
             seen_to = self._begin(lease)
         if not seen_to:
             self._again.plan(lease, time.monotonic() + _LOOK_AGAIN)
+        elif wish := self._wishes.pop(lease, None):
+            leave_line(lease.connection, wish)
+
+    def _offer(self, lease: Lease[PooledConnection]) -> None:
+        """Nobody has its connection. Called in any thread."""
+        self._offered.append(lease)
+        self._wake()
 
     def _begin(self, lease: Lease[PooledConnection]) -> bool:
         """False if it has to be tried again later."""
@@ -105,7 +127,8 @@ class DroppedJobs:
             lease.discard("its jobs were dropped unfinished")
             return True
         release = PartialRelease(lease)
-        if not release.take_connection():
+        wish = self._wishes.setdefault(lease, Wish(functools.partial(self._offer, lease)))
+        if not release.take_connection(wish):
             # A sibling's command is under way.
             return False
         self._under_way.add(lease)

@@ -9,6 +9,7 @@ Callers leave notes, in a deque, and wake it only if it would sleep for too long
 from __future__ import annotations
 
 import collections
+import functools
 import math
 import selectors
 import threading
@@ -17,7 +18,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from beanpool.connection import Job, JobState, lease_of, lose_to_ttr, reserved_at, state_of
+from beanpool.connection import Job, JobState, Wish, lease_of, leave_line, lose_to_ttr, reserved_at, state_of
 from beanpool.errors import BeanpoolError
 from beanpool.net import WakeUpPipe
 from beanpool.policy import YOUNG, TouchSchedule
@@ -29,9 +30,10 @@ from beanpool.telemetry import ErrorLog, Observers
 _AT_ONCE = 256
 # How long others have the connection for themselves before the next (seconds).
 _PAUSE = 0.002
-# When to look again if others use it, at the least and at the most (seconds).
-_LOOK_AGAIN = 0.02
-_LOOK_AT_LAST = 0.2
+# When to ask again for a connection that others use, if it was not offered (seconds).
+_LOOK_AGAIN = 0.2
+# How long to wait after an unexpected error (seconds).
+_AFTER_AN_ERROR = 0.02
 # Moments that are so close are one (seconds).
 _GRID = 0.05
 # The thread looks this often whether it is needed, and ends when it has had nothing to keep for so long (seconds).
@@ -153,7 +155,7 @@ class Keeper:
                         return
                     continue
                 # Whatever it was, it may be there again at once.
-                time.sleep(_LOOK_AGAIN)
+                time.sleep(_AFTER_AN_ERROR)
         finally:
             if touching is not None:
                 touching.end()
@@ -190,6 +192,9 @@ class _Touching:
         self._jobs: _Jobs = TouchSchedule()
         self._keepings: dict[weakref.ref[Job[Any]], list[weakref.ref[Keeping]]] = {}
         self._rounds: dict[TouchRound, weakref.ref[Lease[PooledConnection]]] = {}
+        # Where touches wait for their turn, each with the connection; and where it has come, which any thread tells.
+        self._wishes: dict[weakref.ref[Lease[PooledConnection]], tuple[Wish, weakref.ref[PooledConnection]]] = {}
+        self._offered: collections.deque[weakref.ref[Lease[PooledConnection]]] = collections.deque()
 
     @property
     def busy(self) -> bool:
@@ -215,6 +220,12 @@ class _Touching:
         now = time.monotonic()
         for round_ in [one for one in self._rounds if one.give_up_at <= now]:
             self._end(round_, str(round_.connection.late()))
+        while self._offered:
+            group = self._offered.popleft()
+            if group in self._wishes and self._jobs.items(group):
+                self._jobs.postpone(group, now)
+            else:
+                self._withdraw(group)
         for group in self._jobs.due(now):
             self._begin(group, now)
         limits = [round_.give_up_at for round_ in self._rounds]
@@ -241,13 +252,17 @@ class _Touching:
             else:
                 jobs.append((job, asks))
         if lease is None or not jobs:
+            self._withdraw(group)
             self._jobs.postpone(group, now)
             return
         round_ = TouchRound(lease, jobs)
-        if not round_.take_connection():
+        if group not in self._wishes:
+            self._wishes[group] = Wish(functools.partial(self._offer, group)), weakref.ref(lease.connection)
+        if not round_.take_connection(self._wishes[group][0]):
             # Somebody's command is under way on it, or its last job was just finished.
-            self._jobs.postpone(group, now + _patience(lease.connection, now))
+            self._jobs.postpone(group, now + _LOOK_AGAIN)
             return
+        self._withdraw(group)
         self._rounds[round_] = group
         try:
             if round_.begin():
@@ -259,6 +274,18 @@ class _Touching:
         except BaseException as error:
             self._end(round_, f"keeping its jobs alive failed: {type(error).__name__}")
             raise
+
+    def _offer(self, group: weakref.ref[Lease[PooledConnection]]) -> None:
+        """Nobody has this connection. Called in any thread."""
+        self._offered.append(group)
+        if self._pipe is not None:
+            self._pipe.wake()
+
+    def _withdraw(self, group: weakref.ref[Lease[PooledConnection]]) -> None:
+        wish, place = self._wishes.pop(group, (None, None))
+        connection = place() if place is not None else None
+        if wish is not None and connection is not None:
+            leave_line(connection, wish)
 
     def _go_on(self, round_: TouchRound) -> None:
         try:
@@ -343,16 +370,11 @@ class _Touching:
 
     def end(self) -> None:
         """Let go of everything: what is under way is not known to be done."""
+        for group in list(self._wishes):
+            self._withdraw(group)
         for round_ in list(self._rounds):
             self._end(round_, "the pool was closed")
         self._selector.close()
-
-
-def _patience(connection: PooledConnection, now: float) -> float:
-    """How long to leave a connection to whose command is under way: as long again as it has taken (seconds)."""
-    channel = connection.opened_channel
-    taken = now - channel.used_at if channel is not None else 0.0
-    return min(max(taken, _LOOK_AGAIN), _LOOK_AT_LAST)
 
 
 def _first_touch(job: Job[Any]) -> float:

@@ -177,7 +177,7 @@ class Monitor:
                 return
             self._next_turn_at = now + _TURN_AGAIN_AFTER
             if self._loop is None:
-                self._loop = _Loop(self._interval, self._error_log)
+                self._loop = _Loop(self._interval, self._error_log, self.wake)
             loop = self._loop
             until = now + seconds
             while self._prepare(loop):
@@ -221,7 +221,7 @@ class Monitor:
 
     def _take_over_loop(self) -> _Loop:
         with self._loop_lock:
-            loop = self._loop or _Loop(self._interval, self._error_log)
+            loop = self._loop or _Loop(self._interval, self._error_log, self.wake)
             if self._wake_up is not None:
                 loop.selector.register(self._wake_up.descriptor, selectors.EVENT_READ)
             self._loop = None
@@ -270,9 +270,9 @@ class Monitor:
 class _Loop:
     """Where the monitor's work is done: a selector, and what is in hand."""
 
-    def __init__(self, interval: float, error_log: ErrorLog) -> None:
+    def __init__(self, interval: float, error_log: ErrorLog, wake: Callable[[], None]) -> None:
         self.selector = selectors.DefaultSelector()
-        self.upkeep = Upkeep(self.selector, interval, error_log)
+        self.upkeep = Upkeep(self.selector, interval, error_log, wake)
 
     def pump(self, seconds: float, wake_up: WakeUpPipe | None) -> None:
         """Wait so long (seconds) until something is ready, and see to it."""

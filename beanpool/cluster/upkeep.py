@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from beanpool.cluster.activities import Activities, Activity
 from beanpool.cluster.checks import Checks
@@ -27,12 +27,15 @@ class Upkeep:
     """What a pool's monitor does. Used by one thread at a time.
 
     :param interval: how often an idle server is probed (seconds); every interval is jittered by a fifth.
+    :param wake: has :meth:`tend` called soon; any thread calls it.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, interval: float, error_log: ErrorLog) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, interval: float, error_log: ErrorLog, wake: Callable[[], None]
+    ) -> None:
         self._error_log = error_log
         self._activities = Activities(selector, error_log)
-        self._dropped_jobs = DroppedJobs(self._activities, error_log)
+        self._dropped_jobs = DroppedJobs(self._activities, error_log, wake)
         self.checks = Checks(interval, self._activities, error_log)
         self._tick_at = 0.0
 

@@ -24,7 +24,7 @@ from beanpool.connection.job_making import found_job, reserved_job
 from beanpool.connection.pipeline import Pipeline
 from beanpool.connection.results import YamlParsing
 from beanpool.connection.session import Held
-from beanpool.connection.turns import has_interrupted, take_turns, turn
+from beanpool.connection.turns import Line, Turns, Wish, has_interrupted, leave_line, let_go, take_turns, try_turn
 
 __all__ = [
     "IDENTIFY",
@@ -34,7 +34,10 @@ __all__ = [
     "Job",
     "JobId",
     "JobState",
+    "Line",
     "Pipeline",
+    "Turns",
+    "Wish",
     "YamlParsing",
     "disconnect",
     "found_job",
@@ -42,6 +45,8 @@ __all__ = [
     "identity",
     "is_broken",
     "lease_of",
+    "leave_line",
+    "let_go",
     "lose",
     "lose_to_ttr",
     "mark_deleted",
@@ -56,6 +61,6 @@ __all__ = [
     "supersede",
     "take_turns",
     "tube_changes",
-    "turn",
+    "try_turn",
     "unanswered",
 ]

@@ -14,7 +14,7 @@ from beanpool.connection import results
 from beanpool.connection.body_type import BodyT
 from beanpool.connection.job_id import new_job_id
 from beanpool.connection.job_protocols import JobConnection, JobLease, JobRecovery
-from beanpool.connection.turns import queue_up, turn
+from beanpool.connection.turns import offer, queue_up, turn
 from beanpool.errors import BeanpoolError, ConnectionFailed, JobLost, NotPicklable, UnexpectedResponse, job_lost
 from beanpool.net import OF_THE_PARENT, Channel, ChannelState
 from beanpool.protocol import (
@@ -385,7 +385,7 @@ class Job(NotPicklable, Generic[BodyT]):
         timing = None if recovery is None or not recovery.observers.active else self._timing(recovery.observers)
         try:
             # As turn(), which every command would have to call.
-            with guard if not guard.locked() else queue_up(connection, deadline):
+            with guard if not (guard.locked() or connection._line) else queue_up(connection, deadline):
                 # As _has(), which every command would have to call.
                 if self._state is not _RESERVED or self._connection is not connection:
                     return False
@@ -421,6 +421,9 @@ class Job(NotPicklable, Generic[BodyT]):
                 # Whether it is lost is not settled yet.
                 raise self._disconnected(error) from error
             raise self._lose(error) from error
+        finally:
+            if connection._line:
+                offer(connection)
         if status != success or command is not TOUCH:
             self._end_lease()
         if timing is not None:

@@ -15,7 +15,7 @@ from beanpool.connection.handshake import tube_changes
 from beanpool.connection.job import Job
 from beanpool.connection.job_making import found_job, reserved_job
 from beanpool.connection.results import YamlParsing
-from beanpool.connection.turns import in_use
+from beanpool.connection.turns import Line, in_use
 from beanpool.errors import BeanpoolError, ConnectionFailed, NotPicklable, Phase
 from beanpool.net import Address, Channel, connect
 from beanpool.protocol import (
@@ -86,6 +86,7 @@ class Session(NotPicklable, Generic[BodyT]):
         """The tubes that reserves take from, as far as is known here; :meth:`watching` asks the server."""
         self._guard = threading.Lock()
         """Who has it may use the connection while jobs are reserved on it; see :mod:`beanpool.connection.turns`."""
+        self._line = Line()
         self._reserving = False
         self._wanted = False
         """Whether it was opened, and not closed by :meth:`close`: its next use opens it if it has no channel then."""

@@ -2,13 +2,18 @@
 
 A command on a reserved job goes over the connection that holds it, and other threads may work on its siblings there.
 So a batch has each of its connections for itself while it is at work. It takes the guards that are free, all at once,
-and waits for none of the others before these have done: a server that is silent holds up nobody but itself.
+and each of the others when its turn comes, while it is at work on these: a server that is silent holds up nobody but
+itself.
 """
 
 from __future__ import annotations
 
 import abc
+import contextlib
+import functools
 import itertools
+import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,14 +22,16 @@ from beanpool.config import AnyServer
 from beanpool.connection import (
     Job,
     JobState,
+    Turns,
+    Wish,
     lease_of,
+    leave_line,
     lose,
     lose_to_ttr,
     reserved_at,
     set_state,
     state_of,
     take_turns,
-    turn,
 )
 from beanpool.errors import BeanpoolError, Buried, CommandTimeout, NotFound, Phase, without_frames
 from beanpool.jobs.lane import JobLane, Lane
@@ -33,6 +40,12 @@ from beanpool.protocol import Command
 from beanpool.server import Lease, PooledConnection
 from beanpool.telemetry import FinishedBatch, JobEnd, Observers
 
+# When to look at connections that others use while there is something to do on some, and while there is not, if it
+# was not said that one is free (seconds).
+_LOOK_AGAIN = 0.02
+_LOOK_AGAIN_AT_LAST = 0.5
+# A command that began before, and whose time ends with the batch's, says how it ended (seconds).
+_GRACE = 0.1
 # The least that a command can be given (seconds).
 _NO_TIME = 1e-6
 
@@ -143,15 +156,7 @@ class JobBatch(abc.ABC):
                 lane.pinned = lane.error is None and lane.lease.pin()
             pinned = [lane for lane in lanes if lane.pinned]
             with take_turns([lane.connection for lane in pinned]) as some:
-                had = {lane: number for number, lane in enumerate(pinned) if some.had[number]}
-                # A command of a signal handler that interrupts this looks for that name.
-                connections_in_turn = [lane.connection for lane in had]  # noqa: F841
-                self._do_together(list(had), lambda lane: some.let_go(had[lane]))
-            # Last of all the one whose other command is under way for longest: it may be waited for in vain.
-            busy = [lane for lane in pinned if not lane.granted]
-            busy.sort(key=lambda lane: lane.connection.channel.used_at, reverse=True)
-            for lane in busy:
-                self._do_when_its_turn_comes(lane, until)
+                self._do_together(pinned, some, until)
         finally:
             for lane in lanes:
                 self._unpin(lane)
@@ -163,45 +168,69 @@ class JobBatch(abc.ABC):
             lane.pinned = False
             lane.lease.unpin()
 
-    def _do_when_its_turn_comes(self, lane: JobLane, until: float) -> None:
-        connection = lane.connection
-        lane.error = self._not_again(connection.server)
-        if lane.error is not None:
-            return
-        try:
-            with turn(connection, until):
-                self._do_together([lane], None)
-        except CommandTimeout as error:
-            if lane.granted:
-                raise
-            lane.error = self._silent[connection.server] = without_frames(error)
+    def _do_together(self, lanes: list[JobLane], turns: Turns, until: float) -> None:
+        """Do it on all of these, each for as long as it takes: at once, or when others have done with its connection.
 
-    def _do_together(self, lanes: list[JobLane], let_go: Callable[[JobLane], None] | None) -> None:
-        """Do it on all of these, each for as long as it takes.
-
-        :param let_go: lets others use a connection that has done, while others have not.
+        :param until: how long those of others are waited for (monotonic seconds).
         """
-        under_way = lanes
+        numbers = {lane: number for number, lane in enumerate(lanes)}
+        under_way = [lane for lane in lanes if turns.had[numbers[lane]]]
+        bell = threading.Lock()
+        wishes = {lane: Wish(functools.partial(_ring, bell)) for lane in lanes if not turns.had[numbers[lane]]}
+        # A command of a signal handler that interrupts this looks for that name.
+        connections_in_turn = [lane.connection for lane in under_way]
         try:
-            for lane in lanes:
+            for lane in under_way:
                 lane.granted = True
                 self._begin(lane)
-            while under_way:
+            while under_way or wishes:
                 for lane in under_way:
                     if not lane.due:
                         self._note(lane)
-                        if let_go is not None:
-                            let_go(lane)
-                            self._unpin(lane)
+                        turns.let_go(numbers[lane])
+                        self._unpin(lane)
                 under_way = [lane for lane in under_way if lane.due]
+                bell.acquire(blocking=False)
+                for lane, wish in list(wishes.items()):
+                    lane.error = self._not_again(lane.connection.server) or self._too_late(lane, until)
+                    if lane.error is None and not turns.try_again(numbers[lane], wish):
+                        continue
+                    leave_line(lane.connection, wish)
+                    del wishes[lane]
+                    if lane.error is None:
+                        under_way.append(lane)
+                        connections_in_turn.append(lane.connection)
+                        lane.granted = True
+                        self._begin(lane)
+                now = time.monotonic()
+                if any(not lane.due for lane in under_way):
+                    continue
                 if under_way:
-                    drive(under_way, self._collect, self._give_up)
+                    drive(under_way, self._collect, self._give_up, now + _LOOK_AGAIN if wishes else math.inf)
+                elif wishes:
+                    bell.acquire(timeout=min(max(0.0, until + _GRACE - now), _LOOK_AGAIN_AT_LAST))
         except BaseException:
             for lane in under_way:
                 if lane.due:
                     lane.connection.drop("a batch was interrupted")
                 self._note(lane)
             raise
+        finally:
+            for lane, wish in wishes.items():
+                leave_line(lane.connection, wish)
+
+    def _too_late(self, lane: JobLane, until: float) -> CommandTimeout | None:
+        """Why the turn of a lane is not waited for any longer; None if it is."""
+        if time.monotonic() < until + _GRACE:
+            return None
+        server = lane.connection.server
+        error = self._silent[server] = CommandTimeout(
+            f"{server}: the time ran out while commands of other threads on the same connection were under way; "
+            "nothing was sent",
+            server=server,
+            phase=Phase.SENDING,
+        )
+        return error
 
     def _collect(self, lane: JobLane) -> None:
         lane.collect()
@@ -301,6 +330,11 @@ class JobBatch(abc.ABC):
 
     def _spend(self, since: float) -> None:
         self._time_left = max(0.0, self._time_left - (time.monotonic() - since))
+
+
+def _ring(bell: threading.Lock) -> None:
+    with contextlib.suppress(RuntimeError):
+        bell.release()
 
 
 class ReservedBatch(JobBatch):

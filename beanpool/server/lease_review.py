@@ -11,6 +11,7 @@ import functools
 import weakref
 from collections.abc import Callable, Sequence
 
+from beanpool.connection import let_go
 from beanpool.protocol import STATS_JOB, Reply, encode_job, parse_mapping
 from beanpool.server.driven_connection import Step
 from beanpool.server.pooled_connection import PooledConnection
@@ -121,6 +122,6 @@ def _evict(suspect: _Suspect, connection: PooledConnection) -> None:
         if refs and connection.channel.used_at == suspect.used_at:
             connection.drop(_WHY)
     finally:
-        connection.guard.release()
+        let_go(connection)
     if refs and connection.closed:
         refs[0].lease.discard(_WHY)

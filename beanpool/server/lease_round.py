@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from beanpool.connection import Wish, leave_line, try_turn
 from beanpool.server.lease import Lease
 from beanpool.server.pooled_connection import PooledConnection
 
@@ -22,11 +23,16 @@ class LeaseRound:
         """
         return self.connection.live_descriptor()
 
-    def take_connection(self) -> bool:
-        """Have the connection until the end of the round; false if it is in use, or no longer held for these jobs."""
+    def take_connection(self, wish: Wish) -> bool:
+        """Have the connection until the end of the round.
+
+        :param wish: is told when it is worth another try.
+        :returns: false if it is in use, or no longer held for these jobs.
+        """
         if not self.lease.pin():
+            leave_line(self.connection, wish)
             return False
-        if not self.connection.guard.acquire(blocking=False):
+        if not try_turn(self.connection, wish):
             self.lease.unpin()
             return False
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import time
 
-from beanpool.connection import results
+from beanpool.connection import let_go, results
 from beanpool.protocol import RELEASE, STATS_JOB, encode_job, encode_release
 from beanpool.server.lease import Lease
 from beanpool.server.lease_round import LeaseRound
@@ -69,7 +69,7 @@ class PartialRelease(LeaseRound):
 
     def end(self, because: str | None = None) -> None:
         """Let others use the connection again; a reason, `because`, ends it for all."""
-        self.connection.guard.release()
+        let_go(self.connection)
         try:
             if because is not None:
                 self.lease.discard(because)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Unpack
 
-from beanpool.connection import IDENTIFY, YamlParsing, identity, results, unanswered
+from beanpool.connection import IDENTIFY, Line, YamlParsing, identity, results, unanswered
 from beanpool.errors import About, CommandFailed, ConnectionFailed, NotPicklable, UnexpectedResponse
 from beanpool.net import Address, Channel, ChannelState, connect
 from beanpool.protocol import MAX_JOB_SIZE, STATS, USE, Command, Identity, Reply, encode_tube
@@ -27,6 +27,7 @@ class PooledConnection(DrivenConnection, NotPicklable):
     __slots__ = (
         "_guard",
         "_learn",
+        "_line",
         "_opened",
         "counted",
         "encoding",
@@ -64,6 +65,7 @@ class PooledConnection(DrivenConnection, NotPicklable):
         self.encoding = encoding
         self.generation = generation
         self._guard = threading.Lock()
+        self._line = Line()
         self.counted = False
         """Whether it takes a place in its pool; the pool's to say, under its lock."""
         self.lent = False

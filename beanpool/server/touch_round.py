@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from beanpool.connection import Job, JobState, lease_of, set_state
+from beanpool.connection import Job, JobState, lease_of, let_go, set_state
 from beanpool.protocol import STATS_JOB, TOUCH, Command, encode_job, parse_mapping
 from beanpool.server.lease import Lease
 from beanpool.server.lease_round import LeaseRound
@@ -84,7 +84,7 @@ class TouchRound(LeaseRound):
 
     def end(self, because: str | None = None) -> None:
         """Let others use the connection again; a reason, `because`, ends it for all."""
-        self.connection.guard.release()
+        let_go(self.connection)
         try:
             if because is not None:
                 self.lease.discard(because)

@@ -51,8 +51,11 @@ def _out_of_reach(code: CodeType) -> frozenset[int]:
         following = instructions[rest : rest + 5]
         loads = [i.opname == "LOAD_CONST" and i.argval is None for i in following[:3]]
         leaves_with = loads == [True, True, True] and any("CALL" in i.opname for i in following[3:5])
-        starts_handler = names[index] in ("PUSH_EXC_INFO", "WITH_EXCEPT_START")
         before = instructions[index - 1] if index else None
+        # The former has no line of its own where a ``finally`` begins.
+        starts_handler = names[index] in ("PUSH_EXC_INFO", "WITH_EXCEPT_START") or (
+            before is not None and before.opname == "PUSH_EXC_INFO"
+        )
         leaves_try = (
             before is not None
             and regions.get(before.offset) != regions.get(instruction.offset)

@@ -268,6 +268,7 @@ def test_commands_of_a_job_that_wait_for_their_turn_in_vain(beanstalkd: Beanstal
 
         def check(where: str) -> None:
             assert not connection.guard.locked(), where
+            assert not connection._line, where
             assert job.reserved, where
 
         assert at_every_place(lambda: in_vain, check, KeyboardInterrupt) > 10

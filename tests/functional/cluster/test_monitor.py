@@ -184,7 +184,7 @@ def test_a_turn_in_which_nothing_is_due_costs_the_same_however_many_servers_ther
         pool = PoolManager([f"127.0.0.1:{port}" for port in range(1, number + 1)], health_interval=3600)
         members = inside(pool).members
         selector = selectors.DefaultSelector()
-        upkeep = Upkeep(selector, 3600, ErrorLog("p"))
+        upkeep = Upkeep(selector, 3600, ErrorLog("p"), lambda: None)
         upkeep.tend(members)
         # Far from the next tick.
         upkeep._tick_at += 3600

@@ -17,11 +17,11 @@ from support.servers import BeanstalkdServer
 from support.threads import Background, background
 from support.waiting import wait_until, within
 
-from beanpool import CommandTimeout, Job, JobLost, NotFound
+from beanpool import CommandTimeout, Job, JobLost, NotFound, PoolManager
 from beanpool.server.pooled_connection import PooledConnection
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartDelayLine
 
 
 def connection_of(job: Job) -> PooledConnection:
@@ -160,6 +160,66 @@ class TestTime:
             call.result()
             # It is reserved, and such a job cannot be kicked.
             assert isinstance(kicking.error(), NotFound)
+
+
+@contextlib.contextmanager
+def working_without_a_pause(job: Job) -> Iterator[None]:
+    """A thread whose commands on a job follow each other at once, so that nearly always one is under way."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            job.stats()
+
+    working = background(work)
+    try:
+        yield
+    finally:
+        ended.set()
+        working.result()
+
+
+class TestOrder:
+    """Nobody is overtaken for ever by who uses the connection again and again."""
+
+    def test_jobs_are_kept_alive(self, beanstalkd: BeanstalkdServer) -> None:
+        with unprobed(beanstalkd) as pool:
+            pool.put_many(["x"] * 5, ttr=1)
+            jobs = pool.reserve_many(5, 1)
+            with working_without_a_pause(jobs[0]), pool.keep(jobs) as kept:
+                wait_until(
+                    lambda: beanstalkd.control.counter("cmd-touch") >= 5 * 5 or bool(kept.lost), "touches for 1.5 s"
+                )
+                assert not kept.lost
+                assert not beanstalkd.control.counter("job-timeouts")
+            assert pool.delete_many(jobs) == [None] * 5
+
+    def test_dropped_jobs_are_given_back(self, beanstalkd: BeanstalkdServer) -> None:
+        fill(beanstalkd, 5)
+        with pool_with_jobs_in_hand(beanstalkd) as pool:
+            jobs = pool.reserve_many(5, 1)
+            with working_without_a_pause(jobs[0]):
+                del jobs[1:]
+                wait_until(lambda: beanstalkd.control.counter("current-jobs-ready") == 4, "the jobs to be given back")
+
+    def test_a_batch_waits_for_all_that_are_in_use_at_once(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        servers = cluster(5)
+        for server in servers:
+            fill(server, 2)
+        addresses = [delay_line(server, 0.2).address for server in servers]
+        with PoolManager(addresses, health_interval=60) as pool:
+            jobs = pool.reserve_many(10, 1)
+            one_of_each = {job.server: job for job in jobs}.values()
+            touching = [background(job.touch) for job in one_of_each]
+            wait_until(
+                lambda: all(connection_of(job).guard.locked() for job in one_of_each), "the touches to be under way"
+            )
+            with within(0.4):
+                assert pool.delete_many(jobs) == [None] * 10
+            for call in touching:
+                call.result()
 
 
 class TestEndings:

@@ -1,36 +1,16 @@
-"""A name server, and the records of a test's servers. All of it needs dnspython, which is an extra."""
+"""A name server, and the records of a test's servers."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from support.discovery import collect_ignore_glob, name_server, zone
 
 if TYPE_CHECKING:
-    from support.name_server import NameServer, Zone
-
-if importlib.util.find_spec("dns") is None and os.environ.get("BEANPOOL_REQUIRE_SERVERS", "") in ("", "0"):
-    collect_ignore_glob = ["test_*.py"]
-
-
-@pytest.fixture
-def name_server() -> Iterator[NameServer]:
-    """dnsmasq, with no records yet."""
     from support.name_server import NameServer
 
-    with NameServer() as server:
-        yield server
-
-
-@pytest.fixture
-def zone(name_server: NameServer, monkeypatch: pytest.MonkeyPatch) -> Zone:
-    """Records for servers; the system finds their names there, too."""
-    from support.name_server import SystemNames, Zone
-
-    return Zone(name_server, SystemNames(name_server.resolver(), monkeypatch))
+__all__ = ["as_the_systems", "collect_ignore_glob", "name_server", "zone"]
 
 
 @pytest.fixture

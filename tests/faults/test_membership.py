@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 import socket
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from faults.changing_servers import KeyedLoad, owners_of
 from support.inside import inside
 from support.ledger import Ledger
 from support.putting import key_of
@@ -194,65 +192,22 @@ def test_a_change_in_one_step_under_load_sends_no_put_by_way_of_a_third_server(
     # One joins; then two leave, which are drained, and another one joins.
     phases = [[a, b, c], [a, b, c, d], [a, b, e]]
     keys = [f"key {number}" for number in range(400)]
-    owners = [{key: owner_of(phase, key) for key in keys} for phase in phases]
-    placed: deque[tuple[int, int, str, str]] = deque()
-    # An even step is a phase, an odd one the change to the next.
-    steps = itertools.count(1)
-    step = [0]
-    stop, stop_working = threading.Event(), threading.Event()
-
+    owners = [owners_of(phase, keys) for phase in phases]
     with PoolManager(phases[0], timeout=1, health_interval=0.1) as pool:
-
-        def produce() -> None:
-            for key in itertools.cycle(random.sample(keys, len(keys))):
-                if stop.is_set():
-                    return
-                body, began = ledger.token(), step[0]
-                jid = pool.put(body, key=key)
-                ledger.acked(body, jid.server, jid, jid.maybe_duplicate)
-                placed.append((began, step[0], key, jid.server))
-
-        def work() -> None:
-            while not stop_working.is_set():
-                for job in pool.reserve_many(20, 0.1):
-                    ledger.delivered(job.data, job.server, job.id)
-                    job.delete()
-                    ledger.deleted(job.data)
-
-        def await_puts() -> None:
-            enough = len(placed) + PUTS_PER_PHASE
-            wait_until(lambda: len(placed) >= enough, "some puts", 60)
-
-        producers = [background(produce, "a producer") for _ in range(3)]
-        workers = [background(work, "a worker") for _ in range(2)]
-        await_puts()
-        for phase in phases[1:]:
-            step[0] = next(steps)
-            pool.set_servers(phase)
-            step[0] = next(steps)
-            await_puts()
-        stop.set()
-        for producer in producers:
-            producer.result(10)
-        wait_until(lambda: not ledger.outstanding(), "all jobs to be worked off", 30)
-        wait_until(lambda: [status.address for status in pool.servers] == phases[-1], "those that leave to be gone")
-        stop_working.set()
-        for worker in workers:
-            worker.result(10)
-    astray = [
-        (began, ended, key, server)
-        for began, ended, key, server in placed
-        if server not in {owners[phase][key] for phase in range(began // 2, (ended + 1) // 2 + 1)}
-    ]
+        load = KeyedLoad(pool, ledger, keys)
+        with load.running(producers=3, workers=2):
+            load.await_puts(PUTS_PER_PHASE)
+            for phase in phases[1:]:
+                with load.changing():
+                    pool.set_servers(phase)
+                load.await_puts(PUTS_PER_PHASE)
+        assert [status.address for status in pool.servers] == phases[-1]
+    astray = load.astray(owners)
     report = ledger.reconcile([server.control for server in servers], exactly_once=True)
     moved = {key for key in keys if owners[1][key] != owners[0][key]}
-    print(f"{len(moved)} of {len(keys)} keys moved, {len(astray)} of {len(placed)} puts went astray; {report}")
+    print(f"{len(moved)} of {len(keys)} keys moved, {len(astray)} of {len(load.placed)} puts went astray; {report}")
     assert {owners[1][key] for key in moved} == {d}
     assert not astray
-
-
-def owner_of(addresses: list[str], key: str) -> str:
-    return PoolManager(addresses).route(key)[0]
 
 
 class TestOneProcessUnderTwoNames:

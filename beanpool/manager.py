@@ -42,7 +42,7 @@ from beanpool.config import (
     records_in,
 )
 from beanpool.connection import BodyT, Connection, Job, JobId
-from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut, without_frames
+from beanpool.errors import BeanpoolError, NotPicklable, PoolClosed, PoolClosedForPut, PoolTimeout, without_frames
 from beanpool.events import Event
 from beanpool.jobs import BuryMany, DeleteMany, JobsById, KeptJobs, ReleaseMany, TouchMany, stats_of_jobs
 from beanpool.policy import Retry, RetryBudget, RetryPolicy
@@ -364,7 +364,8 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         :param ttr: how long a worker may take before the job is given to another (whole seconds; 0 counts as 1).
         :param tube: the tube; None for the pool's.
         :param key: jobs with the same key go to the same server, from every process, while that server takes puts;
-            each key has one fixed order of fail-over (:meth:`route`). None spreads the jobs over the servers.
+            each key has one fixed order of fail-over (:meth:`route`). None spreads the jobs over the servers, but for
+            those whose connections are all in use.
         :param timeout: the longest the call may take (seconds); None for the pool's.
         :param on_ambiguous: ``"resend"`` or ``"raise"``; None for what the pool does.
         :returns: the job's id, with its server, and whether an attempt before may have stored the job too.
@@ -393,11 +394,17 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         failure = None
         if member is not None and member.accepting and member.up:
             # A server that is silent must leave time for another one.
-            until = now + (seconds / 2 if resend and topology.single is None else seconds)
+            share = seconds
+            if resend and topology.single is None:
+                share = seconds / 2
+                if share < member.reply_time:
+                    share = seconds if seconds < member.reply_time else member.reply_time
+            wait = key is not None or topology.single is not None
             try:
-                jid = put_once(member, request, len(data), tube, until)
+                jid = put_once(member, request, len(data), tube, now + share, now + seconds, wait)
             except BeanpoolError as error:
-                failure = error
+                # That others had all connections is no attempt: it was not waited for.
+                failure = error if wait or not isinstance(error, PoolTimeout) else None
             else:
                 if member.observers.active:
                     took = _monotonic() - now
@@ -426,8 +433,9 @@ class PoolManager(NotPicklable, Generic[BodyT]):
         had not been asked, or one that came back, is given its chance.
 
         :param items: bodies, or :class:`Put` objects with a key, tube and numbers of their own; any iterable. It is
-            read as the jobs go out: what is on its way is bounded (80 KiB for each server and tube), and what it gave
-            is sent when it makes the batch wait. Its time does not count.
+            read as the jobs go out: what is on its way is bounded (64 KiB for each server and tube, and 16 KiB for each
+            server that are not sent yet), and what it gave is sent when it makes the batch wait. Its time does not
+            count.
         :param timeout: the longest that the call may wait without a put being stored (seconds); None for the pool's.
         :returns: one outcome per item, in order: a :class:`JobId`, or the exception that :meth:`put` would have
             raised for it: a :class:`PutFailed`, or the ``ValueError`` or ``TypeError`` of a bad item. A failed item

@@ -52,8 +52,12 @@ class Exchange(Generic[Token]):
 
     __slots__ = ("answered", "connection", "due", "patience", "progress_at")
 
-    def __init__(self, connection: Link) -> None:
-        self.connection = connection
+    connection: Link
+
+    def __init__(self, connection: Link | None = None) -> None:
+        if connection is not None:
+            # Else it is set later.
+            self.connection = connection
         self.due: collections.deque[tuple[Token, bytes]] = collections.deque()
         """The requests that were sent and have no reply yet."""
         self.answered = 0

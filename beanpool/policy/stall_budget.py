@@ -37,13 +37,14 @@ class StallBudget:
         """The source of the puts has taken `seconds`: they do not count."""
         self._spent = max(0.0, self._spent - seconds)
 
-    def patience(self, share: float, fresh: bool) -> float:
+    def patience(self, share: float, fresh: bool, fair: float = 0.0) -> float:
         """How long a server may be waited for (seconds).
 
         :param share: of what is left; less than 1 where others are to have a turn after it.
         :param fresh: whether it has not failed since a put was last stored. Such a server is asked even if others have
             used up the time: a put fails only if no healthy server takes it.
+        :param fair: what it takes a server that is so far away (seconds), at least: a fresh one gets that.
         """
         usual = self.left * share
-        least = self._timeout * _LEAST_SHARE if fresh else 0.0
+        least = max(self._timeout * _LEAST_SHARE, min(fair, self._timeout)) if fresh else 0.0
         return max(0.0, min(max(usual, least), _MOST_TIMEOUTS * self._timeout - self._spent))

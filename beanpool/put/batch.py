@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -11,10 +12,11 @@ from typing import Generic
 
 from beanpool.cluster import Topology
 from beanpool.connection import JobId, new_job_id
-from beanpool.errors import BeanpoolError, ConnectionFailed, PoolTimeout, without_frames
+from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, without_frames
 from beanpool.net import drive, give_up_late
 from beanpool.policy import StallBudget, is_duplicate
 from beanpool.protocol import PUT, PUT_BURIED, Reply
+from beanpool.put.bell import Bell
 from beanpool.put.failover import (
     AnotherRound,
     NotStored,
@@ -23,28 +25,31 @@ from beanpool.put.failover import (
     attempt_outcome,
     has_tried,
     named,
-    put_connection,
     refused_for_size,
     too_big,
 )
 from beanpool.put.item import EncodedPut
-from beanpool.put.lane import Item, Lane, Retry, Token, as_retry
+from beanpool.put.lane import CHUNK, Item, Lane, Retry, Stage, Token, as_retry
 from beanpool.put.observing import AttemptTally
-from beanpool.server import Member
+from beanpool.server import Member, Ticket
 
 Outcome = JobId | Exception
 """What became of one item: the stored job's id, or the error of this item alone."""
 
 # How much may be on its way to one server (bytes), but for a single body that is larger.
 _WINDOW = 64 * 1024
-# How much is collected before it is sent (bytes).
-_CHUNK = 16 * 1024
 # How long replies may gather before the first of them is enough (seconds).
 _GATHERING = 0.002
 _SHORTEST_REPLY = len(b"BURIED 1\r\n")
 # How many items may wait for a server to come back before the batch waits with them.
 _MOST_DEFERRED = 256
+# How many connections it uses at most at a time, and for how many more tubes of servers puts may be collected.
 _MOST_LANES = 64
+_MOST_COLLECTING = 1024
+# How many round trips a connection takes: to connect, and to learn who the server is and tell it the tube.
+_TO_OPEN = 2
+# How often to look what has come where no bell can be heard (seconds).
+_LOOKS = 0.02
 
 OnOutcomes = Callable[[Sequence[tuple[Token, Outcome]]], None]
 """Is given outcomes, each with the token that was given with its put."""
@@ -76,6 +81,11 @@ class PutMany(Generic[Token]):
         self._on_outcomes = on_outcomes
         self._stall = StallBudget(timeout)
         self._lanes: dict[tuple[Member, str], Lane[Token]] = {}
+        # Those of them that have no connection yet, in the order in which they came.
+        self._connect_soon: collections.deque[Lane[Token]] = collections.deque()
+        # Whether more may be collected than should be.
+        self._crowded = False
+        self._bell: Bell | None = None
         # Not sent, and on its way to another server.
         self._again: collections.deque[Item[Token]] = collections.deque()
         # No server is there that could be asked.
@@ -101,36 +111,69 @@ class PutMany(Generic[Token]):
         self._ended = True
         lanes, self._lanes = list(self._lanes.values()), {}
         for lane in lanes:
-            lane.member.pool.discard(lane.connection, "a batch was interrupted")
+            if lane.stage is not Stage.UNCONNECTED:
+                lane.member.pool.discard(lane.connection, "a batch was interrupted")
+            elif lane.ticket is not None:
+                lane.member.pool.queue.leave(lane.ticket)
         for lane in lanes:
             self._abandon(lane)
         waiting, self._again = [*self._again, *self._deferred], collections.deque()
         self._deferred = []
         for item in waiting:
             self._give_up(as_retry(item))
+        if self._bell is not None:
+            self._bell.close()
         self._attempts.tell()
 
-    def feed(self, items: Iterable[tuple[Token, EncodedPut]]) -> bool:
+    def feed(self, items: Iterable[tuple[Token, EncodedPut]], *, hold_back: bool = True) -> bool:
         """Send these, each with its token, without waiting for the last outcomes.
 
+        :param hold_back: whether to wait, between two items, while too much is collected that servers do not take yet.
         :returns: whether more may be fed; if not, something is amiss, and it is time to finish.
         """
         for item in items:
             self._route(item)
             if self._again:
                 self._route_again()
+            if not hold_back:
+                continue
+            if self._crowded:
+                self._make_room()
             if len(self._deferred) >= _MOST_DEFERRED:
                 self.finish()
-        self._send_all()
-        # What is deferred must not wait, nor other callers for the connections of many tubes.
-        return not self._deferred and len(self._lanes) <= len(self._topology().members)
+        self._advance()
+        # What is deferred must not wait.
+        return not self._deferred
 
     def finish(self) -> None:
         """Wait for all outcomes."""
-        self._work_off()
+        while self.busy:
+            self._wait()
+        self._give_back_idle()
         if self._deferred:
             self._retry_deferred()
         self._attempts.tell()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return any(lane.pending or lane.unsent for lane in self._lanes.values())
+
+    @property
+    def silent_since(self) -> float:
+        """Since when the server has not answered that is waited for longest (monotonic seconds); infinite for none."""
+        return min((lane.silent_since for lane in self._lanes.values() if lane.pending), default=math.inf)
+
+    def wait(self, until: float = math.inf) -> None:
+        """Wait until something has come, the bell is rung, or it is so late (monotonic seconds); go on with all."""
+        self._wait(until)
+
+    @property
+    def bell(self) -> Bell:
+        """What any thread may ring to end a wait."""
+        if self._bell is None:
+            self._bell = Bell()
+        return self._bell
 
     def meanwhile(self) -> bool:
         """Do what is to be done while the next item lets itself be waited for: send, pick up, give connections back.
@@ -139,15 +182,12 @@ class PutMany(Generic[Token]):
         """
         if self._ended:
             return False
-        due = [lane for lane in self._lanes.values() if lane.due]
-        for lane in due:
+        pending = [lane for lane in self._lanes.values() if lane.pending]
+        for lane in pending:
             self._receive(lane)
-        give_up_late(due, self._receive, self._give_up_lane)
-        self._send_all(wait=False)
-        for key, lane in list(self._lanes.items()):
-            if not lane.due and not lane.unsent:
-                del self._lanes[key]
-                lane.member.pool.checkin(lane.connection)
+        give_up_late(pending, self._receive, self._give_up_lane)
+        self._advance()
+        self._give_back_idle()
         if not self._lanes:
             self._attempts.tell()
         return bool(self._lanes)
@@ -168,18 +208,48 @@ class PutMany(Generic[Token]):
             if member is None:
                 self._defer(item)
                 return
-        lane = self._lanes.get((member, tube)) or self._open_lane(member, tube, item)
+        lane = self._lanes.get((member, tube))
         if lane is None:
-            return
-        if size > lane.connection.largest_body:
+            if key is None and member.pool.is_full:
+                # It can go to any: not where it would have to wait for others.
+                member = self._with_room(item) or member
+                lane = self._lanes.get((member, tube))
+            lane = lane or self._new_lane(member, tube, item)
+            if lane is None:
+                return
+        if size > lane.largest_body:
             self._fail(item, member, too_big(lane.connection, size))
             return
         if retried:
             lane.has_retries = True
         lane.unsent.append(item)
         lane.unsent_bytes += len(request)
-        if lane.unsent_bytes >= _CHUNK:
-            self._send(lane)
+        if lane.unsent_bytes >= lane.send_at:
+            self._send_on(lane)
+
+    def _send_on(self, lane: Lane[Token]) -> None:
+        """A lane has collected so much that something is to be done."""
+        if not lane.send_at:
+            lane.send_at = CHUNK
+            self._connect_if_possible(lane)
+            return
+        self._send(lane)
+        if lane.unsent_bytes >= lane.send_at:
+            # Not again for each put.
+            lane.send_at = lane.unsent_bytes + CHUNK
+            self._crowded = True
+
+    def _with_room(self, item: Item[Token]) -> Member | None:
+        """One that takes puts, need not be passed over, and has a connection to spare."""
+        for member in self._topology().order(None):
+            if (
+                member.accepting
+                and member.up
+                and (not isinstance(item, Retry) or self._may_ask(item, member))
+                and ((member, item[1].tube) in self._lanes or not member.pool.is_full)
+            ):
+                return member
+        return None
 
     def _next_member(self, item: Item[Token]) -> Member | None:
         """The first of its order that takes puts and need not be passed over."""
@@ -212,7 +282,7 @@ class PutMany(Generic[Token]):
 
     # Connections.
 
-    def _open_lane(self, member: Member, tube: str, item: Item[Token]) -> Lane[Token] | None:
+    def _new_lane(self, member: Member, tube: str, item: Item[Token]) -> Lane[Token] | None:
         if member in self._full:
             if member.pool.is_full:
                 # The batch has waited for it before.
@@ -220,58 +290,128 @@ class PutMany(Generic[Token]):
                 return None
             self._full.discard(member)
             self._failed.pop(member, None)
-        if self._lanes and (len(self._lanes) >= _MOST_LANES or member.pool.is_full):
-            # Who waits for a connection has none: it may be the batch itself that has them all, or another batch that
-            # waits for one of this one's.
-            self._finish_lanes()
-        patience = self._patience(member, to_connect=True)
-        if not patience:
+        if not self._patience(member, _TO_OPEN):
             self._defer(item)
             return None
-        started = time.monotonic()
-        try:
-            connection = put_connection(member, tube, started + patience)
-        except BeanpoolError as error:
-            self._stall.spend(time.monotonic() - started)
-            self._failed[member] = self._putter.comebacks
-            if isinstance(error, PoolTimeout):
-                self._full.add(member)
-            self._fail(item, member, error)
-            return None
         unproven = not member.up or (isinstance(item, Retry) and has_tried(item.attempts, member))
-        opened: Lane[Token] = Lane(member, connection, unproven)
-        self._lanes[member, tube] = opened
-        return opened
+        lane: Lane[Token] = Lane(member, tube, unproven)
+        self._lanes[member, tube] = lane
+        self._crowded = self._crowded or len(self._lanes) > _MOST_COLLECTING
+        return lane
 
-    def _patience(self, member: Member, *, to_connect: bool = False) -> float:
+    def _patience(self, member: Member, round_trips: int = 1) -> float:
         # A server that is silent must leave time for another one; but where nothing may be put twice, one that has been
         # sent a put has all of it.
-        alone = self._topology().single is not None or (not to_connect and not self._resend)
+        alone = self._topology().single is not None or (round_trips == 1 and not self._resend)
         share = 1.0 if alone else 1 / 2 if member.up else 1 / 3
-        return self._stall.patience(share, self._failed.get(member) != self._putter.comebacks)
+        fresh = self._failed.get(member) != self._putter.comebacks
+        return self._stall.patience(share, fresh, member.fair_time(round_trips) if member.up else 0.0)
+
+    def _connect_lanes(self) -> None:
+        """Get connections for those that have none, as far as there are any."""
+        waiting, self._connect_soon = self._connect_soon, collections.deque()
+        # Those that were given up meanwhile are forgotten here.
+        waiting = collections.deque(lane for lane in waiting if self._lanes.get((lane.member, lane.tube)) is lane)
+        while waiting:
+            lane = waiting.popleft()
+            if lane.ticket is not None and lane.ticket.settled:
+                self._connect(lane)
+            elif lane.ticket is not None:
+                self._connect_soon.append(lane)
+            else:
+                self._connect_if_possible(lane, len(waiting))
+
+    def _connect_if_possible(self, lane: Lane[Token], others: int = 0) -> None:
+        if len(self._lanes) - len(self._connect_soon) - others > _MOST_LANES:
+            self._connect_soon.append(lane)
+        else:
+            self._connect(lane)
+
+    def _connect(self, lane: Lane[Token]) -> None:
+        pool = lane.member.pool
+        try:
+            ticket, lane.ticket = lane.ticket, None
+            connection = None if ticket is None else pool.collect(ticket)
+            connection = connection or pool.try_acquire_for_command(lane.tube)
+            if connection is None:
+                lane.ticket = Ticket(self.bell.ring)
+                lane.ticket.for_jobs = False
+                lane.until = time.monotonic() + self._patience(lane.member, _TO_OPEN)
+                self._connect_soon.append(lane)
+                pool.queue_up(lane.ticket)
+                return
+            patience = self._patience(lane.member, _TO_OPEN)
+            lane.begin(connection, time.monotonic() + patience)
+        except BeanpoolError as error:
+            self._lose(lane, error)
+            return
+        if lane.stage is Stage.OPEN:
+            self._opened(lane)
+        else:
+            self._receive(lane)
+
+    def _opened(self, lane: Lane[Token]) -> None:
+        """Puts can be sent: but for those that would be refused for their size."""
+        largest = lane.largest_body = lane.connection.largest_body
+        if any(item[1].size > largest for item in lane.unsent):
+            items = lane.take_unsent()
+            for item in items:
+                if item[1].size > largest:
+                    self._fail(item, lane.member, too_big(lane.connection, item[1].size))
+                else:
+                    lane.unsent.append(item)
+                    lane.unsent_bytes += len(item[1].request)
+        self._send(lane)
+
+    def _give_back_idle(self) -> None:
+        for key, lane in list(self._lanes.items()):
+            if lane.idle:
+                self._give_back(key, lane)
+
+    def _give_back(self, key: tuple[Member, str], lane: Lane[Token]) -> None:
+        # First out of the batch: an interrupt in between must not close what another caller has by then.
+        del self._lanes[key]
+        lane.member.pool.checkin(lane.connection)
+
+    def _spare_others(self) -> None:
+        """Give back what is idle where somebody waits for connections: other callers, or lanes of this batch."""
+        idle = [(key, lane) for key, lane in self._lanes.items() if lane.idle]
+        if not idle:
+            return
+        everything = len(self._lanes) > len(self._topology().members) and not self._connect_soon
+        wanted: set[Member] = set()
+        for waiting in self._connect_soon:
+            everything = everything or waiting.ticket is None
+            wanted.add(waiting.member)
+        for key, lane in idle:
+            if everything or lane.member in wanted or lane.member.pool.queue.contended:
+                self._give_back(key, lane)
 
     # Sending and receiving.
 
-    def _send_all(self, *, wait: bool = True) -> None:
-        """Send what was collected, and what failed on the way; where it goes no further, wait for replies."""
+    def _advance(self) -> None:
+        """Do all that is possible without waiting: connect, send what was collected, and what failed on the way."""
         while True:
+            self._spare_others()
+            if self._connect_soon:
+                self._connect_lanes()
             for lane in list(self._lanes.values()):
-                self._send(lane, wait=wait)
+                if lane.unsent:
+                    self._send(lane)
             if not self._again:
                 break
             self._route_again()
 
-    def _send(self, lane: Lane[Token], *, wait: bool = True) -> None:
-        while lane.unsent:
+    def _send(self, lane: Lane[Token]) -> None:
+        """Send what was collected, as far as the window allows."""
+        while lane.unsent and lane.stage is Stage.OPEN:
             if not lane.member.accepting:
                 # It has refused, or failed, since these were collected.
                 self._again.extend(lane.take_unsent())
                 return
-            if lane.due and (lane.unproven or lane.in_flight + lane.unsent_bytes > _WINDOW):
-                if not wait:
-                    return
-                self._wait()
-                continue
+            in_flight = lane.in_flight
+            if lane.due and (lane.unproven or in_flight + min(lane.unsent_bytes, CHUNK) > _WINDOW):
+                return
             if not lane.due:
                 patience = self._patience(lane.member)
                 if not patience:
@@ -280,52 +420,88 @@ class PutMany(Generic[Token]):
                     return
                 lane.patience = patience
             try:
-                lane.put()
+                lane.put(_WINDOW - in_flight)
             except BeanpoolError as error:
                 self._lose(lane, error)
                 return
             if lane.in_flight > _WINDOW // 2:
                 self._receive(lane)
 
-    def _work_off(self) -> None:
-        """Wait until nothing is under way; what is deferred then waits for a server."""
-        while True:
-            self._finish_lanes()
-            if not self._again:
-                return
-            self._route_again()
-
-    def _finish_lanes(self) -> None:
-        """Wait for all replies, and give the connections back."""
-        while True:
-            for lane in list(self._lanes.values()):
-                self._send(lane)
-            if not any(lane.due for lane in self._lanes.values()):
+    def _make_room(self) -> None:
+        """Wait while servers do not take what is collected: whoever feeds must not fill the memory."""
+        most = CHUNK * max(1, len(self._topology().members))
+        while sum(lane.unsent_bytes for lane in self._lanes.values()) > most or len(self._lanes) > _MOST_COLLECTING:
+            if not self.busy:
                 break
             self._wait()
-        while self._lanes:
-            # First out of the batch: an interrupt in between must not close what another caller has by then.
-            _, lane = self._lanes.popitem()
-            lane.member.pool.checkin(lane.connection)
+        self._crowded = False
 
-    def _wait(self) -> None:
-        """Wait for replies, until some have come or a server has been silent for too long."""
-        lanes = [lane for lane in self._lanes.values() if lane.due]
-        started, replies = time.monotonic(), self._replies
+    def _work_off(self) -> None:
+        """Wait until nothing is under way; what is deferred then waits for a server."""
+        self._advance()
+        while self.busy:
+            self._wait()
+        self._give_back_idle()
+
+    def _wait(self, until: float = math.inf) -> None:
+        """Wait for what is under way, until something has come or a server has been silent for too long."""
+        lanes = [lane for lane in self._lanes.values() if lane.pending]
+        unconnected = [lane for lane in lanes if lane.stage is Stage.UNCONNECTED]
+        asked: list[Lane[Token] | Bell] = [lane for lane in lanes if lane.stage is not Stage.UNCONNECTED]
+        due = [lane for lane in lanes if lane.due]
+        started, replies, bell = time.monotonic(), self._replies, self._bell
+        until = min([until, *(lane.late_at for lane in unconnected)])
+        if bell is not None:
+            asked.append(bell)
+            if not bell.works:
+                until = min(until, started + _LOOKS)
         # It may be few replies if many take their time.
-        for lane in lanes:
+        for lane in due:
             lane.connection.channel.gather(len(lane.due) * _SHORTEST_REPLY)
-        if not drive(lanes, self._receive, self._give_up_lane, started + _GATHERING):
-            for lane in lanes:
+        soon = min(until, started + _GATHERING)
+        if not drive(asked, self._hear, self._give_up_lane, soon if due else until) and due and soon < until:
+            for lane in due:
                 lane.connection.channel.gather(0)
-            drive(lanes, self._receive, self._give_up_lane)
+            drive(asked, self._hear, self._give_up_lane, until)
+        give_up_late(unconnected, self._receive, self._give_up_lane)
+        self._advance()
         if self._replies == replies:
             self._stall.spend(time.monotonic() - started)
 
-    def _give_up_lane(self, lane: Lane[Token]) -> None:
-        self._lose(lane, lane.late(PUT))
+    def _hear(self, one: Lane[Token] | Bell) -> None:
+        if isinstance(one, Bell):
+            one.silence()
+        else:
+            self._receive(one)
+
+    def _give_up_lane(self, lane: Lane[Token] | Bell) -> None:
+        if isinstance(lane, Bell):
+            return
+        if lane.stage is Stage.UNCONNECTED:
+            self._full.add(lane.member)
+            self._lose(lane, lane.member.pool.queue.exhausted())
+        elif lane.stage is Stage.OPEN:
+            self._lose(lane, lane.late(PUT))
+        elif not lane.connection.connecting:
+            self._lose(lane, lane.connection.late())
+
+    def _open_further(self, lane: Lane[Token]) -> None:
+        try:
+            lane.go_on_opening()
+        except BeanpoolError as error:
+            self._lose(lane, error)
+            return
+        if lane.stage is Stage.OPEN:
+            # It has answered: that was no waiting in vain.
+            self._replies += 1
+            self._stall.rest(time.monotonic() - lane.since)
+            self._opened(lane)
 
     def _receive(self, lane: Lane[Token]) -> None:
+        if lane.stage is not Stage.OPEN:
+            if lane.stage is Stage.OPENING:
+                self._open_further(lane)
+            return
         origin = lane.connection.origin
         name, answered = new_job_id, lane.answered
         try:
@@ -393,12 +569,22 @@ class PutMany(Generic[Token]):
         return self._putter.note(retry.attempts, member, error, retry.put.key, self._resend)
 
     def _lose(self, lane: Lane[Token], error: BeanpoolError) -> None:
-        """The lane's connection is gone: what was sent may be stored, what was not is not."""
+        """The lane's connection is gone, or was not to be had: what was sent may be stored, what was not is not."""
         self._lanes = {key: known for key, known in self._lanes.items() if known is not lane}
         self._failed[lane.member] = self._putter.comebacks
-        lane.member.pool.checkin(lane.connection, broken=error)
-        for item, failure in lane.split(error):
+        failures = lane.split(error)
+        if isinstance(error, CommandTimeout) and lane.stage is Stage.OPENING:
+            error.waited = time.monotonic() - lane.since
+        self._let_go(lane, error)
+        for item, failure in failures:
             self._fail(item, lane.member, failure)
+
+    def _let_go(self, lane: Lane[Token], error: BeanpoolError) -> None:
+        pool = lane.member.pool
+        if lane.stage is not Stage.UNCONNECTED:
+            pool.checkin(lane.connection, broken=None if isinstance(error, CommandFailed) else error)
+        elif lane.ticket is not None:
+            pool.queue.leave(lane.ticket)
 
     def _abandon(self, lane: Lane[Token]) -> None:
         """The same at the end of a batch that was interrupted: nothing is put any more."""

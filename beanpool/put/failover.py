@@ -92,17 +92,6 @@ def refused_for_size(attempts: Tried) -> set[Member]:
     return {member for member, error in attempts if isinstance(error, JobTooBig)}
 
 
-def put_connection(member: Member, tube: str, deadline: float) -> PooledConnection:
-    """Check out a connection whose puts go to `tube`.
-
-    :raises BeanpoolError: nothing was put; :func:`beanpool.policy.put_outcome.may_be_stored` says so too.
-    """
-    connection = member.pool.acquire(deadline, tube)
-    if connection.used != tube:
-        _use(member, connection, tube, deadline)
-    return connection
-
-
 def _use(member: Member, connection: PooledConnection, tube: str, deadline: float) -> None:
     try:
         connection.use_tube(tube, deadline)
@@ -116,25 +105,47 @@ def _use(member: Member, connection: PooledConnection, tube: str, deadline: floa
         raise
 
 
+def _not_before(until: float, deadline: float, member: Member) -> float:
+    """Until when a reply is waited for that is asked for now: not before a server that is so far away can answer."""
+    return max(until, min(deadline, time.monotonic() + member.reply_time))
+
+
 def too_big(connection: PooledConnection, size: int) -> CommandFailed:
     """The refusal of a body (of `size` bytes) that the server would refuse: nothing is sent."""
     return refusal("put", "JOB_TOO_BIG", server=connection.server, size=size, limit=connection.largest_body)
 
 
-def put_once(member: Member, request: bytes, size: int, tube: str, deadline: float) -> JobId:
+def put_once(
+    member: Member,
+    request: bytes,
+    size: int,
+    tube: str,
+    until: float,
+    deadline: float,
+    wait: bool = True,
+) -> JobId:
     """One attempt on one server.
 
     :param size: of the body (bytes).
+    :param until: when others are to have a turn (monotonic seconds), if the server is silent; one that is known to be
+        far away has its time for each round trip that it takes.
+    :param deadline: when that ends, too (monotonic seconds).
+    :param wait: whether to wait for a connection where all are in use.
+    :raises PoolTimeout: if there was none.
     :raises BeanpoolError: :func:`beanpool.policy.put_outcome.may_be_stored` tells what became of the job.
     """
     pool = member.pool
-    connection = pool.acquire(deadline, tube)
-    if connection.used != tube:
-        _use(member, connection, tube, deadline)
+    connection = pool.acquire(until, tube, deadline, wait)
+    if connection.is_new or connection.used != tube:
+        connection.is_new = False
+        until = _not_before(until, deadline, member)
+        if connection.used != tube:
+            _use(member, connection, tube, until)
+            until = _not_before(until, deadline, member)
     try:
         if size > connection.largest_body:
             raise too_big(connection, size)
-        reply = connection.channel.exchange(PUT, request, deadline)
+        reply = connection.channel.exchange(PUT, request, until)
         if reply.status == "INSERTED":
             jid = new_job_id(reply.number, connection.origin)
         elif reply.status == "BURIED":
@@ -241,6 +252,9 @@ class Putter:
             for member in self._topology().order(put.key)
             if member.accepting and member not in asked and member not in too_small
         ]
+        if put.key is None:
+            # It can go to any: not where it would have to wait for others.
+            candidates.sort(key=lambda member: (not member.up, member.pool.wait_ahead(member.reply_time)))
         known = len(put.attempts)
         all_drain = not candidates and self.all_drain()
         if all_drain:
@@ -256,7 +270,8 @@ class Putter:
                 continue
             try:
                 until = put.deadline - remaining * (1 - self._share(put, member, candidates, index))
-                jid = put_once(member, put.request, put.size, put.tube, until)
+                until = _not_before(until, put.deadline, member)
+                jid = put_once(member, put.request, put.size, put.tube, until, put.deadline)
             except BeanpoolError as error:
                 self._settle(put, member, error)
                 continue

@@ -10,6 +10,7 @@ import atexit
 import collections
 import contextlib
 import logging
+import math
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from beanpool.errors import (
     PutFailed,
 )
 from beanpool.put.batch import OnOutcomes, Outcome, PutMany
+from beanpool.put.bell import Bell
 from beanpool.put.future import LazyFuture
 from beanpool.put.item import EncodedPut
 from beanpool.runtime import Lock
@@ -39,6 +41,9 @@ _BATCHES_AHEAD = 8
 _BATCHES_UNDER_WAY = 3
 # While puts are stored a flush without a time-out goes on, but not for longer than so many times the pool's.
 _LONGEST_FLUSH = 10
+# How long a server may let what comes meanwhile wait for the end of the batch (seconds). Near ones are done by then,
+# and batches are larger for it.
+_SOON = 0.002
 # How long to wait for those who waited for the last batch, and may put again at once (seconds).
 _UNTIL_THEY_RETURN = 0.0003
 _SHORTEST_BATCH = 0.001
@@ -98,6 +103,8 @@ class Sender:
         self._taken = 0
         # Of what was taken out of the buffer and is not finished, with the number that it was taken as.
         self._in_flight: list[tuple[int, LazyFuture[JobId]]] = []
+        # How many of these are not done yet.
+        self._under_way = 0
         self._flushing = 0
         # Whether somebody waits for one of those that wait.
         self._awaited = False
@@ -117,10 +124,12 @@ class Sender:
         # What the thread waits for: a lock that anybody may release, a finalizer too, without waiting for another one.
         self._signal = threading.Lock()
         self._signal.acquire()
+        # What else it waits for, while it waits for servers.
+        self._bell: Bell | None = None
 
     def counts(self) -> tuple[int, int]:
         """How many puts wait, and how many are on their way."""
-        return len(self.entries), len(self._in_flight)
+        return len(self.entries), self._under_way
 
     # From any thread.
 
@@ -162,6 +171,12 @@ class Sender:
             self._wake()
 
     def _wake(self) -> None:
+        self._signal_thread()
+        bell = self._bell
+        if bell is not None:
+            bell.ring()
+
+    def _signal_thread(self) -> None:
         if self._signal.locked():
             with contextlib.suppress(RuntimeError):
                 self._signal.release()
@@ -226,7 +241,8 @@ class Sender:
     def begin_to_close(self) -> None:
         """Take no more. For finalizers too: it takes no lock, and does no I/O."""
         self.closed = True
-        self._wake()
+        # Not the bell, which has a lock: while it is waited on, there will be replies, or the end of all patience.
+        self._signal_thread()
 
     def abandon(self) -> None:
         """The producer is gone: send what is left, and end. For finalizers."""
@@ -371,31 +387,92 @@ class Sender:
         return batch
 
     def _note_settled(self) -> None:
-        self._in_flight = [sent for sent in self._in_flight if not sent[1].done()]
+        # Else it would be looked through for each put.
+        if self._flushing or len(self._in_flight) > 2 * self._under_way + self._max_batch or not self._under_way:
+            self._in_flight = [sent for sent in self._in_flight if not sent[1].done()]
         if self._flushing:
             self._changed.notify_all()
 
     def _deliver(self, batch: list[Entry]) -> None:
         """Send a batch, and those that are due by then, without waiting for the replies in between."""
         finished: list[tuple[LazyFuture[JobId], Outcome]] = []
-        live = _started(batch)
+        live = self._start_all(batch)
         try:
             with self._batch(finished.extend, self._seconds_left()) as running:
-                while live:
-                    goes_on = running.feed(live)
-                    self._finish(finished)
-                    with self._lock:
-                        self._note_settled()
-                        goes_on = goes_on and len(self._in_flight) <= (_BATCHES_UNDER_WAY - 1) * self._max_batch
-                        batch = self._take() if goes_on and self._is_due(self._max_batch) else []
-                    live = _started(batch)
+                goes_on = True
+                while goes_on:
+                    goes_on = running.feed(live, hold_back=False)
+                    self._settle(finished)
+                    if goes_on:
+                        batch = self._next_beside(running, finished)
+                        live = self._start_all(batch)
+                        goes_on = bool(batch)
                 running.finish()
         except Exception as error:
             self._finish(finished)
             finished = [(future, error) for _, future in self._in_flight if not future.done()]
         self._finish(finished)
 
+    def _start_all(self, batch: list[Entry]) -> list[Entry]:
+        live = _started(batch)
+        self._under_way += len(live)
+        return live
+
+    def _settle(self, finished: list[tuple[LazyFuture[JobId], Outcome]]) -> None:
+        """Tell those who wait what has become of their puts."""
+        if finished or self._flushing:
+            self._finish(finished)
+            with self._lock:
+                self._note_settled()
+
+    def _next_beside(
+        self, running: PutMany[LazyFuture[JobId]], finished: list[tuple[LazyFuture[JobId], Outcome]]
+    ) -> list[Entry]:
+        """Wait for puts that are due while others are under way; empty if there were none until all of these are done.
+
+        A full batch is due as soon as there is room for it. Others wait until what is under way is done; but where a
+        server takes its time, what came of the rest is told, and nobody waits for it any more.
+        """
+        if self._may_send_more() and self.entries and self._is_due(self._max_batch):
+            return self._take_now()
+        lingers_until: float | None = None
+        try:
+            while running.busy:
+                now, slow_from = time.monotonic(), running.silent_since + _SOON
+                if now < slow_from:
+                    self._bell = None
+                    if self._may_send_more() and len(self.entries) >= self._max_batch:
+                        return self._take_now()
+                    running.wait(slow_from)
+                    continue
+                self._settle(finished)
+                # They need not wait for each other, as one of them waits for a slow server.
+                self._returning = 0
+                # In this order: whoever puts, or waits, meanwhile rings.
+                self._bell = running.bell
+                waiting, has_room = len(self.entries), self._may_send_more()
+                self.wake_at = sys.maxsize if not has_room else self._max_batch if waiting else 1
+                waiting = len(self.entries)
+                if waiting and lingers_until is None:
+                    lingers_until = now + self._linger
+                if waiting and has_room and (self._is_due(self._max_batch) or now >= (lingers_until or now)):
+                    return self._take_now()
+                running.wait(lingers_until if has_room and lingers_until is not None else math.inf)
+        finally:
+            self._bell = None
+            self.wake_at = sys.maxsize
+        return []
+
+    def _may_send_more(self) -> bool:
+        """Whether another batch may be on its way."""
+        return self._under_way <= (_BATCHES_UNDER_WAY - 1) * self._max_batch
+
+    def _take_now(self) -> list[Entry]:
+        with self._lock:
+            return self._take()
+
     def _finish(self, finished: list[tuple[LazyFuture[JobId], Outcome]]) -> None:
+        self._under_way -= len(finished)
         failed = []
         for future, outcome in finished:
             if isinstance(outcome, JobId):

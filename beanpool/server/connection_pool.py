@@ -26,6 +26,9 @@ from beanpool.server.pooled_connection import PooledConnection
 from beanpool.server.ticket import Ticket
 
 _TRUSTED_IDLE_SECONDS = 0.01
+_SHORTEST_TURN = 0.0001
+# How many round trips a new connection takes: to connect, and to learn who the server is.
+_TO_OPEN = 2
 
 # Without a look into the class for every call.
 _IN_STEP = ChannelState.IN_STEP
@@ -113,6 +116,10 @@ class ConnectionPool:
         """Whether a command would have to wait for a connection."""
         return not self.places.idle and not self.places.has_room()
 
+    def wait_ahead(self, turn: float) -> float:
+        """How long a command may have to wait for a connection, where each use takes so long (seconds)."""
+        return (len(self.places.queue) + 1) * max(turn, _SHORTEST_TURN) / self.places.limit if self.is_full else 0.0
+
     def stats(self) -> dict[str, int]:
         """The pool's counters, and how it is filled now."""
         opened, idle = self.counts()
@@ -144,11 +151,15 @@ class ConnectionPool:
 
     # Check-out.
 
-    def acquire(self, deadline: float, tube: str | None = None) -> PooledConnection:
+    def acquire(
+        self, deadline: float, tube: str | None = None, longest: float = 0.0, wait: bool = True
+    ) -> PooledConnection:
         """Check out an open connection, preferably one that uses `tube`. Give it to :meth:`checkin`.
 
         It is for commands: who reserves a job on it and keeps that takes what others need to finish theirs.
 
+        :param longest: a later deadline, for a new connection to a server that is known to be far away.
+        :param wait: whether to wait where all are in use.
         :raises PoolTimeout: if none became free before `deadline` (monotonic seconds).
         :raises PoolClosed: if the pool is closed.
         :raises ConnectionFailed: if a new one was needed and could not be made, or the server was removed.
@@ -166,23 +177,25 @@ class ConnectionPool:
                 and _monotonic() - channel.used_at <= _TRUSTED_IDLE_SECONDS
             ):
                 return connection
-        return self._find(connection, deadline, tube)
+        return self._find(connection, deadline, tube, longest, wait)
 
-    def _find(self, connection: PooledConnection | None, deadline: float, tube: str | None) -> PooledConnection:
+    def _find(
+        self, connection: PooledConnection | None, deadline: float, tube: str | None, longest: float, wait: bool
+    ) -> PooledConnection:
         while True:
             if connection is None:
                 connection = self._check_out(tube)
-            if connection is None:
+            if connection is None and wait:
                 connection = self.queue.wait(deadline)
             if connection is None:
                 raise self.queue.exhausted()
-            if self._is_usable(connection, deadline):
+            if self._is_usable(connection, deadline, longest):
                 return connection
             connection = None
 
-    def _is_usable(self, connection: PooledConnection, deadline: float) -> bool:
+    def _is_usable(self, connection: PooledConnection, deadline: float, longest: float = 0.0) -> bool:
         try:
-            return self._is_alive(connection) or self._make_ready(connection, deadline)
+            return self._is_alive(connection) or self._make_ready(connection, deadline, longest)
         except BaseException as error:
             if isinstance(error, UnexpectedResponse):
                 # It was the handshake that failed: what the caller wants to send was not sent.
@@ -218,13 +231,25 @@ class ConnectionPool:
             if idle and idle[-1].watched == tubes and len(self.places.taken) <= self.places.limit:
                 connection = idle.pop()
                 connection.may_hold_jobs = True
+        if connection is not None and self._is_alive(connection):
+            return connection
+        if connection is not None:
+            self.discard(connection)
+        return self._take(lambda: self._check_out_for_jobs(tubes))
+
+    def try_acquire_for_command(self, tube: str) -> PooledConnection | None:
+        """As :meth:`try_acquire`, for commands of who waits for other servers as well: one that uses `tube`, if any."""
+        with self._lock:
+            self._requests += 1
+        return self._take(lambda: self._check_out(tube))
+
+    def _take(self, check_out: Callable[[], PooledConnection | None]) -> PooledConnection | None:
+        """One that is alive, or still closed; None if none is to be had."""
         while True:
-            if connection is None:
-                connection = self._check_out_for_jobs(tubes)
+            connection = check_out()
             if connection is None or connection.opened_channel is None or self._is_alive(connection):
                 return connection
             self.discard(connection)
-            connection = None
 
     def _check_out(self, tube: str | None) -> PooledConnection | None:
         # What is idle and fits goes out without this: no interrupt comes between the look and the pop.
@@ -268,10 +293,10 @@ class ConnectionPool:
         self.counters.watch(connection)
         return connection
 
-    # For reserves, which wait for more than one server.
+    # For who waits for more than one server.
 
     def queue_up(self, ticket: Ticket) -> None:
-        """Queue for a connection for a reserve, behind all who wait, without waiting for it: see :meth:`collect`.
+        """Queue for a connection, behind all who wait, without waiting for it: see :meth:`collect`.
 
         :raises PoolClosed: if the pool is closed.
         :raises ConnectionFailed: if the server was removed.
@@ -292,11 +317,11 @@ class ConnectionPool:
         self.discard(connection)
         return None
 
-    def _make_ready(self, connection: PooledConnection, deadline: float) -> bool:
+    def _make_ready(self, connection: PooledConnection, deadline: float, longest: float) -> bool:
         if connection.channel_state is None:
             started = time.monotonic()
             try:
-                connection.open(deadline)
+                connection.open(max(deadline, min(longest, started + self._owner.fair_time(_TO_OPEN))))
             except CommandTimeout as error:
                 error.waited = time.monotonic() - started
                 raise

@@ -30,6 +30,8 @@ from beanpool.server.reservations import InHand, Reservations
 from beanpool.telemetry import Observers, Reporter, ServerStatus
 
 _REST_AFTER_OUT_OF_MEMORY = 1.0
+# How many times as long as usual a round trip may take.
+_MORE_THAN_USUAL = 1.5
 GONE_AFTER = 600.0
 """How long a server that was leaving is down before it is not waited for any more (seconds)."""
 
@@ -86,6 +88,8 @@ class Member:
         """Whether it gets puts."""
         self.up: bool = True
         """Whether it is up; a suspect one is not."""
+        self.reply_time: float = 0.0
+        """How long a reply may take, as far away as it is known to be (seconds); 0 as long as that is not known."""
         self.leaving: bool = False
         """Whether it gets no puts any more, and is only reserved from until it is empty."""
         self.duplicate_of: Member | None = None
@@ -163,6 +167,10 @@ class Member:
     def patience(self) -> float:
         """How long it must be silent for that to say something of it (seconds)."""
         return patience(self.health, self._settings.timeout)
+
+    def fair_time(self, round_trips: int) -> float:
+        """How long it may take to answer so often, being as far away as it is known to be (seconds)."""
+        return round_trips * self.reply_time
 
     def starved(self) -> None:
         """A caller waits for a connection."""
@@ -271,6 +279,7 @@ class Member:
                     self.health = after
                     break
             self.up = self.health.state is ServerState.UP
+            self.reply_time = _MORE_THAN_USUAL * self.health.usual
             self.accepting = self._accepts()
         if after.alternates and not before.alternates:
             self.pool.pruning.keep_nothing()

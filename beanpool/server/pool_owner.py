@@ -18,6 +18,9 @@ class PoolOwner(Protocol):
     def report(self, error: BeanpoolError, generation: int) -> None:
         """A connection of this generation failed."""
 
+    def fair_time(self, round_trips: int) -> float:
+        """How long it may take to answer so often, being as far away as it is known to be (seconds)."""
+
     def starved(self) -> None:
         """A caller waits for a connection and none is free: free one, if you can."""
 

@@ -138,7 +138,7 @@ class PoolQueue:
         return connection
 
     def join(self, ticket: Ticket) -> None:
-        """Queue for a connection for a reserve, which is told when it has one.
+        """Queue for a connection for a caller who is told when it has one.
 
         :raises BeanpoolError: if the pool hands out none any more.
         """
@@ -147,9 +147,11 @@ class PoolQueue:
                 raise self._ended()
             self._append(ticket)
             self._places.fill()
+        if not ticket.for_jobs and not ticket.settled:
+            self._starved()
 
     def leave(self, ticket: Ticket) -> None:
-        """Take a reserve out of the queue."""
+        """Take one who has joined out of the queue; what it has got goes back."""
         with self._lock:
             self._places.leave_queue(ticket)
         if ticket.connection is not None:

@@ -35,6 +35,7 @@ class PooledConnection(DrivenConnection, NotPicklable):
         "generation",
         "identity",
         "in_hand",
+        "is_new",
         "jobs",
         "largest_body",
         "lease_lock",
@@ -74,6 +75,8 @@ class PooledConnection(DrivenConnection, NotPicklable):
         """Whether it was checked out for a reserve; the pool's to say, too."""
         self.evict: Callable[[], None] | None = None
         """While it waits in a reserve: has that cancelled, for who needs the connection more."""
+        self.is_new = True
+        """Whether no put has gone over it."""
         self.made_at: float | None = time.monotonic()
         """When it was made, for a user who connects it at once (monotonic seconds); None once it stands."""
         self.waits_since = 0.0

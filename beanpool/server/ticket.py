@@ -11,10 +11,10 @@ from beanpool.server.pooled_connection import PooledConnection
 
 
 class Ticket:
-    """A place in the queue for a connection: a command's, whose thread sleeps, or a reserve's, whose wait is told.
+    """A place in the queue for a connection: of a caller whose thread sleeps, or of one who waits for more and is told.
 
-    :param on_available: tells the wait, under the pool's lock: it waits for nothing, and returns false if nobody is
-        there any more; None for a command.
+    :param on_available: tells the caller, under the pool's lock: it waits for nothing, and returns false if nobody is
+        there any more; None for one whose thread sleeps.
     """
 
     __slots__ = ("_on_available", "connection", "error", "for_jobs", "signal")
@@ -22,7 +22,7 @@ class Ticket:
     def __init__(self, on_available: Callable[[], bool] | None = None) -> None:
         self._on_available = on_available
         self.for_jobs = on_available is not None
-        """Whether jobs may be reserved on the connection."""
+        """Whether jobs may be reserved on the connection; who is told, but wants none for that, says so."""
         self.signal = threading.Lock()
         self.signal.acquire()
         self.connection: PooledConnection | None = None

@@ -297,7 +297,10 @@ class TestFaults:
         settled: list[tuple[str, JobId | Exception]] = []
         with pool_of(server, timeout=20) as pool:
             with pool._batch(settled.extend) as batch:
-                assert not batch.feed([("late", encode("x", None, "default", 0, 0, 1, "utf-8"))])
+                batch.feed([("late", encode("x", None, "default", 0, 0, 1, "utf-8"))])
+                while batch.busy:
+                    batch.wait()
+                assert not batch.feed([])
                 server.start()
                 batch.finish()
             [(place, outcome)] = settled

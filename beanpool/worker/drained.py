@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from beanpool.errors import BeanpoolError, NotFound
 from beanpool.manager import PoolManager
 
 # Between two looks at whether a job is in hand; all servers are asked if there is none (seconds).
 _EMPTY_FOR = 0.25
-# What a server has given may still be on its way to a thread that waits. It has come when the server answers again.
-_TIMES = 2
+# A job that is reserved may be under way to a thread that waits. So long nothing ends then: it would go back (seconds).
+_UNDER_WAY = 5.0
+
+_monotonic = time.monotonic
 
 
 class Drained:
@@ -50,27 +53,48 @@ class Drained:
         self._ending.set()
 
     def _run(self) -> None:
+        # What was taken when all was empty but for jobs that somebody has reserved, and when that was seen first.
+        taken, since = -1, 0.0
         while not self._ending.wait(_EMPTY_FOR):
-            if self._ask():
+            taken_before, taken = taken, self._taken()
+            jobs = self._jobs() if self._is_idle(taken) else None
+            if jobs is None or jobs.ready or not self._is_idle(taken):
+                taken = -1
+                continue
+            now = _monotonic()
+            if taken != taken_before:
+                since = now
+            # Those that do not come are others'.
+            if not jobs.reserved or now - since >= _UNDER_WAY:
                 self._tell()
                 return
 
-    def _ask(self) -> bool:
-        taken = self._taken()
+    def _is_idle(self, taken: int) -> bool:
+        """Whether no job is in hand, and none has been since so many were taken."""
+        return self._pool.get_stats()["in_hand"] == 0 and self._taken() == taken
 
-        def idle() -> bool:
-            # One that a thread has taken meanwhile is in hand, or was.
-            return self._pool.get_stats()["in_hand"] == 0 and self._taken() == taken
-
-        return idle() and all(self._are_empty() and idle() for _ in range(_TIMES))
-
-    def _are_empty(self) -> bool:
+    def _jobs(self) -> _Jobs | None:
+        """How many there are; None if not all servers say."""
+        ready = reserved = 0
         try:
-            answers = self._pool.stats_tubes_by_server(self._tubes).values()
+            answers = self._pool.stats_tubes_by_server(self._tubes)
         except BeanpoolError:
-            return False
-        return all(not isinstance(answer, BaseException) and all(map(_is_empty, answer.values())) for answer in answers)
+            return None
+        for answer in answers.values():
+            if isinstance(answer, BaseException):
+                return None
+            for found in answer.values():
+                if isinstance(found, NotFound):
+                    continue
+                if isinstance(found, BaseException):
+                    return None
+                ready += found["current-jobs-ready"]
+                reserved += found["current-jobs-reserved"]
+        return _Jobs(ready, reserved)
 
 
-def _is_empty(answer: Any) -> bool:
-    return isinstance(answer, NotFound) or (not isinstance(answer, BaseException) and not answer["current-jobs-ready"])
+class _Jobs(NamedTuple):
+    """The jobs of all tubes on all servers."""
+
+    ready: int
+    reserved: int

@@ -15,7 +15,7 @@ from support.waiting import wait_until, within
 from support.workers import Calls, Events, Gate, running
 
 from beanpool import Job, PoolManager
-from beanpool.worker import JobDone, JobGivenBack, TimeLimitExceeded, Worker
+from beanpool.worker import JobDone, JobGivenBack, TimeLimitExceeded, Worker, drained
 from beanpool.worker import supervisor as supervising
 
 if TYPE_CHECKING:
@@ -135,6 +135,33 @@ class TestLimits:
             with running(worker):
                 assert worker.join(20) == 0
             assert calls.total == 8
+
+    def test_it_does_not_end_while_a_job_is_under_way_to_it(
+        self, beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+    ) -> None:
+        beanstalkd.control.put(b"x" * 60_000, tube="mail")
+        with PoolManager(delay_line(beanstalkd, 0.02, rate=60_000).address) as pool:
+            calls = Calls()
+            worker = Worker(pool, threads=1, stop_when_empty=True)
+            worker.add("mail", calls)
+            with running(worker):
+                assert worker.join(20) == 0
+            assert calls.total == 1
+            assert jobs_in(beanstalkd, "ready") == 0
+
+    def test_what_others_have_in_hand_keeps_it_only_for_a_while(
+        self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(drained, "_UNDER_WAY", 0.3)
+        beanstalkd.control.put(b"job", tube="mail")
+        with pool_of(beanstalkd) as others, pool_of(beanstalkd) as pool:
+            held = others.reserve(5, tubes="mail")
+            assert held is not None
+            worker = Worker(pool, threads=1, stop_when_empty=True)
+            worker.add("mail", Calls())
+            with running(worker):
+                assert worker.join(20) == 0
+            held.delete()
 
     def test_it_does_not_end_while_a_running_job_may_put_others(self, beanstalkd: BeanstalkdServer) -> None:
         go_on = threading.Event()

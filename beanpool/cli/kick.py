@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from beanpool import admin
+from beanpool import Pipeline, admin
 from beanpool.cli.each_job import for_each_job
 from beanpool.cli.exits import CommandError, Exit
 from beanpool.cli.operation import Operation, count_in_tube, run_operation
@@ -16,12 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     if (tube is None) == (arguments.jobs is None):
         raise CommandError("name a TUBE, or jobs with --job", code=Exit.USAGE)
     if arguments.jobs is not None:
-        return for_each_job(
-            arguments,
-            "kicked",
-            lambda pool, job: pool.kick_job(job.id, server=job.server),
-            "neither buried nor delayed",
-        )
+        return for_each_job(arguments, "kicked", Pipeline.kick_job, "neither buried nor delayed")
     return run_operation(
         Operation(
             "kicked",

@@ -7,8 +7,9 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
+from beanpool import NotFound
 from beanpool.cli.exits import Exit
-from beanpool.cli.pool import code_for, open_pool, say_missing, split_answers
+from beanpool.cli.pool import code_for, open_pool, reason, say_missing, split_answers
 from beanpool.cli.screen import say_table
 from beanpool.cli.tables import count
 from beanpool.cli.terminal import say, to_json
@@ -30,18 +31,22 @@ def run(arguments: argparse.Namespace) -> int:
     with open_pool(arguments) as pool:
         answers, missing = split_answers(pool.tubes_by_server())
         for server in missing:
-            # It has had its time, once, and shall not have it again for every tube.
+            # It has had its time, and shall not have it again.
             pool.remove_server(server)
         names = sorted({tube for tubes in answers.values() for tube in tubes})
         if arguments.glob is not None:
             names = [name for name in names if fnmatch.fnmatchcase(name, arguments.glob)]
-        tubes = {}
-        for name in names:
-            having, failed = split_answers(pool.stats_tube_by_server(name))
-            missing |= failed
-            # A tube can vanish after it was listed.
-            if having:
-                tubes[name] = _counters(having)
+        told, failed = split_answers(pool.stats_tubes_by_server(names)) if names else ({}, {})
+        missing |= failed
+    having: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for server, found in told.items():
+        for name, stats in found.items():
+            if not isinstance(stats, BaseException):
+                having[name][server] = stats
+            elif not isinstance(stats, NotFound):
+                missing.setdefault(server, reason(server, stats))
+    # A tube can vanish after it was listed.
+    tubes = {name: _counters(stats) for name, stats in having.items() if stats}
     if arguments.json:
         say(to_json({"tubes": tubes, "missing": missing}))
     else:

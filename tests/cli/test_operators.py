@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.command_line import call_beanpool, started_beanpool
 from support.servers import BeanstalkdServer
-from support.waiting import wait_until
+from support.waiting import wait_until, within
 
 from beanpool import Connection
 from beanpool.cli import consent
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartDelayLine
 
 
 def urls(*servers: BeanstalkdServer) -> str:
@@ -146,6 +146,21 @@ def test_delete_says_of_each_job_what_became_of_it(cluster: StartCluster) -> Non
     again = call_beanpool("-u", urls(*servers), "delete", "-y", "--json", names[0], names[1])
     assert again.returncode == 1
     assert [record["deleted"] for record in lines(again)] == [False, True]
+
+
+def test_what_is_named_one_by_one_takes_few_round_trips(
+    beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+) -> None:
+    far = delay_line(beanstalkd, 0.1)
+    ids = [beanstalkd.control.put(b"x", f"tube-{number}") for number in range(80)]
+    url = f"beanstalk://{far.address}"
+    # For each by itself they would take eight seconds.
+    with within(5, "a command"):
+        tubes = call_beanpool("-u", url, "tubes", "tube-*", "--json")
+    assert len(lines(tubes)[0]["tubes"]) == 80
+    with within(5, "a command"):
+        done = call_beanpool("-u", url, "delete", "-y", *(f"{far.address}/{jid}" for jid in ids))
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 80)
 
 
 # many jobs

@@ -46,6 +46,7 @@ _LOOK_AGAIN = 0.02
 _LOOK_AGAIN_AT_LAST = 0.5
 # A command that began before, and whose time ends with the batch's, says how it ended (seconds).
 _GRACE = 0.1
+_LARGEST_CHUNK = 16_000
 # The least that a command can be given (seconds).
 _NO_TIME = 1e-6
 
@@ -63,7 +64,8 @@ class JobBatch(abc.ABC):
 
     :cvar command: what is carried out.
     :cvar lane: what is known of each connection.
-    :cvar chunk: how many items are looked at, and have their outcome, before the next are; None for all of them.
+    :cvar chunk: how many items are looked at, and have their outcome, before more are, twice as many each time; None
+        for all of them.
     :cvar how: what becomes of a job by it; None if it is reserved as before.
     :param timeout: the longest that a server may let a reply wait, and other threads a connection, and the longest that
         is spent in vain on what was deferred at first (seconds).
@@ -89,8 +91,11 @@ class JobBatch(abc.ABC):
         """Carry it out on all; returns one outcome per item, in order."""
         source = iter(items)
         try:
-            while chunk := list(itertools.islice(source, self.chunk)):
+            size = self.chunk
+            while chunk := list(itertools.islice(source, size)):
                 self._carry_out(chunk)
+                # Each takes a round trip, which may be long.
+                size = size and min(2 * size, _LARGEST_CHUNK)
         finally:
             if self._finished is not None:
                 self._finished.tell()

@@ -20,19 +20,16 @@ from beanpool.connection import (
     report_lost,
     state_of,
 )
-from beanpool.errors import BeanpoolError, ConnectionFailed, job_lost, without_frames
+from beanpool.errors import BeanpoolError, ConnectionFailed, without_frames
 from beanpool.jobs.batch import JobBatch
-from beanpool.jobs.lane import JobLane, Lane
+from beanpool.jobs.lane import JobById, JobLane, LaneById, delete_all
 from beanpool.net import Failure, drive
 from beanpool.protocol import DELETE, check_id
-from beanpool.server import Member, Recovery, why_another
+from beanpool.server import Member, Recovery
 from beanpool.telemetry import Observers
 
 Locate = Callable[[int], tuple[Member, str | None]]
 """Tells of a job's id on which member it is, and the server process that gave the id, if that is known."""
-
-JobById = tuple[int, int, Member, str | None]
-"""The place and the id of a job that is not in hand, its member, and the server process that gave the id, if known."""
 
 
 class DeleteMany(JobBatch):
@@ -71,7 +68,7 @@ class DeleteMany(JobBatch):
         return job
 
     def _begin(self, lane: JobLane) -> None:
-        _delete_all(lane, self._timeout)
+        delete_all(lane, self._timeout)
 
     def _broke(self, place: int, job: Job[Any], failure: Failure) -> None:
         disconnect(job, failure)
@@ -101,54 +98,87 @@ class DeleteMany(JobBatch):
     # Jobs that are known by their ids alone.
 
     def _delete_by_id(self, by_id: list[JobById]) -> None:
-        lanes: dict[Member, Lane] = {}
-        try:
-            for place, jid, member, instance in by_id:
-                lane = lanes.get(member)
-                if lane is None:
-                    found = self._lane_by_id(member)
-                    if isinstance(found, BeanpoolError):
-                        self._outcomes[place] = found
-                        continue
-                    lane = lanes[member] = found
-                reason = why_another(lane.connection, instance) if instance is not None else None
-                if reason is not None:
-                    self._outcomes[place] = job_lost(jid, member.address, reason)
-                    continue
-                lane.places.append(place)
-                lane.ids.append(jid)
-            asked = [lane for lane in lanes.values() if lane.ids]
-            for lane in asked:
-                _delete_all(lane, self._timeout)
-            while due := [lane for lane in asked if lane.due]:
-                drive(due, Lane.collect, self._give_up)
-        except BaseException:
-            for member, lane in lanes.items():
-                member.pool.discard(lane.connection, "a batch was interrupted")
-            raise
-        for member, lane in lanes.items():
-            if lane.error is None:
-                member.works()
-                member.pool.checkin(lane.connection)
-            else:
-                member.pool.checkin(lane.connection, broken=lane.error)
-            for position, error in (lane.refusals | lane.failures).items():
-                self._outcomes[lane.places[position]] = error
+        entries: dict[Member, list[JobById]] = {}
+        for entry in by_id:
+            entries.setdefault(entry[2], []).append(entry)
+        # While any is waited for, none is held: else two callers could wait for each other.
+        waits_until = None
+        while entries:
+            lanes = self._lanes_by_id(entries, waits_until)
+            self._do_by_id(lanes)
+            waits_until = waits_until or time.monotonic() + self._timeout
 
-    def _lane_by_id(self, member: Member) -> Lane | BeanpoolError:
-        failed = self._not_again(member.address)
-        if failed is not None:
-            return failed
-        last, left = self._unreachable.get(member, (None, self._timeout))
-        if last is not None and left <= 0:
-            return last
-        started = time.monotonic()
+    def _lanes_by_id(self, entries: dict[Member, list[JobById]], waits_until: float | None) -> list[LaneById]:
+        """The connections to be had, of which the entries are taken out, and so are those of servers that give none.
+
+        :param waits_until: how long to wait for one if there is none (monotonic seconds); None for not at all.
+        """
+        lanes: list[LaneById] = []
+        for member in list(entries):
+            failed: BeanpoolError | None = self._not_again(member.address)
+            last, left = self._unreachable.get(member, (None, self._timeout))
+            started = time.monotonic()
+            connection = None
+            if failed is None and last is not None and left <= 0:
+                failed = last
+            elif failed is None:
+                try:
+                    connection = member.pool.try_acquire_for_command()
+                    if connection is None and waits_until is not None and not lanes:
+                        connection = member.pool.acquire(min(started + left, waits_until))
+                except BeanpoolError as error:
+                    failed = self._note_unreachable(member, error, started)
+            if failed is None and connection is None:
+                continue
+            waiting = entries.pop(member)
+            if connection is not None:
+                lanes.append(LaneById(member, connection, waiting, self._timeout))
+            for place, *_ in waiting if failed is not None else ():
+                self._outcomes[place] = failed
+        return lanes
+
+    def _note_unreachable(self, member: Member, error: BeanpoolError, since: float) -> BeanpoolError:
+        left = self._unreachable.get(member, (None, self._timeout))[1]
+        last = without_frames(error)
+        self._unreachable[member] = last, left - (time.monotonic() - since)
+        return last
+
+    def _do_by_id(self, lanes: list[LaneById]) -> None:
+        """Do it on all of these, each as soon as it is open, and give each back as soon as it has done."""
+        under_way = list(lanes)
         try:
-            return Lane(member.pool.acquire(started + left))
-        except BeanpoolError as error:
-            last = without_frames(error)
-            self._unreachable[member] = last, left - (time.monotonic() - started)
-            return last
+            for lane in lanes:
+                lane.start()
+            while under_way:
+                for lane in [lane for lane in under_way if not lane.pending]:
+                    under_way.remove(lane)
+                    self._end_by_id(lane)
+                if under_way:
+                    drive(under_way, LaneById.collect, self._give_up_by_id)
+        except BaseException:
+            for lane in under_way:
+                lane.member.pool.discard(lane.connection, "a batch was interrupted")
+            raise
+
+    def _give_up_by_id(self, lane: LaneById) -> None:
+        if not lane.opening:
+            self._give_up(lane)
+        elif not lane.connection.connecting:
+            lane.end(lane.connection.late())
+
+    def _end_by_id(self, lane: LaneById) -> None:
+        member = lane.member
+        if lane.error is None:
+            member.works()
+            member.pool.checkin(lane.connection)
+        else:
+            member.pool.checkin(lane.connection, broken=lane.error)
+        if lane.opening and lane.error is not None:
+            self._note_unreachable(member, lane.error, lane.began_at)
+        for position, error in (lane.refusals | lane.failures).items():
+            self._outcomes[lane.places[position]] = error
+        for place, error in lane.refused.items():
+            self._outcomes[place] = error
 
     # What is left.
 
@@ -198,7 +228,3 @@ class DeleteMany(JobBatch):
             if any(outcomes):
                 # What fails may take all of its time, and a long batch must end all the same.
                 self._spend(started)
-
-
-def _delete_all(lane: Lane, patience: float) -> None:
-    lane.begin(DELETE, range(len(lane.ids)), [b"delete %d\r\n" % jid for jid in lane.ids], patience)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 from beanpool.connection import Job
-from beanpool.errors import BeanpoolError, ConnectionFailed, UnexpectedResponse, without_frames
+from beanpool.errors import BeanpoolError, ConnectionFailed, UnexpectedResponse, job_lost, without_frames
 from beanpool.net import Exchange, Failure
-from beanpool.protocol import STATS_JOB, Command, Reply
-from beanpool.server import Lease, PooledConnection
+from beanpool.protocol import DELETE, STATS_JOB, Command, Reply
+from beanpool.server import Lease, Member, PooledConnection, why_another
 
 
 class Lane(Exchange[int]):
@@ -109,3 +110,94 @@ class JobLane(Lane):
         for position in range(len(self.jobs)):
             if self.error is not None and position not in but and position not in self.refusals:
                 yield position, self.failures.get(position) or self.failure(self.error, sent=False)
+
+
+JobById = tuple[int, int, Member, str | None]
+"""The place and the id of a job that is not in hand, its member, and the server process that gave the id, if known."""
+
+
+class LaneById(Lane):
+    """A connection for deletes of jobs that are known by their ids; opened, if need be, while others are at work.
+
+    :param entries: the jobs, all of this member.
+    :param patience: how long the server may let a reply wait (seconds).
+    """
+
+    __slots__ = ("_entries", "_wait", "began_at", "member", "opening", "refused")
+
+    def __init__(
+        self, member: Member, connection: PooledConnection, entries: Sequence[JobById], patience: float
+    ) -> None:
+        super().__init__(connection)
+        self.member = member
+        self.began_at = time.monotonic()
+        self.opening = connection.channel_state is None
+        """Whether it does not stand yet."""
+        self.refused: dict[int, BeanpoolError] = {}
+        """By their places, those that are not asked for: why."""
+        self._entries = entries
+        self._wait = patience
+
+    @property
+    def pending(self) -> bool:
+        """Whether replies are due."""
+        return self.error is None and (self.opening or bool(self.due))
+
+    @property
+    def late_at(self) -> float:
+        """When it will have been silent for too long (monotonic seconds): at once if another thread has closed it."""
+        if not self.opening:
+            return super().late_at
+        return self.connection.give_up_at if self.connection.fileno() >= 0 else 0.0
+
+    def start(self) -> None:
+        """Connect, or send the deletes."""
+        if not self.opening:
+            self._delete()
+            return
+        self.connection.begin_connecting(self.began_at + self._wait)
+        self.connection.begin_probe(self._wait)
+        self.collect()
+
+    def collect(self) -> None:
+        """Go as far as is possible without waiting."""
+        if not self.opening:
+            super().collect()
+            return
+        try:
+            reply = self.connection.step()
+            if reply is None:
+                return
+            self.connection.identify(reply)
+        except BeanpoolError as error:
+            self.end(error)
+            return
+        self.opening = False
+        self._delete()
+
+    def _delete(self) -> None:
+        for place, jid, member, instance in self._entries:
+            reason = why_another(self.connection, instance) if instance is not None else None
+            if reason is not None:
+                self.refused[place] = job_lost(jid, member.address, reason)
+            else:
+                self.places.append(place)
+                self.ids.append(jid)
+        if self.ids:
+            delete_all(self, self._wait)
+
+    def end(self, error: BeanpoolError) -> None:
+        """The connection is gone."""
+        if not self.opening:
+            super().end(error)
+            return
+        self.error = without_frames(error)
+        self.refused = dict.fromkeys((place for place, *_ in self._entries), self.error)
+
+
+def delete_all(lane: Lane, patience: float) -> None:
+    """Send the deletes of all of a lane's jobs.
+
+    :param patience: how long the server may let a reply wait (seconds).
+    """
+    lane.begin(DELETE, range(len(lane.ids)), [b"delete %d\r\n" % jid for jid in lane.ids], patience)

@@ -237,8 +237,11 @@ class ConnectionPool:
             self.discard(connection)
         return self._take(lambda: self._check_out_for_jobs(tubes))
 
-    def try_acquire_for_command(self, tube: str) -> PooledConnection | None:
-        """As :meth:`try_acquire`, for commands of who waits for other servers as well: one that uses `tube`, if any."""
+    def try_acquire_for_command(self, tube: str | None = None) -> PooledConnection | None:
+        """As :meth:`try_acquire`, for commands of who waits for other servers as well: one that uses `tube`, if any.
+
+        :raises ConnectionFailed: if the server was removed.
+        """
         with self._lock:
             self._requests += 1
         return self._take(lambda: self._check_out(tube))

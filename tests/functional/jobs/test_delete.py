@@ -222,6 +222,34 @@ class TestOutcomes:
             assert leased(pool) == 0
 
 
+class TestFar:
+    def test_ids_of_many_servers_take_as_long_as_those_of_one(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        """A round trip to open the connections, and one for the deletes."""
+        servers = cluster(6)
+        addresses = [delay_line(server, 0.2).address for server in servers]
+        with PoolManager(addresses, health_interval=60) as pool:
+            ids = put(pool, 12)
+        with PoolManager(addresses, health_interval=60) as pool, within(0.4, slack=0.4):
+            assert pool.delete_many(ids) == [None] * 12
+
+    def test_callers_with_few_connections_do_not_wait_for_each_other(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        addresses = [delay_line(server, 0.05).address for server in cluster(2)]
+        with PoolManager(addresses, max_connections=1, health_interval=60) as pool:
+            ids = put(pool, 40)
+        with PoolManager(addresses, max_connections=1, health_interval=60) as pool:
+            batches = [ids[number * 10 : number * 10 + 10] for number in range(4)]
+            for number, batch in enumerate(batches):
+                # Half of them ask one server first, half of them the other.
+                batch.sort(key=lambda jid: jid.server, reverse=bool(number % 2))
+            with within(1.5):
+                outcomes = run_together(*[functools.partial(pool.delete_many, batch) for batch in batches])
+            assert outcomes == [[None] * 10] * 4
+
+
 class TestThreads:
     def test_the_same_jobs_by_many_threads(self, cluster: StartCluster) -> None:
         """Each job is deleted once; who comes second is told what a second delete is told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ from beanpool.discovery.found import Found
 from beanpool.net import check_srv_name
 from beanpool.runtime import load
 from beanpool.validation import check_seconds
+
+_MOST_DOUBLINGS = 8
 
 
 class DnsSrv:
@@ -22,7 +25,8 @@ class DnsSrv:
     are reserved from: they get puts when no target of a better priority is listed any more.
 
     :param name: the name of the records; relative to the system's search list, unless it ends with a dot.
-    :param timeout: how long to wait for the answer, over all name servers and tries (seconds).
+    :param timeout: how long to wait for the answer, over all name servers and tries (seconds). One try has 2 s, or what
+        the system says; more after questions that nobody has answered.
     :param resolver: a ``dns.resolver.Resolver`` with its name servers and their port; None for those of the system, as
         they are at each time.
     :raises ImportError: if dnspython is not installed.
@@ -33,6 +37,7 @@ class DnsSrv:
         self._name = check_srv_name(name)
         self._timeout = check_seconds("timeout", timeout)
         self._resolver = resolver
+        self._in_vain = 0
         # Here, where the caller sees that it is missing.
         _dnspython()
 
@@ -44,14 +49,33 @@ class DnsSrv:
 
         :raises Exception: dnspython's own, if there is no answer, or none with such records.
         """
-        resolver = self._resolver if self._resolver is not None else _dnspython().Resolver()
-        answer = resolver.resolve(self._name, "SRV", lifetime=self._timeout, search=True)
+        answer = self._ask() if self._resolver is None else self._resolve(self._resolver)
         # Names are the same in either case, but not to a hash.
         records = [
             Record(record.target.to_text(omit_final_dot=True).lower(), record.port, record.priority, record.weight)
             for record in answer
         ]
         return Found(servers_of(records), float(answer.chaining_result.minimum_ttl))
+
+    def _ask(self) -> Any:
+        """Ask the system's name servers."""
+        resolver = _dnspython().Resolver()
+        usual = resolver.timeout
+        # One that takes longer than a try would never be heard, nor would one behind another that is silent.
+        resolver.timeout = min(self._timeout, usual * 2**self._in_vain)
+        resolver.rotate = resolver.rotate or self._in_vain > 0
+        began = time.monotonic()
+        try:
+            answer = self._resolve(resolver)
+        except load("dns.exception").Timeout:
+            self._in_vain = min(self._in_vain + 1, _MOST_DOUBLINGS)
+            raise
+        if time.monotonic() - began < usual:
+            self._in_vain = 0
+        return answer
+
+    def _resolve(self, resolver: Any) -> Any:
+        return resolver.resolve(self._name, "SRV", lifetime=self._timeout, search=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

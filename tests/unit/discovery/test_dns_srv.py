@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -78,3 +79,26 @@ def test_without_dnspython_the_extra_is_named() -> None:
         *["SRV records need dnspython: install beanpool[dns]"] * 2,
         "DnsA('q.example', 11300)",
     ]
+
+
+def test_a_name_server_that_takes_longer_than_a_try_is_heard_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    exception = pytest.importorskip("dns.exception")
+    tries: list[tuple[float, bool]] = []
+
+    class Resolver:
+        def __init__(self) -> None:
+            self.timeout = 2.0
+            self.rotate = False
+
+        def resolve(self, name: str, kind: str, lifetime: float, search: bool) -> Any:
+            tries.append((self.timeout, self.rotate))
+            if self.timeout < 4.5:
+                raise exception.Timeout
+            raise LookupError("there are no such records")
+
+    monkeypatch.setattr("dns.resolver.Resolver", Resolver)
+    discovery = DnsSrv("_beanstalkd._tcp.example.org", timeout=5)
+    for error in (exception.Timeout, exception.Timeout, LookupError, LookupError):
+        with pytest.raises(error):
+            discovery()
+    assert tries == [(2.0, False), (4.0, True), (5, True), (5, True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from beanpool.connection import Job
@@ -68,8 +68,13 @@ class Finisher:
                 self._listeners.publish(events.JobDone(self._pool, duty.tube, job.server, job.number, seconds))
         self.tally.add("done", len(jobs) - lost)
 
-    def failed(self, duty: Duty, job: Job, seconds: float, error: BaseException) -> None:
-        """The handler has raised: let the job wait on its server, or bury it."""
+    def failed(
+        self, duty: Duty, job: Job, seconds: float, error: BaseException, known: Mapping[str, Any] | None = None
+    ) -> None:
+        """The handler has raised: let the job wait on its server, or bury it.
+
+        :param known: the job's ``stats-job``, asked for since it was reserved; None if they are to be asked for.
+        """
         asked_for = isinstance(error, Retry | Bury)
         outage = None if asked_for else self._outage(duty)
         if not asked_for:
@@ -80,7 +85,7 @@ class Finisher:
             )
             return
         try:
-            verdict = decide(error, job.stats(), duty.retry, outage)
+            verdict = decide(error, job.stats() if known is None else known, duty.retry, outage)
             try:
                 if isinstance(verdict, Again):
                     job.release(verdict.priority, verdict.delay)
@@ -110,10 +115,13 @@ class Finisher:
                 )
             )
 
-    def refuses(self, duty: Duty, job: Job, most: int) -> bool:
-        """Bury the job if it was delivered more often than that; asks the server. True if it cannot be run."""
+    def refuses(self, duty: Duty, job: Job, most: int, known: Mapping[str, Any] | None = None) -> bool:
+        """Bury the job if it was delivered more often than that. True if it cannot be run.
+
+        :param known: as for :meth:`failed`.
+        """
         try:
-            stats = job.stats()
+            stats = job.stats() if known is None else known
             deliveries = int(stats["reserves"])
             if deliveries <= most:
                 return False

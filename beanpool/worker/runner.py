@@ -7,7 +7,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from beanpool.connection import Job
 from beanpool.errors import BeanpoolError, PoolClosed
@@ -192,10 +193,11 @@ class Runner:
         with self._crew.pool.keep(jobs) if self._crew.settings.keep_alive else contextlib.nullcontext() as kept:
             # It is kept as one of the batch now.
             self._crew.kept.discard(jobs[0])
+            stats = {} if self._crew.settings.max_deliveries is None else self._stats_of(jobs)
             while (job := self.hand.next(began)) is not None:
                 if kept is not None and duty.time_limit is not None:
                     kept.add(job, until=began + duty.time_limit)
-                self._run_one(duty, job, began, began - came, alone=False)
+                self._run_one(duty, job, began, began - came, alone=False, known=stats.get(job))
                 count += 1
                 began = _monotonic()
                 if duty.breaker is not None and self._crew.left_alone(duty.tube):
@@ -204,9 +206,23 @@ class Runner:
         if duty.batches is not None and count:
             duty.batches.ran(count, began - came)
 
-    def _run_one(self, duty: Duty, job: Job, began: float, waited: float, *, alone: bool) -> None:
+    def _stats_of(self, jobs: Sequence[Job]) -> dict[Job, Mapping[str, Any]]:
+        """The statistics of jobs, in one round trip. They are true as long as the jobs are reserved."""
+        outcomes = self._crew.pool.stats_jobs(jobs)
+        return {job: stats for job, stats in zip(jobs, outcomes, strict=True) if not isinstance(stats, Exception)}
+
+    def _run_one(
+        self,
+        duty: Duty,
+        job: Job,
+        began: float,
+        waited: float,
+        *,
+        alone: bool,
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
         finisher, most = self._crew.finisher, self._crew.settings.max_deliveries
-        if most is not None and finisher.refuses(duty, job, most):
+        if most is not None and finisher.refuses(duty, job, most, known):
             self.hand.settle()
             return
         if finisher.heard:
@@ -218,7 +234,7 @@ class Runner:
         if duty.breaker is not None and (error is None or isinstance(error, Retry | Bury)):
             self._crew.succeeded(duty.tube)
         if error is not None:
-            finisher.failed(duty, job, seconds, error)
+            finisher.failed(duty, job, seconds, error, known)
         elif alone or not is_mine(job):
             finisher.done(duty, job, seconds)
         else:

@@ -47,7 +47,8 @@ class Worker:
         jobs of a batch run one after another, and are deleted together.
     :param max_deliveries: a job that was reserved more often is buried without a call of its handler; None for any
         number. It also finds jobs that kill their process, which no other count does. Reservations that came to nothing
-        count too, as those of a wait that was cancelled, so let it be generous. It costs a round trip for each job.
+        count too, as those of a wait that was cancelled, so let it be generous. It costs a round trip for each
+        job or batch.
     :param max_jobs: how many jobs are taken before the worker stops by itself; None for any number.
     :param max_time: after how many seconds it stops by itself; None for never.
     :param max_memory: beyond how many bytes of memory it stops by itself, with exit code 12; None for any number.

@@ -12,7 +12,7 @@ import pytest
 from support.pools import pool_of
 from support.records import Records
 from support.servers import BeanstalkdServer
-from support.waiting import wait_until
+from support.waiting import wait_until, within
 from support.workers import Calls, Events, Gate, running
 
 from beanpool import Job, PoolManager
@@ -175,7 +175,10 @@ class TestOutcomes:
                 assert worker.get_stats()["lost"] == 1
                 theirs.delete()
 
-    def test_a_job_that_was_delivered_too_often_is_not_run_again(self, beanstalkd: BeanstalkdServer) -> None:
+    @pytest.mark.parametrize("batch", [1, 2])
+    def test_a_job_that_was_delivered_too_often_is_not_run_again(
+        self, beanstalkd: BeanstalkdServer, batch: int
+    ) -> None:
         calls = Calls()
         with pool_of(beanstalkd) as pool:
             jid = pool.put("poison", tube="mail")
@@ -185,12 +188,25 @@ class TestOutcomes:
                 assert job is not None
                 job.connection.close()
             pool.put("good", tube="mail")
-            worker = Worker(pool, threads=1, max_deliveries=2, stop_when_empty=True)
+            worker = Worker(pool, threads=1, batch=batch, max_deliveries=2, stop_when_empty=True)
             worker.add("mail", calls)
             assert worker.run() == 0
             assert calls.counts == {"good": 1}
             stats = pool.stats_job(jid)
             assert (stats["state"], stats["reserves"], stats["releases"]) == ("buried", 3, 0)
+
+    def test_a_batch_is_asked_in_one_round_trip_how_often_it_was_delivered(
+        self, beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+    ) -> None:
+        for _ in range(60):
+            beanstalkd.control.put(b"job", "mail")
+        with PoolManager(delay_line(beanstalkd, 0.1).address) as pool:
+            worker = Worker(pool, threads=1, batch=60, max_deliveries=5, stop_when_empty=True)
+            worker.add("mail", Calls())
+            # Sixty of them are six seconds.
+            with within(3, "a worker"):
+                assert worker.run() == 0
+        assert deleted(beanstalkd) == 60
 
 
 class TestTime:

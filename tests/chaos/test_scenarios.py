@@ -194,12 +194,14 @@ def test_a_black_hole_is_found_and_stays_found(
         # Idle, it is found by a probe (0.36 s at most), whose 0.4 s run out, and a second one.
         assert noticed <= 3 * (0.36 + 0.4) + lag.stalled(began, began + noticed)
         key = key_of(pool, sick)
-        for _ in range(50):
-            body = ledger.token()
-            # One that waited for it would take half of the timeout, 0.5 s.
-            with ends_within(0.4, lag, "a put past a server that is down"):
+        attempts = pool.get_stats()["put_attempts_failed"]
+        # One that waited for it would take half of the timeout, 0.5 s.
+        with ends_within(5.0, lag, "50 puts past a server that is down"):
+            for _ in range(50):
+                body = ledger.token()
                 jid = pool.put(body, key=key)
-            ledger.acked(body, jid.server, jid, jid.maybe_duplicate)
+                ledger.acked(body, jid.server, jid, jid.maybe_duplicate)
+        assert pool.get_stats()["put_attempts_failed"] == attempts
         PAUSE(2.0)
         states = [event.after for _, event in events if isinstance(event, ServerStateChanged)]
         assert states == ["suspect", "down"]

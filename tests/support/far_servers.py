@@ -80,6 +80,7 @@ _NEARBY = {
         test_many_left_over_end_in_time
         test_no_reserve_waits_on_a_connection_that_holds_a_job
         test_of_a_server_that_is_down
+        test_one_frozen_server_and_no_job
         test_one_frozen_server_hides_no_job_of_the_others
         test_one_that_is_down_from_the_start_is_skipped_until_it_is_up
         test_puts_without_a_key_soon_avoid_it

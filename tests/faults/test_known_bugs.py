@@ -73,13 +73,13 @@ def test_a_connection_is_given_back_once(beanstalkd: BeanstalkdServer) -> None:
         found.delete()
 
 
-def test_a_waiter_that_gave_up_is_handed_no_connection(beanstalkd: BeanstalkdServer) -> None:
+def test_a_waiter_that_gave_up_is_handed_no_connection(beanstalkd: BeanstalkdServer, rng: random.Random) -> None:
     # A waiter that timed out was handed the next connection, which then belonged to nobody.
     with PoolManager(beanstalkd.url, max_connections=1, timeout=1) as pool:
         pool.put("x")
         for _ in range(20):
             with all_in_use(pool):
-                waiters = [background(lambda: _times_out(pool), f"waiter {number}") for number in range(3)]
+                waiters = [background(lambda: _times_out(pool, rng), f"waiter {number}") for number in range(3)]
                 waiters[0].result()
             for waiter in waiters:
                 waiter.result()
@@ -88,10 +88,10 @@ def test_a_waiter_that_gave_up_is_handed_no_connection(beanstalkd: BeanstalkdSer
             assert (status.open, status.idle, status.state) == (1, 1, "up")
 
 
-def _times_out(pool: PoolManager) -> None:
+def _times_out(pool: PoolManager, rng: random.Random) -> None:
     connections = inside(pool).connections_of(0)
     try:
-        connection = connections.acquire(time.monotonic() + random.uniform(0.001, 0.01), "elsewhere")
+        connection = connections.acquire(time.monotonic() + rng.uniform(0.001, 0.01), "elsewhere")
     except PoolTimeout:
         return
     # Its turn came at the last moment.

@@ -98,6 +98,32 @@ _NEARBY = {
         test_what_comes_on_all_servers_at_the_same_time
         test_what_comes_on_others_while_the_first_is_looked_at
     """,
+    "what it finds out is the same from near, and its commands are not about time": """
+        test_a_body_that_is_too_big_is_nobodys_fault
+        test_a_child_has_none_of_them
+        test_a_tube_that_cannot_be_watched
+        test_another_server_than_the_job_s
+        test_bad_arguments_are_refused_before_a_byte_is_sent
+        test_bad_ones_are_refused
+        test_by_number_and_server
+        test_by_number_and_the_servers_name_or_address
+        test_by_number_where_there_is_one_server
+        test_bytes_and_text
+        test_bytes_only
+        test_no_descriptor_is_left
+        test_numbers_that_other_clients_are_given
+        test_of_the_tubes_that_are_asked_for
+        test_one_that_refuses_the_tube
+        test_one_that_was_looked_at
+        test_the_connection_comes_back_with_the_last_of_its_jobs
+        test_the_end_of_the_pool_is_its_end
+        test_the_finalizer_waits_for_nothing
+        test_they_are_found_by_their_ids
+        test_what_a_put_says
+        test_what_a_second_delete_says
+        test_what_cannot_be_kept
+        test_without_a_thread_nobody_is_told_that_a_job_is_kept
+    """,
     "a probe is under way for longer than it takes to look": """
         test_a_pool_that_is_forgotten_gives_all_back
         test_items_that_raise_leave_nothing_behind

@@ -340,7 +340,7 @@ class TestWhatIsLost:
         assert "3 are not stored" in caplog.text
 
     def test_the_end_of_a_block_says_it_unless_something_else_went_wrong_there(self, refused: str) -> None:
-        with PoolManager(refused, timeout=5) as pool:
+        with PoolManager(refused, timeout=0.5) as pool:
             with pytest.raises(NoServerForPut, match="1 are not stored"), pool.producer() as producer:
                 producer.put("x")
             with pytest.raises(ZeroDivisionError), pool.producer() as producer:

@@ -107,6 +107,7 @@ class TestFar:
 
             wait_until(all_have_come, "the rest of the jobs", 10)
             assert the_same_job_twice(rest) == []
+            pool.close(timeout=0)
 
     def test_a_stop_of_less_than_a_second_costs_no_job(self, cluster: StartCluster) -> None:
         servers = cluster(2)

@@ -118,7 +118,7 @@ class TestJobsThatNobodyWillFinish:
                 assert job is not None
                 job.delete()
             assert pool.reserve(0) is None
-        del kept
+            del kept
 
     def test_while_their_ttr_runs_or_somebody_touches_them_they_are_left_alone(
         self, beanstalkd: BeanstalkdServer

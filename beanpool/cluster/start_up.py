@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from beanpool.cluster.cluster import Cluster
-from beanpool.cluster.fan_out import Answers, ask_all
+from beanpool.cluster.fan_out import Answers, ask_each
 from beanpool.cluster.questions import WHO_IS_IT
 from beanpool.errors import CommandTimeout, PoolClosed, no_server
+from beanpool.server import Member
 
 # Servers are asked again when something has changed, or after this (seconds).
 _STEP = 0.2
@@ -21,7 +23,7 @@ def wait_for_servers(cluster: Cluster, min_servers: int, deadline: float) -> Non
     said: Answers = {}
     while True:
         members = [member for member in cluster.members() if not member.leaving]
-        answers = ask_all(members, deadline, WHO_IS_IT)
+        answers = _ask(cluster, members, deadline, min_servers)
         # From here on: asking has changed it too.
         version = cluster.availability.version
         # Only now it is known who is who.
@@ -42,3 +44,23 @@ def wait_for_servers(cluster: Cluster, min_servers: int, deadline: float) -> Non
             # Unless all of them have answered, but never at the same time.
             silent = silent or {a: error for a, error in answers.items() if isinstance(error, BaseException)}
             raise no_server(silent, f"answered, or fewer than {min_servers} did")
+
+
+def _ask(cluster: Cluster, members: Iterable[Member], deadline: float, min_servers: int) -> Answers:
+    """Ask all of them who they are; one that is silent is not waited for once so many have answered."""
+    everyone = list(members)
+    left: list[Member] = []
+    asked = ask_each(
+        {member: [WHO_IS_IT] for member in everyone if member.duplicate_of is None},
+        deadline,
+        enough=lambda said: (
+            sum(not (m.duplicate_of or isinstance(answer, BaseException)) for m, (answer,) in said.items())
+            >= min_servers
+        ),
+        left=left,
+    )
+    # Who has the time finds out how they are.
+    cluster.monitor.reconnect(left)
+    return {
+        member.address: asked[member][0] if member in asked else member.unusable("not asked") for member in everyone
+    }

@@ -26,10 +26,35 @@ from beanpool import (
 from beanpool.cluster.fan_out import merge_stats
 
 if TYPE_CHECKING:
-    from conftest import StartCluster, StartScripted
+    from conftest import StartCluster, StartDelayLine, StartScripted
 
 # What YAML takes for a number, a truth value, a date or nothing.
 WEIRD = ["123", "no", "null", "1.10", "0x1F", "2020-01-01", "true", "1e3", "0o17", "1_000", ".5"]
+
+
+class TestWait:
+    @pytest.mark.parametrize("known_before", [False, True])
+    def test_a_silent_server_is_not_waited_for_once_enough_have_answered(
+        self, cluster: StartCluster, known_before: bool
+    ) -> None:
+        servers = cluster(3)
+        with pool_of(*servers, health_interval=60) as pool:
+            if known_before:
+                pool.wait(3)
+            servers[2].freeze()
+            with within(0.5):
+                pool.wait(2)
+            # It is found out without a caller.
+            wait_until(lambda: pool.servers[2].state != "up", "the silent one to be doubted")
+            servers[2].thaw()
+
+    def test_a_far_one_is_connected_all_the_same(self, cluster: StartCluster, delay_line: StartDelayLine) -> None:
+        near, distant = cluster(2)
+        with PoolManager([near.address, delay_line(distant, 0.8).address], health_interval=60) as pool:
+            with within(0.5):
+                pool.wait(1)
+            wait_until(lambda: pool.servers[1].idle == 1, "the connection to the far one")
+            assert pool.servers[1].state == "up"
 
 
 class TestTubes:

@@ -61,6 +61,8 @@ class PartialRelease(LeaseRound):
                 self._released.append(jid)
                 releases.append(encode_release(jid, priority, 0))
         if releases:
+            # Each answer has all of the time: the server may be far.
+            self.give_up_at = time.monotonic() + self.connection.timeout
             channel.begin(b"".join(releases), [RELEASE] * len(releases))
         while not self._asked and self._released and channel.pick_up() is not None:
             # Whatever it says: what cannot be released is not reserved here, or as good as lost to its TTR.

@@ -81,7 +81,7 @@ class Probe:
         if reply is None:
             return False
         self._connection.identify(reply)
-        self.member.works()
+        self.member.works(self._connection.asked_at)
         self.found_empty = self._may_be_empty and count_jobs(reply.body) == 0
         return True
 

@@ -249,7 +249,7 @@ class _FanOut:
                 return
         self._settle(asked, answers, broken)
         if broken is None:
-            asked.member.works()
+            asked.member.works(asked.since)
 
     def _fail(self, asked: _Asked, error: BeanpoolError) -> None:
         if isinstance(error, CommandTimeout) and error.waited is None:
@@ -301,11 +301,12 @@ def ask_one(
     :param tube: the tube that the connection has to use; None if that is all the same.
     :raises BeanpoolError: if it refuses, or cannot be asked.
     """
+    asked_at = time.monotonic()
     with member.pool.lend(deadline, tube) as connection:
         if tube is not None:
             connection.use_tube(tube, deadline)
         answer = ask(connection, deadline)
-    member.works()
+    member.works(asked_at)
     return answer
 
 

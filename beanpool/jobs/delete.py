@@ -147,12 +147,13 @@ class DeleteMany(JobBatch):
         """Do it on all of these, each as soon as it is open, and give each back as soon as it has done."""
         under_way = list(lanes)
         try:
+            asked_at = time.monotonic()
             for lane in lanes:
                 lane.start()
             while under_way:
                 for lane in [lane for lane in under_way if not lane.pending]:
                     under_way.remove(lane)
-                    self._end_by_id(lane)
+                    self._end_by_id(lane, asked_at)
                 if under_way:
                     drive(under_way, LaneById.collect, self._give_up_by_id)
         except BaseException:
@@ -166,10 +167,10 @@ class DeleteMany(JobBatch):
         elif not lane.connection.connecting:
             lane.end(lane.connection.late())
 
-    def _end_by_id(self, lane: LaneById) -> None:
+    def _end_by_id(self, lane: LaneById, asked_at: float) -> None:
         member = lane.member
         if lane.error is None:
-            member.works()
+            member.works(asked_at)
             member.pool.checkin(lane.connection)
         else:
             member.pool.checkin(lane.connection, broken=lane.error)

@@ -9,6 +9,10 @@ down        it refused, or failed again: nothing is sent to it but probes, at gr
 ==========  =============================================================================================
 
 The flag `draining` is apart from these: a draining server takes no puts and is still reserved from.
+
+What is heard may be old news: a reply that lay in a socket's buffer while the server died, the error of a connect that
+began before the server was back. Whatever was begun before the present state changes it only where it says something
+new. Else one outage would be two.
 """
 
 from __future__ import annotations
@@ -110,7 +114,7 @@ def answered(health: Health, identity: Identity, round_trip: float, now: float) 
         # Where several answer in turn none of them is gone.
         generation=health.generation + (another and returns < _RETURNS_OF_SEVERAL),
     )
-    return worked(fresh, now)
+    return worked(fresh, now, now - round_trip)
 
 
 def _smoothed(health: Health, round_trip: float) -> tuple[float, float]:
@@ -133,11 +137,13 @@ def patience(health: Health, timeout: float) -> float:
     return max(min(several, timeout / 3), 1.5 * health.usual)
 
 
-def worked(health: Health, now: float) -> Health:
-    """A command was answered: the server is alive."""
+def worked(health: Health, now: float, asked_at: float) -> Health:
+    """A command was answered: the server is alive, if it was sent (monotonic seconds) since that was in doubt."""
     if health.state is ServerState.UP:
         if health.failures and now - health.since > _FORGIVEN_AFTER:
             return dataclasses.replace(health, failures=0)
+        return health
+    if asked_at < health.since:
         return health
     return dataclasses.replace(health, state=ServerState.UP, since=now, retry_at=0.0)
 
@@ -147,6 +153,7 @@ def failed(
     failure: Failure,
     error: str,
     generation: int,
+    began: float,
     now: float,
     *,
     longest: float,
@@ -155,10 +162,11 @@ def failed(
     """A command, a connect or a probe failed.
 
     :param generation: the generation of the connection that it happened on; an older one is ignored.
+    :param began: when the command was sent, or the connect begun (monotonic seconds).
     :param longest: the longest back-off (seconds).
     :param jitter: a random number from 0 to 1: the share of the back-off that is waited.
     """
-    if generation < health.generation:
+    if generation < health.generation or (began < health.since and _is_old_news(health, failure)):
         return health
     definite = failure in (Failure.REFUSED, Failure.VIOLATED)
     if health.state is ServerState.UP and not definite:
@@ -178,6 +186,14 @@ def failed(
         generation=health.generation + went_down,
         retry_at=now + max(_SHORTEST_BACKOFF, backoff * jitter),
     )
+
+
+def _is_old_news(health: Health, failure: Failure) -> bool:
+    """Whether what began before the present state, and failed since, says nothing."""
+    if health.state is ServerState.SUSPECT:
+        # Whatever breaks one connection breaks others with it. What is tried now tells whether the server lives.
+        return failure is Failure.BROKEN
+    return health.state is ServerState.UP and failure is not Failure.VIOLATED
 
 
 def refused_to_store(health: Health, *, draining: bool, until: float, error: str) -> Health:

@@ -548,7 +548,7 @@ class PutMany(Generic[Token]):
         self._failed.clear()
         if lane.unproven:
             lane.unproven = False
-            lane.member.works()
+            lane.member.works(lane.progress_at)
             if self._permitted.get(lane.member):
                 self._putter.budget.repay()
 

@@ -277,7 +277,7 @@ class Putter:
                 continue
             if repeated:
                 self.budget.repay()
-            member.works()
+            member.works(put.began)
             if put.attempts:
                 self.report_rerouted(member, put.attempts)
             jid.maybe_duplicate = is_duplicate(named(put.attempts))

@@ -338,7 +338,7 @@ class Take:
                         lane.begin(time.monotonic())
                     return
                 lane.probe = False
-                lane.member.works()
+                lane.member.works(connection.asked_at)
                 self._note(lane, reply)
                 return
             for found in connection.channel.collect_reserved():

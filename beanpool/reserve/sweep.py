@@ -367,7 +367,7 @@ def _check_empty(member: Member, connection: PooledConnection, reply: Reply) -> 
     """
     if reply.status not in ("TIMED_OUT", "DEADLINE_SOON"):
         raise connection.refuse(RESERVE_WITH_TIMEOUT, reply)
-    member.works()
+    member.works(connection.asked_at)
 
 
 @contextlib.contextmanager

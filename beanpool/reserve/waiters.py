@@ -381,7 +381,7 @@ class WaiterSet:
             return
         member = waiter.member
         if not member.up:
-            member.works()
+            member.works(waiter.asked_at)
         waiter.connection.evict = None
         if brought_job:
             self.deliveries.append((member, waiter.connection, reply))

@@ -415,7 +415,9 @@ class ConnectionPool:
         if isinstance(error, CommandTimeout) and error.waited is None and connection.opened_channel is not None:
             error.waited = time.monotonic() - connection.opened_channel.used_at
         if isinstance(error, ConnectionFailed | UnexpectedResponse):
-            self._owner.report(error, connection.generation)
+            made_at = connection.made_at
+            began = channel.used_at if made_at is None and channel is not None else made_at or 0.0
+            self._owner.report(error, connection.generation, began)
 
     @contextlib.contextmanager
     def lend(self, deadline: float, tube: str | None = None) -> Iterator[PooledConnection]:

@@ -49,6 +49,7 @@ class DrivenConnection:
         "_connector",
         "_plan",
         "address",
+        "asked_at",
         "channel",
         "connect_timeout",
         "give_up_at",
@@ -82,6 +83,8 @@ class DrivenConnection:
         self._plan: Callable[[], Plan] | None = None
         self._checks: collections.deque[Callable[[Reply], None]] = collections.deque()
         self._allowed_seconds = 0.0
+        self.asked_at = 0.0
+        """When what is in flight, or was last, was sent (monotonic seconds); commands that block do not say so here."""
         self.give_up_at = 0.0
         """When what is in flight is late (monotonic seconds). Then call :meth:`step` if it is :attr:`connecting`, else
         :meth:`late`."""
@@ -187,7 +190,8 @@ class DrivenConnection:
         channel = self.opened_channel
         if channel is not None and self.watched == tubes:
             self._allowed_seconds = self.timeout
-            self.give_up_at = _monotonic() + self.timeout
+            self.asked_at = now = _monotonic()
+            self.give_up_at = now + self.timeout
             channel.begin(_SWEEP_REQUEST, _SWEEP)
             return channel.pick_up(until)
         if channel is None:
@@ -246,10 +250,10 @@ class DrivenConnection:
 
     def identify(self, reply: Reply) -> None:
         """Take in the reply to a ``stats`` that was the last command."""
-        self._identify(reply, self.give_up_at - self._allowed_seconds)
+        self._identify(reply, self.asked_at)
 
     def _begin(self, plan: Callable[[], Plan], allowed_seconds: float) -> None:
-        now = time.monotonic()
+        self.asked_at = now = time.monotonic()
         self._allowed_seconds = allowed_seconds
         if self._connector is not None:
             self._plan = plan
@@ -343,7 +347,7 @@ class DrivenConnection:
             return False
         self._connector = None
         self._install(Channel(sock, self.server, self.tally))
-        started = time.monotonic()
+        self.asked_at = started = time.monotonic()
         self.give_up_at = started + self.connect_timeout
         plan, self._plan = self._plan, None
         steps, last, request = plan() if plan is not None else ([], STATS, IDENTIFY)

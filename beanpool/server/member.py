@@ -130,16 +130,18 @@ class Member:
     # What was seen of it.
 
     def learn(self, identity: Identity, round_trip: float) -> int:
-        """A handshake or probe was answered; returns the current generation."""
-        return self._update(lambda health, now: answered(health, identity, round_trip, now)).generation
+        """A handshake or probe was answered; returns the generation that its connection is of."""
+        after = self._update(lambda health, now: answered(health, identity, round_trip, now))
+        # It was asked before the server went down: the connection is one from before.
+        return after.generation - (after.state is ServerState.DOWN)
 
-    def works(self) -> None:
-        """A command was answered."""
+    def works(self, asked_at: float) -> None:
+        """A command was answered that was sent then (monotonic seconds)."""
         if not self.up:
-            self._update(worked)
+            self._update(lambda health, now: worked(health, now, asked_at))
 
-    def report(self, error: BeanpoolError, generation: int) -> None:
-        """A connection of this generation failed."""
+    def report(self, error: BeanpoolError, generation: int, began: float) -> None:
+        """A connection of this generation failed, in what began then (monotonic seconds)."""
         failure = classify(error)
         if failure is None:
             return
@@ -147,17 +149,21 @@ class Member:
             # Its caller had no time for a round trip. Whether there is more to it is found out by who has.
             self.doubt()
             return
-        self._update(
+        after = self._update(
             lambda health, now: failed(
                 health,
                 failure,
                 describe(error),
                 generation,
+                began,
                 now,
                 longest=2 * self._settings.health_interval,
                 jitter=random.random(),
             )
         )
+        if after.state is ServerState.UP and generation == after.generation:
+            # It began before the server came back. Whether there is more to it is found out now.
+            self.doubt()
 
     def doubt(self) -> None:
         """Have it checked soon."""

@@ -15,8 +15,8 @@ class PoolOwner(Protocol):
     def learn(self, identity: Identity, round_trip: float) -> int:
         """A handshake told who the server is; returns the generation that the connection belongs to."""
 
-    def report(self, error: BeanpoolError, generation: int) -> None:
-        """A connection of this generation failed."""
+    def report(self, error: BeanpoolError, generation: int, began: float) -> None:
+        """A connection of this generation failed, in what began then (monotonic seconds)."""
 
     def fair_time(self, round_trips: int) -> float:
         """How long it may take to answer so often, being as far away as it is known to be (seconds)."""

@@ -53,7 +53,7 @@ def outage(processes: int, seconds: float, longest: float, jitter: Callable[[ran
     for number in range(processes):
         # A put or two were on their way: all of them notice within some milliseconds.
         noticed = rng.uniform(0.0, 0.02)
-        health = failed(Health(), Failure.REFUSED, "x", 0, noticed, longest=longest, jitter=jitter(rng))
+        health = failed(Health(), Failure.REFUSED, "x", 0, noticed, noticed, longest=longest, jitter=jitter(rng))
         healths.append(health)
         due.append((health.retry_at, number))
     heapq.heapify(due)
@@ -68,6 +68,7 @@ def outage(processes: int, seconds: float, longest: float, jitter: Callable[[ran
                 Failure.REFUSED,
                 "x",
                 healths[number].generation,
+                now,
                 now,
                 longest=longest,
                 jitter=jitter(rng),

@@ -181,7 +181,7 @@ MUTANTS = (
                 "cluster/checks.py",
                 "        if reply is None:\n            return False\n",
                 "        if reply is None and not self._connection.connecting:\n"
-                "            self.member.works()\n"
+                "            self.member.works(self._connection.asked_at)\n"
                 "            return True\n"
                 "        if reply is None:\n            return False\n",
             ),

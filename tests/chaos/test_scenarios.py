@@ -493,7 +493,7 @@ def test_flapping(proxied: StartProxied, ledger: Ledger, lag: LagProbe, rng: ran
         changes = [
             event.after for event in events if isinstance(event, ServerStateChanged) and event.server == sick.address
         ]
-        assert len(changes) <= 4 * flaps
+        assert len(changes) <= 3 * flaps
         assert {key: pool.route(key) for key in homes} == homes
         assert not [e for e in events if isinstance(e, ServerStateChanged) and e.server != sick.address]
     settle(ledger, servers)

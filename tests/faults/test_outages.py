@@ -8,14 +8,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 from faults.load import Load
 from support.ledger import Ledger, Report
 from support.servers import BeanstalkdServer
+from support.threads import background
 from support.waiting import wait_until
 
 from beanpool import PoolManager
+
+if TYPE_CHECKING:
+    from conftest import StartDelayLine
 
 TIMEOUT = 2.0
 PAUSE = threading.Event().wait
@@ -191,6 +196,28 @@ def test_flapping_every_250_ms(run: Run) -> None:
     # At most suspect, down and up for each flap: nobody wavers on its own.
     assert len(changes) <= 3 * flaps, changes
     assert scene.load.changes(scene.servers[1]) == scene.load.changes(scene.servers[2]) == []
+
+
+def test_that_all_connections_break_at_once_is_no_outage(
+    beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+) -> None:
+    """Something between has forgotten them; the server answers whoever connects."""
+    line = delay_line(beanstalkd, 0.05)
+    tubes = [f"tube-{number}" for number in range(8)]
+    with PoolManager(line.address, health_interval=60, timeout=5) as pool:
+        calls = [background(lambda tube=tube: pool.reserve(20, tubes=tube)) for tube in tubes]  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+        for _ in range(2):
+            wait_until(lambda: beanstalkd.control.counter("current-waiting") == len(tubes), "all of them to wait")
+            line.cut()
+        for tube in tubes:
+            beanstalkd.control.put(b"x", tube)
+        for call in calls:
+            job = call.result()
+            assert job is not None
+            job.delete()
+        counts = pool.get_stats()
+    assert counts["outages_num"] == 0
+    assert counts["connections_lost"] >= len(tubes)
 
 
 def test_kill_9_without_a_log_loses_what_that_server_held_and_nothing_else(

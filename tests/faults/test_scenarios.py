@@ -66,7 +66,7 @@ def apply(health: Health, step: Step) -> Health:
     if kind == "answered":
         return answered(health, {"old": OLD, "new": NEW, "draining": DRAINS}[detail], 0.001, step.at)
     if kind == "worked":
-        return worked(health, step.at)
+        return worked(health, step.at, step.at)
     if kind == "rested":
         return rested(health, step.at)
     if kind == "DRAINING":
@@ -74,7 +74,7 @@ def apply(health: Health, step: Step) -> Health:
     if kind == "OUT_OF_MEMORY":
         return refused_to_store(health, draining=False, until=step.at + 1, error="OUT_OF_MEMORY")
     generation = health.generation - 1 if detail == "of an older generation" else health.generation
-    return failed(health, Failure[kind], kind, generation, step.at, longest=LONGEST, jitter=1.0)
+    return failed(health, Failure[kind], kind, generation, step.at, step.at, longest=LONGEST, jitter=1.0)
 
 
 HEALTH: dict[str, list[Step]] = {
@@ -152,9 +152,9 @@ def test_health(name: str) -> None:
 
 def test_nothing_changes_where_nothing_is_new() -> None:
     # The owner tells listeners, and sorts its servers anew, only if the object is another one.
-    up = worked(Health(), 1.0)
-    assert worked(up, 2.0) is up
-    assert failed(up, Failure.REFUSED, "x", up.generation - 1, 2.0, longest=LONGEST, jitter=0.5) is up
+    up = worked(Health(), 1.0, 1.0)
+    assert worked(up, 2.0, 2.0) is up
+    assert failed(up, Failure.REFUSED, "x", up.generation - 1, 2.0, 2.0, longest=LONGEST, jitter=0.5) is up
     assert rested(up, 2.0).rests_until == 0
 
 
@@ -162,7 +162,7 @@ def test_the_back_off_grows_is_bounded_and_fully_jittered() -> None:
     for failures in range(1, 40):
         health = Health(failures=failures - 1, state=ServerState.DOWN)
         waits = [
-            failed(health, Failure.REFUSED, "x", 0, 100.0, longest=LONGEST, jitter=jitter / 100).retry_at - 100.0
+            failed(health, Failure.REFUSED, "x", 0, 100.0, 100.0, longest=LONGEST, jitter=jitter / 100).retry_at - 100.0
             for jitter in range(101)
         ]
         ceiling = min(LONGEST, FIRST_BACKOFF * 2 ** (failures - 1))

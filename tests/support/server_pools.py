@@ -40,7 +40,7 @@ class Owner:
             self.instances.append(identity.instance)
         return self.generation
 
-    def report(self, error: BeanpoolError, generation: int) -> None:
+    def report(self, error: BeanpoolError, generation: int, began: float) -> None:
         self.reports.append(error)
 
     def fair_time(self, round_trips: int) -> float:

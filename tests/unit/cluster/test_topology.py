@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -34,11 +35,11 @@ def members(*weights: float) -> tuple[Member, ...]:
 
 
 def take_down(member: Member) -> None:
-    member.report(ConnectionFailed("refused", phase=Phase.CONNECTING), member.health.generation)
+    member.report(ConnectionFailed("refused", phase=Phase.CONNECTING), member.health.generation, time.monotonic())
 
 
 def make_suspect(member: Member) -> None:
-    member.report(CommandTimeout("silent", phase=Phase.WAITING), member.health.generation)
+    member.report(CommandTimeout("silent", phase=Phase.WAITING), member.health.generation, time.monotonic())
 
 
 @pytest.mark.parametrize("dead", range(5))

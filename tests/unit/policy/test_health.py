@@ -33,22 +33,24 @@ def process(instance: str, draining: bool = False) -> Identity:
     return Identity(instance, "1.12", draining, 65535)
 
 
-def answers(instance: str = "first", draining: bool = False) -> Event:
-    """A handshake or a probe was answered by this process."""
-    return lambda health, now: answered(health, process(instance, draining), 0.001, now)
+def answers(instance: str = "first", draining: bool = False, *, after: float = 0.001) -> Event:
+    """A handshake or a probe was answered by this process, so long after it was sent (seconds)."""
+    return lambda health, now: answered(health, process(instance, draining), after, now)
 
 
-def works() -> Event:
-    return worked
+def works(*, asked: float = 0.0) -> Event:
+    """A command was answered that was sent so long ago (seconds)."""
+    return lambda health, now: worked(health, now, now - asked)
 
 
-def fails(failure: Failure, *, generation: int | None = None, jitter: float = 1.0) -> Event:
-    """It failed, on a connection of this generation (None for the current one)."""
+def fails(failure: Failure, *, generation: int | None = None, jitter: float = 1.0, began: float = 0.0) -> Event:
+    """It failed, on a connection of this generation (None for the current one), in what began so long ago (seconds)."""
     return lambda health, now: failed(
         health,
         failure,
         f"it was {failure.name}",
         health.generation if generation is None else generation,
+        now - began,
         now,
         longest=LONGEST,
         jitter=jitter,
@@ -126,6 +128,38 @@ SCENARIOS: dict[str, list[Step]] = {
         (2, fails(BROKEN, generation=0), {"state": UP, "failures": 1, "since": 1}),
         (3, fails(REFUSED, generation=0), {"state": UP, "failures": 1}),
     ],
+    "a reply that came before the end does not hide it": [
+        (1, answers(), {"state": UP, "generation": 0}),
+        (5, fails(BROKEN), {"state": SUSPECT}),
+        (5.1, works(asked=0.2), {"state": SUSPECT, "since": 5}),
+        (5.2, fails(REFUSED), {"state": DOWN, "since": 5.2, "generation": 1}),
+        (5.3, works(asked=0.2), {"state": DOWN, "since": 5.2}),
+        (5.4, answers(after=0.3), {"state": DOWN, "since": 5.2, "generation": 1, "round_trip": 0.3}),
+        (5.5, answers(after=0.2), {"state": UP, "since": 5.5, "generation": 1}),
+    ],
+    "what breaks all connections at once is no second failure": [
+        (5, fails(BROKEN, began=1), {"state": SUSPECT, "failures": 1}),
+        (5.1, fails(BROKEN, began=0.2), {"state": SUSPECT, "failures": 1}),
+        (5.2, answers(after=0.1), {"state": UP}),
+        (5.3, fails(BROKEN, began=0.4), {"state": UP, "failures": 1}),
+        (5.4, fails(BROKEN, began=0.1), {"state": SUSPECT, "failures": 2}),
+    ],
+    "a suspect that breaks what is tried then, or is silent to whoever asked, is down": [
+        (5, fails(BROKEN), {"state": SUSPECT}),
+        (5.1, fails(BROKEN, began=0.05), {"state": DOWN}),
+        (6, answers(), {"state": UP}),
+        (7, fails(SILENT, began=2), {"state": UP}),
+        (8, fails(SILENT, began=0.5), {"state": SUSPECT}),
+        (8.1, fails(SILENT, began=0.6), {"state": DOWN}),
+    ],
+    "a connect that was refused before the return is old news; what is no beanstalkd is not": [
+        (1, fails(REFUSED), {"state": DOWN, "generation": 1}),
+        (2, answers(), {"state": UP, "since": 2}),
+        (2.1, fails(REFUSED, began=0.2), {"state": UP, "failures": 1}),
+        (2.2, fails(REFUSED, began=0.1), {"state": DOWN, "failures": 2}),
+        (3, answers(), {"state": UP}),
+        (3.1, fails(VIOLATED, began=0.5), {"state": DOWN}),
+    ],
     "a server that flaps is probed ever more rarely": [
         (0, fails(REFUSED), {"retry_at": 0.25}),
         (1, answers("first"), {"state": UP, "failures": 1}),
@@ -189,7 +223,7 @@ def test_scenario(steps: list[Step]) -> None:
 def test_nothing_new_is_the_same_object() -> None:
     """What has not changed needs no new topology."""
     health = Health(since=0.0)
-    assert worked(health, 100.0) is health
+    assert worked(health, 100.0, 99.0) is health
     assert fails(REFUSED, generation=-1)(health, 1.0) is health
     assert rested(Health(rests_until=9.0), 8.9).rests_until == 9.0
 

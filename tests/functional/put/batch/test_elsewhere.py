@@ -128,7 +128,7 @@ class TestSuspects:
                     stack.enter_context(inside(pool).connections_of(0).lend(time.monotonic() + 5))
             servers[0].freeze()
             inside(pool).members[0].report(
-                CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0
+                CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0, time.monotonic()
             )
             try:
                 with within(1, "the batch"):
@@ -144,7 +144,7 @@ class TestSuspects:
             pool.wait(2)
             key = key_of(pool, servers[0].address)
             inside(pool).members[0].report(
-                CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0
+                CommandTimeout("silent once", server=servers[0].address, phase=Phase.WAITING), 0, time.monotonic()
             )
             stored = stored_in(pool.put_many(Put("x", key=key) for _ in range(500)))
             assert {jid.server for jid in stored} == {servers[0].address}

@@ -18,7 +18,7 @@ from beanpool.reserve.server_waiter import Begun, Delivery
 from beanpool.reserve.sweep import Sweeper
 from beanpool.reserve.tube_names import name_tubes
 from beanpool.reserve.tube_order import Demand
-from beanpool.reserve.wait import GRACE, Reaper, Retired, SharedWait
+from beanpool.reserve.wait import LONGEST_GRACE, Reaper, Retired, SharedWait
 from beanpool.reserve.waiters import WaiterSet
 from beanpool.reserve.waker import Interruption, Waker
 from beanpool.runtime import Lock
@@ -284,16 +284,17 @@ class Reserver:
     def _begin(self, demand: tuple[str, ...] | Demand, timeout: float | None) -> tuple[SharedWait, float, float]:
         """Returns the wait of those who wait for the same, until when to wait, and until when to look without that."""
         shared = self._waits.get(demand) or self._shared_wait(demand)
-        if timeout is not None and timeout < GRACE and len(self._waits) > 1:
+        now = _monotonic()
+        if timeout is not None and timeout < LONGEST_GRACE and len(self._waits) > 1:
             # A job of theirs may have come in for nobody. Who has more time gets it after the grace.
             for other in list(self._waits.values()):
                 if (
                     other is not shared
                     and other.waiters_ref is not None
+                    and other.lasts_until > now + timeout
                     and not set(shared.tubes).isdisjoint(other.tubes)
                 ):
                     other.end()
-        now = _monotonic()
         deadline = math.inf if timeout is None else now + timeout
         # With no time to wait, the sweep itself has as long as any command.
         return shared, deadline, deadline if timeout != 0 else now + self._timeout

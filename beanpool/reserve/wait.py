@@ -27,14 +27,16 @@ from beanpool.net import Channel
 from beanpool.reserve.caller import Caller
 from beanpool.reserve.server_waiter import Begun, Delivery, Post
 from beanpool.reserve.tube_order import Demand, TubeOrder, all_at_once
-from beanpool.reserve.waiters import LAST_MOMENT, WaiterSet
+from beanpool.reserve.waiters import LAST_MOMENT, LONGEST_BEYOND, WaiterSet
 from beanpool.reserve.waker import Interruption
 from beanpool.runtime import Lock, is_mine, refuse_within, within
-from beanpool.server import Member
+from beanpool.server import Member, PooledConnection
 
 GRACE = 0.02
 """How long connections go on waiting when nobody does any more, and so how long a job that comes in on one of them may
-be kept from others (seconds)."""
+be kept from others (seconds); those to far servers about a round trip longer."""
+LONGEST_GRACE = GRACE + LONGEST_BEYOND
+"""The longest that may be (seconds)."""
 # Who had its job sooner than this had not to wait for it: servers have more, and the next call need not find
 # connections that wait (seconds).
 _AT_ONCE = 0.001
@@ -133,6 +135,12 @@ class SharedWait:
     def waiting(self) -> int:
         """How many threads wait."""
         return len(self._callers)
+
+    @property
+    def lasts_until(self) -> float:
+        """When the last connection that waits is cancelled if nobody comes (monotonic seconds); 0 if none does."""
+        waiters = self.waiters
+        return 0.0 if waiters is None else waiters.lasts_until
 
     def held(self, most: int = 1, among: Sequence[int] | None = None) -> list[Delivery]:
         """Take jobs, up to `most`, that came in while nobody waited.
@@ -380,18 +388,30 @@ class SharedWait:
             waiters.end_is_due = False
             if self.waiters is not waiters:
                 return
+            expired: list[tuple[Member, PooledConnection]] = []
             if self._leader is None:
-                look_again = waiters.kept_until if waiters.kept_until > now else 0.0
+                look_again = waiters.kept_until
+                if look_again <= now:
+                    expired, look_again = waiters.take_expired(now)
             else:
                 # Where jobs come one after the other it looks again by itself: to be woken would cost the callers more.
                 look_again = now + GRACE / 2 if waiters.left else 0.0
             waiters.left = False
             waiters.end_is_due = look_again > 0
             ends = self._leader is None and not look_again
+        if expired:
+            self._cancel(expired)
+            self._reaper.reconnect(member for member, _ in expired)
         if look_again:
             self._end_grace_at(look_again, waiters)
         elif ends:
             self._reaper.reconnect(self.end())
+
+    def _cancel(self, connections: Iterable[tuple[Member, PooledConnection]]) -> None:
+        cancelled = [member.pool.cancel_reserve(connection) for member, connection in connections]
+        channels = [channel for channel in cancelled if channel is not None]
+        if channels:
+            self._reaper.close_half_closed(channels)
 
     def _clean(self, _: WaiterSet | None) -> None:
         """Close what there is to wait with, if nobody does.

@@ -30,6 +30,12 @@ _REJOIN_AFTER = 0.2
 # alone a server that has just said that it has no job, at most (seconds).
 _LEAST_TURN = 0.25
 _LONGEST_PAUSE = 1.0
+# A server from which a reply takes that long (seconds) is far: to finish its job and come back takes a worker such a
+# round trip, and a little more. What waits there waits so much longer when nobody does.
+_FAR = 0.005
+_ROUND_TRIPS_TO_COME_BACK = 1.25
+LONGEST_BEYOND = 0.6
+"""How much longer than elsewhere a connection to a far server waits when nobody does, at most (seconds)."""
 # How long a connection waits whose server's address leads to several processes (seconds).
 _SHARED_SLICE = 1
 
@@ -77,7 +83,8 @@ class WaiterSet:
         self._wake_at = 0.0
         self.choice = Choice(order, self.by_post, self.empty, self.deliveries)
         self.kept_until = 0.0
-        """When the grace ends in which nobody waits (monotonic seconds); 0 if there was none since somebody did."""
+        """When the grace ends in which nobody waits (monotonic seconds), but for what waits on far servers; 0 if there
+        was none since somebody did."""
         self.end_is_due = False
         """Whether somebody was told to end it then."""
         self.left = False
@@ -101,6 +108,28 @@ class WaiterSet:
     def asked(self) -> set[Member]:
         """The servers on which something waits."""
         return {member for member, _ in self.by_post.copy()}
+
+    # Of whoever has seen to it that there is no leader, and will be none meanwhile.
+
+    @property
+    def lasts_until(self) -> float:
+        """When the last of them is to be cancelled if nobody comes (monotonic seconds)."""
+        return self.kept_until + max((_beyond(member) for member, _ in self.by_post.copy()), default=0.0)
+
+    def take_expired(self, now: float) -> tuple[list[tuple[Member, PooledConnection]], float]:
+        """The grace has ended: take out what waits on servers that are not far.
+
+        :returns: that, and when to look again (monotonic seconds). If nothing waits for longer, or there is more than
+            what waits, all of it stays, to be ended as a whole, and the moment is 0.
+        """
+        ends = [(self.kept_until + _beyond(waiter.member), waiter) for waiter in self.by_post.values()]
+        later = [moment for moment, _ in ends if moment > now]
+        if not later or self.deliveries or self.adopted or self.tickets or self._beside:
+            return [], 0.0
+        expired = [waiter for moment, waiter in ends if moment <= now]
+        for waiter in expired:
+            self._remove(waiter)
+        return [(waiter.member, waiter.connection) for waiter in expired], min(later)
 
     # The leader's.
 
@@ -511,3 +540,9 @@ class WaiterSet:
             connections += [(member, connection) for member, connection, _ in taken(self.adopted[0])]
             self.adopted.popleft()
         return connections
+
+
+def _beyond(member: Member) -> float:
+    """How much longer a connection to this server waits than to a near one when nobody does (seconds)."""
+    usual = member.health.usual
+    return min(LONGEST_BEYOND, _ROUND_TRIPS_TO_COME_BACK * usual) if usual >= _FAR else 0.0

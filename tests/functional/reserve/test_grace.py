@@ -243,3 +243,62 @@ class TestOthers:
                 assert pool.reserve(0.01) is None
             assert beanstalkd.control.counter("total-connections") == made
             assert waiting(beanstalkd) == 1
+
+
+class TestFarServers:
+    def test_a_worker_comes_back_before_what_waits_there_is_cancelled(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        """To finish a job takes it a round trip, which is longer than the grace for near ones."""
+        servers = cluster(6)
+        jobs = 5
+        with PoolManager([delay_line(server, 0.1).address for server in servers], health_interval=60) as pool:
+            pool.wait()
+
+            def work() -> None:
+                for _ in range(jobs):
+                    take(pool.reserve(10))
+
+            worker = background(work)
+            before = 0
+            for number in range(jobs):
+                wait_until(lambda: sum(map(waiting, servers)) >= len(servers) - 1, "the worker to wait")
+                before = before or sum(server.control.counter("total-connections") for server in servers)
+                servers[number].control.put(b"job")
+                wait_until(lambda number=number: not servers[number].control.counter("current-jobs-ready"), "its end")  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
+            worker.result()
+            made = sum(server.control.counter("total-connections") for server in servers) - before
+        # Five for each job otherwise, but the last one.
+        assert made <= 2 * (jobs - 1)
+
+    def test_what_waits_on_near_ones_does_not_wait_for_longer(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        near, distant, last = cluster(3)
+        far = delay_line(distant, 0.4)
+        with pool_of(near, last) as pool:
+            pool.wait()
+            pool.add_server(far.address)
+            pool.wait()
+            begin_grace(pool, near, distant, last)
+            wait_until(lambda: not waiting(near), "the near one to be left")
+            [shared] = inside(pool).waits.values()
+            assert shared.kept is not None
+            assert [member.address for member, _ in shared.kept.by_post] == [far.address]
+            jid = put_into_waiter(distant, b"late")
+            wait_until(lambda: not waiting(distant) and distant.control.state(jid) == "ready", "its return")
+
+    def test_calls_that_wait_for_less_than_a_round_trip_get_a_job_in_the_end(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        """What one has asked for comes to the next."""
+        servers = cluster(2)
+        servers[1].control.put(b"job")
+        with PoolManager([delay_line(server, FAR).address for server in servers], health_interval=60) as pool:
+            pool.wait(2)
+            for _ in range(100):
+                job = pool.reserve(FAR / 3)
+                if job is not None:
+                    break
+        assert job is not None
+        assert job.data == b"job"

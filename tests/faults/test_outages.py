@@ -208,6 +208,7 @@ def test_that_all_connections_break_at_once_is_no_outage(
         calls = [background(lambda tube=tube: pool.reserve(20, tubes=tube)) for tube in tubes]  # type: ignore[misc]  # mypy infers no type for a lambda with defaults
         for _ in range(2):
             wait_until(lambda: beanstalkd.control.counter("current-waiting") == len(tubes), "all of them to wait")
+            wait_until(lambda: pool.servers[0].state == "up", "the check of before to be answered")
             line.cut()
         for tube in tubes:
             beanstalkd.control.put(b"x", tube)

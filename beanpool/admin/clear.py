@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from beanpool.admin.deletes import delete_each, settle_delete
 from beanpool.admin.lanes import Lane, addresses, run_lanes
 from beanpool.admin.outcome import STATES, OnProgress, Outcome, State, Stop, check_limit, check_states
 from beanpool.admin.quota import Quota
-from beanpool.admin.transfer import reserve
+from beanpool.admin.transfer import reserve, reserved
 from beanpool.admin.walk import (
     count_of,
     in_states,
@@ -69,18 +69,26 @@ def clear(
 def _clear_reserved(lane: Lane, count: int) -> int:
     """Returns how many jobs were taken up."""
     taken = 0
-    while taken < count and not lane.connection.closed and not lane.stopped():
-        jobs = reserve(lane, min(lane.portion, count - taken))
-        if not jobs:
-            break
-        _delete(lane, [job.id for job in jobs])
+    jobs = [] if lane.stopped() else reserve(lane, min(lane.portion, count))
+    while jobs:
         taken += len(jobs)
+        more = 0 if lane.stopped() else min(lane.portion, count - taken)
+        # The next ones are reserved on the way.
+        with lane.connection.pipeline() as pipeline:
+            for job in jobs:
+                pipeline.delete(job.id)
+            for _ in range(more):
+                pipeline.reserve(0)
+        _settle(lane, pipeline.results[: len(jobs)])
+        if lane.connection.closed:
+            break
+        jobs = reserved(pipeline.results[len(jobs) :])
     return taken
 
 
 def _clear_found(lane: Lane, tube: str, state: str, count: int) -> None:
     wanted = in_states(tube, (state,))
-    for found in walk(lane, newest_id(lane), wanted, count, is_dense_down_to(count)):
+    for found in walk(lane, newest_id(lane), wanted, count, is_dense_down_to(lane, count)):
         _delete(lane, [int(statistics["id"]) for statistics in found])
         count -= len(found)
     while count > 0 and not lane.connection.closed and not lane.stopped():
@@ -92,6 +100,10 @@ def _clear_found(lane: Lane, tube: str, state: str, count: int) -> None:
 
 
 def _delete(lane: Lane, ids: list[int]) -> None:
-    for outcome in delete_each(lane, ids):
+    _settle(lane, delete_each(lane, ids))
+
+
+def _settle(lane: Lane, outcomes: Sequence[Exception | None]) -> None:
+    for outcome in outcomes:
         settle_delete(lane.tally, outcome)
     lane.report()

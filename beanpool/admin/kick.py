@@ -88,7 +88,7 @@ def _kick(lane: Lane, count: int) -> int:
 
 def _kick_one_by_one(lane: Lane, tube: str, state: str, count: int) -> None:
     """Kick jobs that are delayed where others are buried: by their ids."""
-    for found in walk(lane, newest_id(lane), in_states(tube, (state,)), count, is_dense_down_to(count)):
+    for found in walk(lane, newest_id(lane), in_states(tube, (state,)), count, is_dense_down_to(lane, count)):
         _kick_each(lane, [int(statistics["id"]) for statistics in found])
         count -= len(found)
     while count > 0 and not lane.stopped():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +23,7 @@ class Lane:
     :ivar server: the server's address.
     :ivar connection: for this lane alone.
     :ivar origin: the server, and its process: what makes a :class:`JobId` of an id.
+    :ivar round_trip: how long the server took to answer at first (seconds).
     :ivar portion: how many jobs to have in memory at once.
     :ivar total: how many jobs there are to do; None while that is not known.
     :ivar newest: the highest id that the server had given when that was asked; None as long as it was not.
@@ -45,6 +47,7 @@ class Lane:
         self._report = report
         self._connection: Connection[Any] | None = None
         self.origin = (server, "")
+        self.round_trip = 0.0
         self.portion = _MOST_AT_ONCE
 
     @property
@@ -56,7 +59,9 @@ class Lane:
     def begin(self, connection: Connection[Any]) -> None:
         """Go on over `connection` from now on."""
         self._connection = connection
+        began = time.monotonic()
         statistics = connection.stats()
+        self.round_trip = time.monotonic() - began
         self.origin = (self.server, str(statistics["id"]))
         largest = statistics.get("max-job-size", 0)
         self.portion = max(1, min(_MOST_AT_ONCE, _MOST_BYTES // max(1, int(largest))))

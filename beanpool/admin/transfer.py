@@ -81,14 +81,22 @@ def reserve(lane: Lane, count: int) -> list[Job[Any]]:
     with lane.connection.pipeline() as pipeline:
         for _ in range(count):
             pipeline.reserve(0)
+    return reserved(pipeline.results)
+
+
+def reserved(results: Sequence[Any]) -> list[Job[Any]]:
+    """The jobs among the results of reserves.
+
+    :raises BeanpoolError: if one of them has failed.
+    """
     # DEADLINE_SOON says that there are none but those in hand.
-    outcomes = [outcome for outcome in pipeline.results if not isinstance(outcome, DeadlineSoon)]
+    outcomes = [outcome for outcome in results if not isinstance(outcome, DeadlineSoon)]
     return [job for job in answers(outcomes) if job is not None]
 
 
 def _transfer_peeked(lane: Lane, copies: Copies, tube: str, state: str, count: int) -> bool:
     wanted = in_states(tube, (state,))
-    ids = find_ids(lane, wanted, count, is_dense_down_to(count))
+    ids = find_ids(lane, wanted, count, is_dense_down_to(lane, count))
     for start in range(0, len(ids), lane.portion):
         if lane.stopped():
             return True

@@ -17,9 +17,12 @@ from beanpool.errors import Buried, CommandFailed, NotFound
 
 PROBE_TUBE = "beanpool.admin.newest-id"
 _PROBE_DELAY = 365 * 86400
-_IDS_AT_ONCE = 500
-_IDS_PER_JOB = 20
+# So many ids are asked for at once at first, and in the end: a far server is asked for many in few round trips.
+_FEW_IDS, _MANY_IDS = 500, 4000
 _IDS_IN_ANY_CASE = 1000
+_IDS_PER_JOB = 20
+# What an id takes beside the round trip (seconds).
+_EACH_ID = 40e-6
 
 Statistics = Mapping[str, Any]
 
@@ -126,9 +129,10 @@ def walk(
     """
     connection = lane.connection
     last = max(1, newest - deepest + 1)
-    high = newest
+    high, at_once = newest, _FEW_IDS
     while high >= last and expected > 0 and not lane.stopped():
-        low = max(last, high - _IDS_AT_ONCE + 1)
+        low = max(last, high - at_once + 1)
+        at_once = min(_MANY_IDS, 2 * at_once)
         with connection.pipeline() as pipeline:
             for jid in range(high, low - 1, -1):
                 pipeline.stats_job(jid)
@@ -142,9 +146,13 @@ def walk(
         high = low - 1
 
 
-def is_dense_down_to(expected: int) -> int:
-    """How many ids it is sensible to ask for, to find so many jobs; those beyond are taken one at a time."""
-    return _IDS_IN_ANY_CASE + _IDS_PER_JOB * expected
+def is_dense_down_to(lane: Lane, expected: int) -> int:
+    """How many ids it is sensible to ask for, to find so many jobs; those beyond are taken one at a time.
+
+    That takes two round trips for each job. As long as they take, ids may as well be asked for.
+    """
+    meanwhile = 2 * lane.round_trip / (lane.round_trip / _MANY_IDS + _EACH_ID)
+    return _IDS_IN_ANY_CASE + int(_IDS_PER_JOB + meanwhile) * expected
 
 
 def find_ids(lane: Lane, wanted: Callable[[Statistics], bool], expected: int, deepest: int) -> array.array[int]:

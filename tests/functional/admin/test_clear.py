@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from support.servers import BeanstalkdServer
 from support.tubes import count_in, fill, put_in
+from support.waiting import within
 
-from beanpool import PoolManager
+from beanpool import JobId, PoolManager
 from beanpool.admin import clear, total
 
 if TYPE_CHECKING:
-    from conftest import StartCluster
+    from conftest import StartCluster, StartDelayLine
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["", "paused"])
@@ -76,3 +77,14 @@ def test_a_tube_that_there_is_not_is_clear(beanstalkd: BeanstalkdServer) -> None
     with PoolManager(beanstalkd.url) as pool:
         outcome = clear(pool, "nowhere")[beanstalkd.address]
     assert (outcome.done, outcome.error) == (0, None)
+
+
+def test_jobs_of_a_far_server_are_found_where_ids_are_far_between(
+    beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+) -> None:
+    fill(beanstalkd, "a", delayed=100)
+    with PoolManager(beanstalkd.url) as pool:
+        pool.delete_many(jid for jid in pool.put_many(["x"] * 5000) if isinstance(jid, JobId))
+    # One at a time they take twenty seconds.
+    with PoolManager(delay_line(beanstalkd, 0.1).address) as pool, within(8, "to clear a tube"):
+        assert total(clear(pool, "a")).done == 100

@@ -83,6 +83,8 @@ class PutMany(Generic[Token]):
         self._lanes: dict[tuple[Member, str], Lane[Token]] = {}
         # Those of them that have no connection yet, in the order in which they came.
         self._connect_soon: collections.deque[Lane[Token]] = collections.deque()
+        # Servers for whose connections one of them queues.
+        self._queueing: set[Member] = set()
         # Whether more may be collected than should be.
         self._crowded = False
         self._bell: Bell | None = None
@@ -322,7 +324,8 @@ class PutMany(Generic[Token]):
                 self._connect_if_possible(lane, len(waiting))
 
     def _connect_if_possible(self, lane: Lane[Token], others: int = 0) -> None:
-        if len(self._lanes) - len(self._connect_soon) - others > _MOST_LANES:
+        if lane.member in self._queueing or len(self._lanes) - len(self._connect_soon) - others > _MOST_LANES:
+            # One place in the queue for all tubes: else others would wait for as many turns of this batch.
             self._connect_soon.append(lane)
         else:
             self._connect(lane)
@@ -331,6 +334,8 @@ class PutMany(Generic[Token]):
         pool = lane.member.pool
         try:
             ticket, lane.ticket = lane.ticket, None
+            if ticket is not None:
+                self._queueing.discard(lane.member)
             connection = None if ticket is None else pool.collect(ticket)
             connection = connection or pool.try_acquire_for_command(lane.tube)
             if connection is None:
@@ -338,6 +343,7 @@ class PutMany(Generic[Token]):
                 lane.ticket.for_jobs = False
                 lane.until = time.monotonic() + self._patience(lane.member, _TO_OPEN)
                 self._connect_soon.append(lane)
+                self._queueing.add(lane.member)
                 pool.queue_up(lane.ticket)
                 return
             patience = self._patience(lane.member, _TO_OPEN)
@@ -381,7 +387,7 @@ class PutMany(Generic[Token]):
         everything = len(self._lanes) > len(self._topology().members) and not self._connect_soon
         wanted: set[Member] = set()
         for waiting in self._connect_soon:
-            everything = everything or waiting.ticket is None
+            everything = everything or waiting.member not in self._queueing
             wanted.add(waiting.member)
         for key, lane in idle:
             if everything or lane.member in wanted or lane.member.pool.queue.contended:
@@ -479,7 +485,9 @@ class PutMany(Generic[Token]):
             return
         if lane.stage is Stage.UNCONNECTED:
             self._full.add(lane.member)
-            self._lose(lane, lane.member.pool.queue.exhausted())
+            for other in [other for other in self._lanes.values() if other.member is lane.member]:
+                if other.stage is Stage.UNCONNECTED:
+                    self._lose(other, other.member.pool.queue.exhausted())
         elif lane.stage is Stage.OPEN:
             self._lose(lane, lane.late(PUT))
         elif not lane.connection.connecting:
@@ -584,7 +592,9 @@ class PutMany(Generic[Token]):
         if lane.stage is not Stage.UNCONNECTED:
             pool.checkin(lane.connection, broken=None if isinstance(error, CommandFailed) else error)
         elif lane.ticket is not None:
-            pool.queue.leave(lane.ticket)
+            ticket, lane.ticket = lane.ticket, None
+            self._queueing.discard(lane.member)
+            pool.queue.leave(ticket)
 
     def _abandon(self, lane: Lane[Token]) -> None:
         """The same at the end of a batch that was interrupted: nothing is put any more."""

@@ -12,7 +12,8 @@ from support.batches import stored_in
 from support.inside import inside
 from support.pools import pool_of
 from support.putting import key_of
-from support.threads import background
+from support.servers import BeanstalkdServer
+from support.threads import background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import PoolManager, Put
@@ -56,6 +57,16 @@ class TestBatch:
             pool.wait(2, timeout=10)
             with within(4 * 2 * 0.1, "the batch", slack=0.7):
                 stored_in(pool.put_many([Put("x", tube=f"tube-{number % 4}") for number in range(48)]))
+
+    def test_stands_in_line_once_for_all_its_tubes(
+        self, beanstalkd: BeanstalkdServer, delay_line: StartDelayLine
+    ) -> None:
+        """Four batches of four tubes wait for four turns of the only connection at most, and not for sixteen."""
+        line = delay_line(beanstalkd, 0.05)
+        with PoolManager([line.address], max_connections=1, timeout=1.2) as pool:
+            pool.wait(1, timeout=10)
+            puts = [Put("x", tube=f"tube-{number % 4}") for number in range(8)]
+            run_together(*[lambda: stored_in(pool.put_many(puts))] * 4, timeout=20)
 
     def test_does_not_queue_for_a_server_where_any_will_do(self, cluster: StartCluster) -> None:
         servers = cluster(2)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from beanpool.cluster import Availability, Topology
+from beanpool.cluster import WHO_IS_IT, Availability, Topology, ask_each
 from beanpool.connection import JobId, new_job_id
 from beanpool.errors import (
     BeanpoolError,
@@ -255,11 +255,11 @@ class Putter:
         if put.key is None:
             # It can go to any: not where it would have to wait for others.
             candidates.sort(key=lambda member: (not member.up, member.pool.wait_ahead(member.reply_time)))
-        known = len(put.attempts)
-        all_drain = not candidates and self.all_drain()
-        if all_drain:
-            # Only another process takes a put then: each is asked once whether it is one by now, and that is the end.
-            candidates = [m for m in self._topology().order(put.key) if m.health.draining and m not in asked]
+        if not candidates and self.all_drain():
+            self._look_for_new_ones(put.deadline)
+            candidates = [m for m in self._topology().order(put.key) if m.accepting and m not in asked]
+            if not candidates and self.all_drain():
+                raise NotStored
         for index, member in enumerate(candidates):
             put.began = time.monotonic()
             remaining = put.deadline - put.began
@@ -283,13 +283,18 @@ class Putter:
             jid.maybe_duplicate = is_duplicate(named(put.attempts))
             self._tell(put, member, jid)
             return jid
-        # One whose connection broke may be another process by now.
-        all_drain = (
-            all_drain and self.all_drain() and all(isinstance(error, Draining) for _, error in put.attempts[known:])
-        )
-        if all_drain or self.is_too_big_for_all(put.attempts, put.size):
+        if self.is_too_big_for_all(put.attempts, put.size):
             raise NotStored
         raise AnotherRound
+
+    def _look_for_new_ones(self, deadline: float) -> None:
+        """All servers drain. Only another process takes a put then: ask all at once whether they are one by now."""
+        draining = [member for member in self._topology().distinct if member.health.draining]
+        now = time.monotonic()
+        answers = ask_each({member: [WHO_IS_IT] for member in draining}, now + max(0.0, deadline - now) / 2)
+        if any(isinstance(answer, BeanpoolError) for said in answers.values() for answer in said):
+            # One whose connection broke may be another process by now.
+            raise AnotherRound
 
     def _share(self, put: PutRequest, member: Member, candidates: list[Member], index: int) -> float:
         # A server that is silent must leave time for the next one.

@@ -16,7 +16,7 @@ from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool import PoolManager, Put
+from beanpool import NoServerForPut, PoolManager, Put
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine
@@ -145,6 +145,20 @@ class TestSinglePut:
                     near = inside(pool).connections_of(0)
                     wait_until(lambda: len(near.places.queue) == 6, "all to wait for the near one")
                 assert {put.result(10).server for put in puts} == {servers[0].address}
+
+    def test_where_all_drain_that_is_said_after_one_round_trip(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        servers = cluster(6)
+        with PoolManager([delay_line(server, 0.2).address for server in servers], health_interval=60) as pool:
+            pool.wait(6, timeout=10)
+            for server in servers:
+                server.drain()
+            # That they drain is learned from each of them.
+            with pytest.raises(NoServerForPut):
+                pool.put("x")
+            with within(0.2, "the put", slack=0.4), pytest.raises(NoServerForPut):
+                pool.put("x")
 
     def test_a_timeout_of_a_few_round_trips(self, cluster: StartCluster, delay_line: StartDelayLine) -> None:
         lines = [delay_line(server, 0.2) for server in cluster(3)]

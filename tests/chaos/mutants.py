@@ -167,8 +167,9 @@ MUTANTS = (
             ),
             Edit(
                 "server/connection_pool.py",
-                "                connection.open(deadline)\n",
-                "                with _CONNECTING:\n                    connection.open(deadline)\n",
+                "                connection.open(max(deadline, min(longest, started + self._owner.fair_time(_TO_OPEN))))\n",
+                "                with _CONNECTING:\n"
+                "                    connection.open(max(deadline, min(longest, started + self._owner.fair_time(_TO_OPEN))))\n",
             ),
         ),
         (_SCENARIOS + "test_a_silent_server_delays_no_connection_to_another",),

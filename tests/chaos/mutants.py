@@ -167,9 +167,9 @@ MUTANTS = (
             ),
             Edit(
                 "server/connection_pool.py",
-                "                connection.open(max(deadline, min(longest, started + self._owner.fair_time(_TO_OPEN))))\n",
+                "                connection.open(max(deadline, min(longest, started",
                 "                with _CONNECTING:\n"
-                "                    connection.open(max(deadline, min(longest, started + self._owner.fair_time(_TO_OPEN))))\n",
+                "                    connection.open(max(deadline, min(longest, started",
             ),
         ),
         (_SCENARIOS + "test_a_silent_server_delays_no_connection_to_another",),

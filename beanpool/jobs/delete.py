@@ -22,10 +22,10 @@ from beanpool.connection import (
 )
 from beanpool.errors import BeanpoolError, ConnectionFailed, without_frames
 from beanpool.jobs.batch import JobBatch
-from beanpool.jobs.lane import JobById, JobLane, LaneById, delete_all
+from beanpool.jobs.lane import JobById, JobLane, LaneById, OpeningLane, RecoveryLane, delete_all
 from beanpool.net import Failure, drive
 from beanpool.protocol import DELETE, check_id
-from beanpool.server import Member, Recovery
+from beanpool.server import Member, RecoveredDeletes, Recovery
 from beanpool.telemetry import Observers
 
 Locate = Callable[[int], tuple[Member, str | None]]
@@ -162,10 +162,10 @@ class DeleteMany(JobBatch):
             raise
 
     def _give_up_by_id(self, lane: LaneById) -> None:
-        if not lane.opening:
+        if lane.opening:
+            _late(lane)
+        else:
             self._give_up(lane)
-        elif not lane.connection.connecting:
-            lane.end(lane.connection.late())
 
     def _end_by_id(self, lane: LaneById, asked_at: float) -> None:
         member = lane.member
@@ -216,16 +216,64 @@ class DeleteMany(JobBatch):
             recovery = recovery_of(entry[1])
             if isinstance(recovery, Recovery):
                 groups.setdefault((recovery, entry[1].connection.origin), []).append(entry)
-        for (recovery, _), group in groups.items():
-            started = time.monotonic()
-            outcomes = recovery.delete_all_again([(job, sent) for _, job, sent in group], started + self._time_left)
-            for (place, job, _), outcome in zip(group, outcomes, strict=True):
+        started = time.monotonic()
+        deletes = {
+            recovery.deletes_of([(job, sent) for _, job, sent in group]): group
+            for (recovery, _), group in groups.items()
+        }
+        self._carry_out_again(list(deletes), started + self._time_left)
+        for recovered, group in deletes.items():
+            for (place, job, _), outcome in zip(group, recovered.outcomes, strict=True):
                 if outcome is None:
                     mark_deleted(job)
                     self._tell(job.server, [job])
                 else:
                     report_lost(job, outcome)
                     self._outcomes[place] = without_frames(outcome)
-            if any(outcomes):
-                # What fails may take all of its time, and a long batch must end all the same.
-                self._spend(started)
+        if any(any(recovered.outcomes) for recovered in deletes):
+            # What fails may take all of its time, and a long batch must end all the same.
+            self._spend(started)
+
+    def _carry_out_again(self, left: list[RecoveredDeletes], deadline: float) -> None:
+        """Do it on all servers at the same time, until then (monotonic seconds)."""
+        waits = False
+        while left:
+            lanes: list[RecoveryLane] = []
+            for recovered in list(left):
+                try:
+                    connection = recovered.pool.try_acquire_for_command()
+                    if connection is None and waits and not lanes:
+                        connection = recovered.pool.acquire(deadline)
+                except BeanpoolError as error:
+                    left.remove(recovered)
+                    recovered.cannot_begin(error)
+                    continue
+                if connection is not None:
+                    left.remove(recovered)
+                    lanes.append(RecoveryLane(recovered, connection, deadline))
+            self._drive_again(lanes)
+            waits = True
+
+    def _drive_again(self, lanes: list[RecoveryLane]) -> None:
+        under_way = list(lanes)
+        try:
+            for lane in lanes:
+                lane.start()
+            while under_way:
+                for lane in [lane for lane in under_way if not lane.pending]:
+                    under_way.remove(lane)
+                    lane.recovered.end(lane.connection, lane.error, lane.replies)
+                if under_way:
+                    drive(under_way, RecoveryLane.collect, _late)
+        except BaseException:
+            for lane in under_way:
+                lane.recovered.pool.discard(lane.connection, "a batch was interrupted")
+            raise
+
+
+def _late(lane: OpeningLane) -> None:
+    """Give up a lane whose server is late."""
+    if not lane.opening:
+        lane.end(lane.late(lane.command))
+    elif not lane.connection.connecting:
+        lane.end(lane.connection.late())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from beanpool.connection import Job
 from beanpool.errors import BeanpoolError, ConnectionFailed, UnexpectedResponse, job_lost, without_frames
 from beanpool.net import Exchange, Failure
-from beanpool.protocol import DELETE, STATS_JOB, Command, Reply
-from beanpool.server import Lease, Member, PooledConnection, why_another
+from beanpool.protocol import DELETE, STATS_JOB, Command, Reply, encode_job
+from beanpool.server import Lease, Member, PooledConnection, RecoveredDeletes, why_another
 
 
 class Lane(Exchange[int]):
@@ -116,27 +117,20 @@ JobById = tuple[int, int, Member, str | None]
 """The place and the id of a job that is not in hand, its member, and the server process that gave the id, if known."""
 
 
-class LaneById(Lane):
-    """A connection for deletes of jobs that are known by their ids; opened, if need be, while others are at work.
+class OpeningLane(Lane, abc.ABC):
+    """A connection that is opened, if need be, while others are at work.
 
-    :param entries: the jobs, all of this member.
-    :param patience: how long the server may let a reply wait (seconds).
+    :param until: when it gives up (monotonic seconds).
     """
 
-    __slots__ = ("_entries", "_wait", "began_at", "member", "opening", "refused")
+    __slots__ = ("_until", "began_at", "opening")
 
-    def __init__(
-        self, member: Member, connection: PooledConnection, entries: Sequence[JobById], patience: float
-    ) -> None:
+    def __init__(self, connection: PooledConnection, until: float) -> None:
         super().__init__(connection)
-        self.member = member
         self.began_at = time.monotonic()
         self.opening = connection.channel_state is None
         """Whether it does not stand yet."""
-        self.refused: dict[int, BeanpoolError] = {}
-        """By their places, those that are not asked for: why."""
-        self._entries = entries
-        self._wait = patience
+        self._until = until
 
     @property
     def pending(self) -> bool:
@@ -151,18 +145,21 @@ class LaneById(Lane):
         return self.connection.give_up_at if self.connection.fileno() >= 0 else 0.0
 
     def start(self) -> None:
-        """Connect, or send the deletes."""
+        """Connect, or send what is to be sent."""
         if not self.opening:
-            self._delete()
+            self._opened()
             return
-        self.connection.begin_connecting(self.began_at + self._wait)
-        self.connection.begin_probe(self._wait)
+        self.connection.begin_connecting(self._until)
+        self.connection.begin_probe(self._time_left())
         self.collect()
+
+    def _time_left(self) -> float:
+        return max(0.0, self._until - time.monotonic())
 
     def collect(self) -> None:
         """Go as far as is possible without waiting."""
         if not self.opening:
-            super().collect()
+            self._collect()
             return
         try:
             reply = self.connection.step()
@@ -173,9 +170,43 @@ class LaneById(Lane):
             self.end(error)
             return
         self.opening = False
-        self._delete()
+        self._opened()
 
-    def _delete(self) -> None:
+    def end(self, error: BeanpoolError) -> None:
+        """The connection is gone."""
+        if self.opening:
+            self.error = without_frames(error)
+        else:
+            super().end(error)
+
+    @abc.abstractmethod
+    def _opened(self) -> None:
+        """Send what is to be sent."""
+
+    def _collect(self) -> None:
+        super().collect()
+
+
+class LaneById(OpeningLane):
+    """A connection for deletes of jobs that are known by their ids.
+
+    :param entries: the jobs, all of this member.
+    :param patience: how long the server may let a reply wait (seconds).
+    """
+
+    __slots__ = ("_entries", "_patience", "member", "refused")
+
+    def __init__(
+        self, member: Member, connection: PooledConnection, entries: Sequence[JobById], patience: float
+    ) -> None:
+        super().__init__(connection, time.monotonic() + patience)
+        self.member = member
+        self.refused: dict[int, BeanpoolError] = {}
+        """By their places, those that are not asked for: why."""
+        self._entries = entries
+        self._patience = patience
+
+    def _opened(self) -> None:
         for place, jid, member, instance in self._entries:
             reason = why_another(self.connection, instance) if instance is not None else None
             if reason is not None:
@@ -184,15 +215,54 @@ class LaneById(Lane):
                 self.places.append(place)
                 self.ids.append(jid)
         if self.ids:
-            delete_all(self, self._wait)
+            delete_all(self, self._patience)
 
     def end(self, error: BeanpoolError) -> None:
         """The connection is gone."""
-        if not self.opening:
-            super().end(error)
+        super().end(error)
+        if self.opening and self.error is not None:
+            self.refused = dict.fromkeys((place for place, *_ in self._entries), self.error)
+
+
+class RecoveryLane(OpeningLane):
+    """A connection for deletes of jobs that lost theirs."""
+
+    __slots__ = ("_steps", "recovered", "replies")
+
+    def __init__(self, recovered: RecoveredDeletes, connection: PooledConnection, until: float) -> None:
+        super().__init__(connection, until)
+        self.recovered = recovered
+        self._steps = recovered.steps(connection)
+        self.replies: list[Reply] = []
+        """Those to the step that is under way."""
+
+    def _opened(self) -> None:
+        self._go_on(lambda: next(self._steps))
+
+    def _collect(self) -> None:
+        try:
+            for _, reply in self.receive(self.connection.channel.collect(self.command)):
+                if isinstance(reply, Reply):
+                    self.replies.append(reply)
+        except (ConnectionFailed, UnexpectedResponse) as error:
+            self.end(error)
             return
-        self.error = without_frames(error)
-        self.refused = dict.fromkeys((place for place, *_ in self._entries), self.error)
+        if not self.due:
+            replies, self.replies = self.replies, []
+            self._go_on(lambda: self._steps.send(replies))
+
+    def _go_on(self, step: Callable[[], tuple[Command, Sequence[Job]]]) -> None:
+        try:
+            command, jobs = step()
+            while not jobs:
+                command, jobs = self._steps.send([])
+        except StopIteration:
+            return
+        except BeanpoolError as error:
+            self.end(error)
+            return
+        self.ids = [job.number for job in jobs]
+        self.begin(command, range(len(jobs)), [encode_job(command, jid) for jid in self.ids], self._time_left())
 
 
 def delete_all(lane: Lane, patience: float) -> None:

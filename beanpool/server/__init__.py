@@ -7,7 +7,7 @@ from beanpool.server.member import Member
 from beanpool.server.partial_release import PartialRelease
 from beanpool.server.pool_counters import PoolCounters
 from beanpool.server.pooled_connection import PooledConnection
-from beanpool.server.recovery import Recovery, why_another
+from beanpool.server.recovery import RecoveredDeletes, Recovery, why_another
 from beanpool.server.reservations import InHand
 from beanpool.server.ticket import Ticket
 from beanpool.server.touch_round import TouchRound
@@ -19,6 +19,7 @@ __all__ = [
     "PartialRelease",
     "PoolCounters",
     "PooledConnection",
+    "RecoveredDeletes",
     "Recovery",
     "Ticket",
     "TouchRound",

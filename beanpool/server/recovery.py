@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from beanpool.connection import Job
 from beanpool.errors import BeanpoolError, CommandTimeout, JobLost, Phase, job_lost, without_frames
@@ -20,6 +21,10 @@ from beanpool.server.reservations import Reservations
 from beanpool.telemetry import Observers, Reporter
 
 _ANOTHER = "another job has its id"
+
+Result = TypeVar("Result")
+Steps = Generator[tuple[Command, Sequence[Job]], Sequence[Reply], Result]
+"""Yields a command, and the jobs that it is for, and is sent the replies."""
 
 
 def _lost(job: Job, reason: str) -> JobLost:
@@ -71,64 +76,30 @@ class Recovery:
         :param sent: whether a delete before may have been carried out.
         :raises JobLost: if it cannot be done.
         """
-        [outcome] = self.delete_all_again([(job, sent)], deadline)
-        if outcome is not None:
+        recovered = self.deletes_of([(job, sent)])
+        try:
+            connection = self._pool.acquire(deadline)
+        except BeanpoolError as error:
+            recovered.cannot_begin(error)
+        else:
             try:
-                raise outcome
-            finally:
-                # Else it has this frame, which has it.
-                del outcome
+                _carry_out(recovered.steps(connection), connection, deadline)
+            except BaseException as error:
+                recovered.end(connection, error)
+                if not isinstance(error, BeanpoolError):
+                    raise
+            else:
+                recovered.end(connection)
+        [outcome] = recovered.outcomes
+        if outcome is not None:
+            raise outcome
 
-    def delete_all_again(self, jobs: Sequence[tuple[Job, bool]], deadline: float) -> list[JobLost | None]:
-        """Delete those of `jobs` that are still the same and nobody else has, in a few round trips for all of them.
+    def deletes_of(self, jobs: Sequence[tuple[Job, bool]]) -> RecoveredDeletes:
+        """The deletes of those of `jobs` that are still the same and nobody else has.
 
         :param jobs: all of one server process, and whether a delete before may have been carried out.
-        :returns: for each None, or why it could not be deleted.
         """
-        pool, instance = self._pool, _instance(jobs[0][0])
-        outcomes: list[JobLost | None] = [None] * len(jobs)
-
-        def fail(positions: Iterable[int], reason: str, cause: BaseException | None = None) -> None:
-            for position in positions:
-                outcomes[position] = error = _lost(jobs[position][0], reason)
-                # Without the frames, which have the jobs and what is told of them.
-                error.__cause__ = without_frames(cause) if cause is not None else None
-
-        try:
-            connection = pool.acquire(deadline)
-        except BeanpoolError as error:
-            fail(range(len(jobs)), f"its server cannot be asked again ({error})", error)
-            return outcomes
-        undecided = set(range(len(jobs)))
-        # What is reserved here and not deleted goes back only if the connection is closed.
-        clean = True
-        try:
-            reserved = []
-            for position, reason in enumerate(_reserve_again(connection, jobs, instance, deadline)):
-                if reason is None:
-                    reserved.append(position)
-                    continue
-                undecided.discard(position)
-                clean = clean and reason is not _ANOTHER
-                if reason:
-                    fail([position], reason)
-            replies = _ask(connection, DELETE, [jobs[position][0] for position in reserved], deadline)
-            for position, reply in zip(reserved, replies, strict=True):
-                undecided.discard(position)
-                if reply.status != "DELETED":
-                    clean = False
-                    fail([position], f"it could not be deleted again ({reply.status})")
-        except BaseException as error:
-            pool.checkin(connection, broken=error)
-            if not isinstance(error, BeanpoolError):
-                raise
-            fail(undecided, f"the attempt to delete it again failed ({error})", error)
-        else:
-            if clean:
-                pool.checkin(connection)
-            else:
-                pool.discard(connection, "it holds a job that nobody works on")
-        return outcomes
+        return RecoveredDeletes(self._pool, jobs)
 
     def reacquire(self, job: Job, deadline: float) -> tuple[PooledConnection, Lease[PooledConnection]]:
         """Reserve `job` again; returns the connection that holds it now, and its lease.
@@ -141,7 +112,7 @@ class Recovery:
         except BeanpoolError as error:
             raise _lost(job, f"its server cannot be asked again ({error})") from error
         try:
-            [reason] = _reserve_again(connection, [(job, False)], _instance(job), deadline)
+            [reason] = _carry_out(_reserve_again(connection, [(job, False)], _instance(job)), connection, deadline)
         except BaseException as error:
             pool.checkin(connection, broken=error)
             if isinstance(error, BeanpoolError):
@@ -161,20 +132,97 @@ def _instance(job: Job) -> str:
     return connection.instance if isinstance(connection, PooledConnection) else ""
 
 
+class RecoveredDeletes:
+    """The deletes of jobs that lost their connection, all of one server process, in a few round trips for all of them.
+
+    Who has a connection carries out the steps, and ends it.
+    """
+
+    def __init__(self, pool: ConnectionPool, jobs: Sequence[tuple[Job, bool]]) -> None:
+        self.pool = pool
+        self.outcomes: list[JobLost | None] = [None] * len(jobs)
+        """For each job None, or why it could not be deleted."""
+        self._jobs = jobs
+        self._undecided = set(range(len(jobs)))
+        # Those that are reserved again, once they are being deleted.
+        self._deleting: list[int] = []
+        # What is reserved here and not deleted goes back only if the connection is closed.
+        self._clean = True
+
+    def cannot_begin(self, error: BeanpoolError) -> None:
+        """No connection is to be had."""
+        self._fail(self._undecided, f"its server cannot be asked again ({error})", error)
+
+    def steps(self, connection: PooledConnection) -> Steps[None]:
+        """What to ask on this connection, as the answers come in."""
+        jobs, undecided = self._jobs, self._undecided
+        reserved = []
+        reasons = yield from _reserve_again(connection, jobs, _instance(jobs[0][0]))
+        for position, reason in enumerate(reasons):
+            if reason is None:
+                reserved.append(position)
+                continue
+            undecided.discard(position)
+            self._clean = self._clean and reason is not _ANOTHER
+            if reason:
+                self._fail([position], reason)
+        self._deleting = reserved
+        self._deleted((yield DELETE, [jobs[position][0] for position in reserved]))
+
+    def _deleted(self, replies: Sequence[Reply]) -> None:
+        for position, reply in zip(self._deleting, replies, strict=False):
+            self._undecided.discard(position)
+            if reply.status != "DELETED":
+                self._clean = False
+                self._fail([position], f"it could not be deleted again ({reply.status})")
+
+    def end(
+        self, connection: PooledConnection, error: BaseException | None = None, replies: Sequence[Reply] = ()
+    ) -> None:
+        """All steps are done, or the connection broke by `error`: give it back.
+
+        :param replies: those to the last step that came before it broke.
+        """
+        if error is not None:
+            self.pool.checkin(connection, broken=error)
+            self._deleted(replies)
+            self._fail(self._undecided, f"the attempt to delete it again failed ({error})", error)
+        elif self._clean:
+            self.pool.checkin(connection)
+        else:
+            self.pool.discard(connection, "it holds a job that nobody works on")
+
+    def _fail(self, positions: Iterable[int], reason: str, cause: BaseException | None = None) -> None:
+        for position in positions:
+            self.outcomes[position] = error = _lost(self._jobs[position][0], reason)
+            # Without the frames, which have the jobs and what is told of them.
+            error.__cause__ = without_frames(cause) if cause is not None else None
+
+
+def _carry_out(steps: Steps[Result], connection: PooledConnection, deadline: float) -> Result:
+    """Carry out the steps, and wait for the answers."""
+    try:
+        command, jobs = next(steps)
+        while True:
+            command, jobs = steps.send(list(_ask(connection, command, jobs, deadline)))
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+
+
 def _reserve_again(
-    connection: PooledConnection, jobs: Sequence[tuple[Job, bool]], instance: str, deadline: float
-) -> list[str | None]:
+    connection: PooledConnection, jobs: Sequence[tuple[Job, bool]], instance: str
+) -> Steps[list[str | None]]:
     """Reserve the jobs; returns for each None, or why it was not done (empty if it need not be done)."""
     stranger = why_another(connection, instance)
     if stranger is not None:
         return [stranger] * len(jobs)
     asked = [job for job, _ in jobs]
-    replies = _ask(connection, STATS_JOB, asked, deadline)
+    replies = yield STATS_JOB, asked
     reasons = [_why_not(connection, reply, sent) for reply, (_, sent) in zip(replies, jobs, strict=True)]
     ready = [position for position, reason in enumerate(reasons) if reason is None]
-    for position, reply in zip(
-        ready, _ask(connection, RESERVE_JOB, [asked[position] for position in ready], deadline), strict=True
-    ):
+    replies = yield RESERVE_JOB, [asked[position] for position in ready]
+    for position, reply in zip(ready, replies, strict=True):
         job = asked[position]
         if reply.status == "UNKNOWN_COMMAND":
             reasons[position] = "its server is too old to be asked for one job (reserve-job needs beanstalkd 1.12)"

@@ -234,6 +234,24 @@ class TestFar:
         with PoolManager(addresses, health_interval=60) as pool, within(0.4, slack=0.4):
             assert pool.delete_many(ids) == [None] * 12
 
+    def test_jobs_that_lost_their_connections_are_recovered_on_all_servers_at_once(
+        self, cluster: StartCluster, delay_line: StartDelayLine
+    ) -> None:
+        """One round trip to connect, and one each to look, to reserve and to delete."""
+        servers = cluster(5)
+        lines = [delay_line(server, 0.15) for server in servers]
+        for server in servers:
+            server.control.put(b"first")
+            server.control.put(b"second")
+        with PoolManager([line.address for line in lines], health_interval=60) as pool:
+            pool.wait(5)
+            jobs = pool.reserve_many(10, 5)
+            for line in lines:
+                line.cut()
+            with within(0.6, slack=0.6):
+                assert pool.delete_many(jobs) == [None] * len(jobs)
+        assert jobs_left(*servers) == 10 - len(jobs)
+
     def test_callers_with_few_connections_do_not_wait_for_each_other(
         self, cluster: StartCluster, delay_line: StartDelayLine
     ) -> None:

@@ -60,3 +60,12 @@ def test_whatever_is_waited_for_it_ends_after_two_timeouts(
         budget.spend(waited)
         total += waited
     assert total <= 2 * timeout * (1 + 1e-9)
+
+
+def test_a_server_that_is_far_has_the_time_of_its_round_trips_as_long_as_it_is_fresh() -> None:
+    budget = StallBudget(1.0)
+    assert budget.patience(1 / 2, fresh=True, fair=0.7) == 0.7
+    assert budget.patience(1 / 2, fresh=True, fair=9.0) == 1.0, "never more than all"
+    assert budget.patience(1 / 2, fresh=False, fair=0.7) == 0.5
+    budget.spend(1.8)
+    assert budget.patience(1 / 2, fresh=True, fair=0.7) == pytest.approx(0.2)

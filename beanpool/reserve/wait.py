@@ -226,6 +226,8 @@ class SharedWait:
             else:
                 self.mend()
             waiters.wake()
+            # After an interrupt at the very end of its call it has a job, which goes back with the last who knows it.
+            del leader
             self._sleep(caller)
         if self._leader is caller and caller.open:
             self._lead(caller)

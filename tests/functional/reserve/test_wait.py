@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -341,6 +342,21 @@ class TestLeadership:
         closed.set()
         for worker in workers:
             worker.result()
+
+    def test_who_waits_on_keeps_nothing_of_who_has_gone(self, beanstalkd: BeanstalkdServer) -> None:
+        """What an interrupt leaves behind goes with its last reference, a job that nobody will see, too."""
+        with pool_of(beanstalkd) as pool:
+            first = start_waiting(pool, pool.reserve)
+            wait_until(lambda: waiters([beanstalkd]) == [1], "the waiter")
+            [shared] = inside(pool).waits.values()
+            assert shared._leader is not None
+            gone = weakref.ref(shared._leader)
+            second = start_waiting(pool, pool.reserve)
+            wait_until(lambda: shared.waiting == 2, "both to wait")
+            for thread in (first, second):
+                beanstalkd.control.put(b"job")
+                job_of(thread).delete()
+                wait_until(lambda: gone() is None, "the first one to be forgotten")
 
 
 class TestServersComeAndGo:

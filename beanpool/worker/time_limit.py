@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import threading
@@ -12,7 +13,10 @@ from beanpool.worker.outcome import TimeLimitExceeded
 _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
 _raise_in_thread.restype = ctypes.c_int
-_NOTHING = ctypes.py_object()
+
+
+class _Instead(BaseException):
+    """Takes the place of an exception that is on its way."""
 
 
 class TimeLimit:
@@ -39,12 +43,17 @@ class TimeLimit:
             return self._deadline
 
     def end(self) -> None:
-        """Let no exception come any more, also not one that is on its way. Idempotent."""
+        """Let no exception come any more, also not one that is on its way. Idempotent; called in the thread itself."""
         with self._lock:
             self._running = False
-            if self._raised:
-                self._raised = False
-                _raise_in_thread(self._thread, _NOTHING)
+            raised, self._raised = self._raised, False
+        if raised:
+            # To take it back is not enough: until one comes, CPython 3.11 and 3.12 look for it at each step, and a
+            # trace function that is set then (a debugger's) never ends.
+            with contextlib.suppress(_Instead):
+                _raise_in_thread(self._thread, ctypes.py_object(_Instead))
+                for _ in range(1000):
+                    pass
 
     def enforce(self, now: float) -> float:
         """Raise the exception if it is due; called by another thread.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -106,6 +107,27 @@ def test_one_that_is_on_its_way_when_the_handler_ends_strikes_nobody() -> None:
         stop.set()
         watcher.result()
         sys.setswitchinterval(interval)
+
+
+def test_nothing_of_it_is_left_that_a_debugger_would_stumble_over() -> None:
+    """CPython 3.11 hangs in the first traced call if an exception was taken back."""
+    script = """if True:
+        import math, sys, threading
+        from beanpool.worker import TimeLimitExceeded
+        from beanpool.worker.time_limit import TimeLimit
+        limit = TimeLimit()
+        limit.begin(1000.0)
+        thread = threading.Thread(target=limit.enforce, args=(math.inf,))
+        try:
+            thread.start()
+            while True:
+                pass
+        except TimeLimitExceeded:
+            limit.end()
+        sys.settrace(lambda frame, event, argument: None)
+        (lambda: None)()
+    """
+    assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0
 
 
 def test_it_is_no_exception_that_a_handler_catches_by_the_way() -> None:

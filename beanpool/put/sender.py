@@ -1,4 +1,4 @@
-"""What sends a producer's puts: its buffer, the thread that empties it, and what became of each put.
+"""What sends a producer's puts: its buffer, and the thread that empties it.
 
 It outlives a producer that is dropped unclosed, until what is left was sent. The thread knows it, and it knows the
 pool; the producer, which users have, is known to neither.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
-import logging
 import math
 import os
 import sys
@@ -21,8 +20,6 @@ from collections.abc import Callable
 from beanpool.connection import JobId
 from beanpool.errors import (
     BeanpoolError,
-    NoServerForPut,
-    PoolClosedForPut,
     PoolTimeoutForPut,
     PutAmbiguous,
     PutFailed,
@@ -31,8 +28,8 @@ from beanpool.put.batch import OnOutcomes, Outcome, PutMany
 from beanpool.put.bell import Bell
 from beanpool.put.future import LazyFuture
 from beanpool.put.item import EncodedPut
+from beanpool.put.losses import Losses
 from beanpool.runtime import Lock
-from beanpool.telemetry import log_safely, logger
 
 # How many batches may wait: enough to keep the servers busy, and no more memory than that.
 _BATCHES_AHEAD = 8
@@ -47,13 +44,10 @@ _SOON = 0.002
 # How long to wait for those who waited for the last batch, and may put again at once (seconds).
 _UNTIL_THEY_RETURN = 0.0003
 _SHORTEST_BATCH = 0.001
-# How many failed puts are kept, for it to be seen whether somebody asks what became of them.
-_MOST_FAILED = 1000
 _THREADS_END_WITHIN = 1.0
 # How much earlier than a flush the puts end that it waits for (seconds).
 _GRACE = 0.25
 
-_log = logger("producer")
 Entry = tuple[LazyFuture[JobId], EncodedPut]
 # Not a WeakSet, whose callbacks swallow interrupts.
 _senders: dict[int, weakref.ref[Sender]] = {}
@@ -113,12 +107,11 @@ class Sender:
         # Since when it is to close, and the time that it has for that (seconds; None as in _until).
         self._closing: tuple[float, float | None] | None = None
         self._stored_at = 0.0
-        self._failed: list[LazyFuture[JobId]] = []
-        self._more_failed = 0
         self._abandoned = False
         self._ended = False
         self._thread: threading.Thread | None = None
         self._lock = Lock()
+        self._losses = Losses(self._name, self._lock)
         self._changed = threading.Condition(self._lock)
         self._has_room = threading.Condition(self._lock)
         # What the thread waits for: a lock that anybody may release, a finalizer too, without waiting for another one.
@@ -211,7 +204,7 @@ class Sender:
         with self._lock:
             target = self._taken + len(self.entries)
         done = self._await_finished(lambda: self._is_settled(target), timeout)
-        self._tell(None if done else "the producer could not send everything in time; it goes on trying")
+        self._losses.tell(None if done else "the producer could not send everything in time; it goes on trying")
 
     def close(self, timeout: float | None, since: float | None = None) -> None:
         """Take no more, send what is there. See :meth:`Producer.close`.
@@ -226,7 +219,7 @@ class Sender:
             if not self._await_finished(lambda: self._ended, timeout, since):
                 self._give_up()
             self._thread.join(_THREADS_END_WITHIN)
-        self._tell(None)
+        self._losses.tell(None)
         atexit.unregister(self._at_exit)
 
     def _give_up(self) -> None:
@@ -236,7 +229,7 @@ class Sender:
             unsure = sum(not future.done() for _, future in self._in_flight)
         given_up = PoolTimeoutForPut("the producer was closed before a server had taken this put; it was not put")
         self._finish([(future, given_up) for future, _ in _started(late)])
-        self._tell("the producer was closed before the servers had taken everything", given_up, unsure)
+        self._losses.tell("the producer was closed before the servers had taken everything", given_up, unsure)
 
     def begin_to_close(self) -> None:
         """Take no more. For finalizers too: it takes no lock, and does no I/O."""
@@ -290,46 +283,6 @@ class Sender:
         first = self._in_flight[0][0] if self._in_flight else self._taken + 1
         return first > target or not (self._in_flight or self.entries)
 
-    # What was lost.
-
-    def _tell(self, late: str | None, given_up: BaseException | None = None, unsure: int = 0) -> None:
-        """Say what was lost, and that nobody has asked for, once: on the log, and to the caller.
-
-        :param late: what to say if the time was up.
-        :param given_up: the error of what was not sent.
-        :param unsure: how many puts are still on their way.
-        """
-        with self._lock:
-            failed, self._failed = self._failed, []
-            more, self._more_failed = self._more_failed, 0
-        errors = [error for future in failed if (error := future.unasked_error()) is not None]
-        if not errors and late is None:
-            return
-        text = late or "puts of the producer have failed"
-        ambiguous = sum(isinstance(error, PutAmbiguous) for error in errors)
-        if errors or unsure:
-            text += f": {len(errors) - ambiguous} are not stored, {ambiguous + unsure} may or may not be"
-        first = next((error for error in errors if error is not given_up), None)
-        if more:
-            text += f", and {more} more have failed before"
-        if first is not None:
-            text += f". The first error: {first}"
-        if errors or unsure:
-            log_safely(_log, logging.WARNING, "pool %s: %s", self._name, text)
-        summary = _summary(text, late, first)
-        # What goes on being tried may be stored yet.
-        summary.may_be_stored = ambiguous + unsure > 0 or (late is not None and given_up is None)
-        raise summary from first
-
-    def _note_failed(self, futures: list[LazyFuture[JobId]]) -> None:
-        with self._lock:
-            self._failed += futures
-            if len(self._failed) > _MOST_FAILED:
-                # Who never flushes, and asks of no future, would keep all of them.
-                unasked = [future for future in self._failed if future.unasked_error() is not None]
-                self._failed = unasked[:_MOST_FAILED]
-                self._more_failed += len(unasked) - len(self._failed)
-
     # In the thread.
 
     def _run(self) -> None:
@@ -344,7 +297,7 @@ class Sender:
                 atexit.unregister(self._at_exit)
                 # Nobody else will say so.
                 with contextlib.suppress(BeanpoolError):
-                    self._tell(None)
+                    self._losses.tell(None)
 
     def _next_batch(self) -> list[Entry]:
         """Wait for a batch; empty if none will come."""
@@ -484,7 +437,7 @@ class Sender:
         if len(failed) < len(finished):
             self._stored_at = time.monotonic()
         if failed:
-            self._note_failed(failed)
+            self._losses.note(failed)
         finished.clear()
 
     # In a forked child.
@@ -517,17 +470,6 @@ class _AtExit:
 def _started(batch: list[Entry]) -> list[Entry]:
     """Those that nobody has cancelled; it is too late for that now."""
     return [entry for entry in batch if entry[0].set_running_or_notify_cancel()]
-
-
-def _summary(text: str, late: str | None, first: BaseException | None) -> PutFailed:
-    """One error for many puts, of the kind of the first."""
-    if late is not None or isinstance(first, PoolTimeoutForPut):
-        return PoolTimeoutForPut(text)
-    if isinstance(first, PutAmbiguous):
-        return PutAmbiguous(text, server=first.server, attempts=first.attempts)
-    if isinstance(first, NoServerForPut):
-        return NoServerForPut(text, errors=first.errors)
-    return PoolClosedForPut(text) if isinstance(first, PoolClosedForPut) else PutFailed(text)
 
 
 def _living() -> list[Sender]:

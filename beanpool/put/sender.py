@@ -10,11 +10,9 @@ import atexit
 import collections
 import contextlib
 import math
-import os
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable
 
 from beanpool.connection import JobId
@@ -29,6 +27,7 @@ from beanpool.put.bell import Bell
 from beanpool.put.future import LazyFuture
 from beanpool.put.item import EncodedPut
 from beanpool.put.losses import Losses
+from beanpool.put.senders import AtExit, enlist
 from beanpool.runtime import Lock
 
 # How many batches may wait: enough to keep the servers busy, and no more memory than that.
@@ -49,8 +48,6 @@ _THREADS_END_WITHIN = 1.0
 _GRACE = 0.25
 
 Entry = tuple[LazyFuture[JobId], EncodedPut]
-# Not a WeakSet, whose callbacks swallow interrupts.
-_senders: dict[int, weakref.ref[Sender]] = {}
 
 
 class Sender:
@@ -82,11 +79,9 @@ class Sender:
         self._max_batch = max_batch
         self._name = name
         self._begin()
-        for key in [key for key, known in _senders.copy().items() if known() is None]:
-            _senders.pop(key, None)
-        _senders[id(self)] = weakref.ref(self)
+        enlist(self)
         # Not as its own method: a call of the same name would be taken for it when it is unregistered.
-        self._at_exit = _AtExit(self)
+        self._at_exit = AtExit(self)
         atexit.register(self._at_exit)
 
     def _begin(self) -> None:
@@ -451,49 +446,6 @@ class Sender:
             future.leave_to_parent(error)
 
 
-class _AtExit:
-    """Closes a sender when the program ends: what it has put must not be lost without a word."""
-
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
-
-    def __call__(self) -> None:
-        # All at the same time: the program's end has one deadline.
-        now = time.monotonic()
-        for sender in _living():
-            if not sender.closed:
-                sender.begin_to_close()
-                sender.ends_since = now
-        self._sender.close(None, self._sender.ends_since)
-
-
 def _started(batch: list[Entry]) -> list[Entry]:
     """Those that nobody has cancelled; it is too late for that now."""
     return [entry for entry in batch if entry[0].set_running_or_notify_cancel()]
-
-
-def _living() -> list[Sender]:
-    return [sender for known in _senders.copy().values() if (sender := known()) is not None]
-
-
-def _start_afresh_in_child() -> None:
-    multiprocessing = sys.modules.get("multiprocessing.util")
-    for sender in _living():
-        sender.leave_to_parent()
-        if multiprocessing is not None:
-            # Its children end without atexit; they ask who has registered, once they are set up.
-            multiprocessing.register_after_fork(sender, _close_with_worker)
-
-
-def _close_with_worker(sender: Sender) -> None:
-    sys.modules["multiprocessing.util"].Finalize(sender, _close, (weakref.ref(sender),), exitpriority=100)
-
-
-def _close(reference: weakref.ref[Sender]) -> None:
-    sender = reference()
-    if sender is not None:
-        sender.close(None)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh_in_child)

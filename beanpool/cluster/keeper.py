@@ -222,7 +222,7 @@ class _Touching:
             self._end(round_, str(round_.connection.late()))
         while self._offered:
             group = self._offered.popleft()
-            if group in self._wishes and self._jobs.items(group):
+            if group in self._wishes and self._jobs.has(group):
                 self._jobs.postpone(group, now)
             else:
                 self._withdraw(group)

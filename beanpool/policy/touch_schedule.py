@@ -2,10 +2,14 @@
 
 Each is touched when a third of its TTR has passed. Those of a group go together when the first of them is due, if not
 much more than half of their third is missing: a connection is used once for all of its jobs.
+
+What it costs goes with what is touched, and not with what is kept: the items of a group are a heap.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
@@ -22,11 +26,13 @@ _EARLY = 0.1
 class _Plan:
     """When an item is due, and how often (seconds); 0 if its TTR is not known."""
 
-    __slots__ = ("due_at", "interval")
+    __slots__ = ("due_at", "interval", "number")
 
-    def __init__(self, due_at: float) -> None:
-        self.due_at = due_at
+    def __init__(self) -> None:
+        self.due_at = math.inf
         self.interval = 0.0
+        self.number = -1
+        """That of its entry in the heap; each entry has its own."""
 
     @property
     def early_at(self) -> float:
@@ -37,18 +43,57 @@ class _Plan:
 class _Plans(Generic[Item]):
     """The items of one group."""
 
-    __slots__ = ("busy", "due_at", "not_before", "of")
+    __slots__ = ("_heap", "_numbers", "_taken", "busy", "not_before", "of")
 
     def __init__(self) -> None:
         self.of: dict[Item, _Plan] = {}
-        self.due_at = math.inf
-        """When the first of them is due."""
         self.not_before = -math.inf
         """When the group can be used again."""
         self.busy = False
+        # By when they are due. What was planned anew, or dropped, leaves its entry behind until that is the first.
+        self._heap: list[tuple[float, int, Item]] = []
+        self._numbers = itertools.count()
+        self._taken: list[Item] = []
 
-    def find_first(self) -> None:
-        self.due_at = min((plan.due_at for plan in self.of.values()), default=math.inf)
+    def plan(self, item: Item, due_at: float) -> None:
+        """Let an item that it has be due at this time."""
+        plan = self.of[item]
+        plan.due_at, plan.number = due_at, next(self._numbers)
+        heapq.heappush(self._heap, (due_at, plan.number, item))
+
+    def first(self) -> tuple[Item, _Plan] | None:
+        """The one that is due first of those that are not taken."""
+        while self._heap:
+            _, number, item = self._heap[0]
+            plan = self.of.get(item)
+            if plan is not None and plan.number == number:
+                return item, plan
+            heapq.heappop(self._heap)
+        return None
+
+    @property
+    def due_at(self) -> float:
+        """When the first of them is due."""
+        first = self.first()
+        return math.inf if first is None else first[1].due_at
+
+    def take(self, now: float, most: int) -> list[tuple[Item, _Plan]]:
+        """Those that are to be touched now, up to `most`, in the order in which they are due."""
+        found: list[tuple[Item, _Plan]] = []
+        while len(found) < most and (first := self.first()) is not None and first[1].early_at <= now:
+            heapq.heappop(self._heap)
+            first[1].number = -1
+            found.append(first)
+        self._taken.extend(item for item, _ in found)
+        return found
+
+    def put_back(self) -> None:
+        """Let those that were taken, and not planned since, be due when they were."""
+        for item in self._taken:
+            plan = self.of.get(item)
+            if plan is not None and plan.number == -1:
+                self.plan(item, plan.due_at)
+        self._taken.clear()
 
 
 class TouchSchedule(Generic[Item, Group]):
@@ -69,8 +114,8 @@ class TouchSchedule(Generic[Item, Group]):
         self.drop(item)
         self._group_of[item] = group
         plans = self._groups.setdefault(group, _Plans())
-        plans.of[item] = _Plan(due_at)
-        plans.due_at = min(plans.due_at, due_at)
+        plans.of[item] = _Plan()
+        plans.plan(item, due_at)
 
     def drop(self, item: Item) -> None:
         """Keep it no longer."""
@@ -78,11 +123,14 @@ class TouchSchedule(Generic[Item, Group]):
         plans = self._groups.get(group) if group is not None else None
         if group is None or plans is None:
             return
-        plan = plans.of.pop(item)
+        del plans.of[item]
         if not plans.of and not plans.busy:
             del self._groups[group]
-        elif plan.due_at <= plans.due_at:
-            plans.find_first()
+
+    def has(self, group: Group) -> bool:
+        """Whether an item of this group is kept."""
+        plans = self._groups.get(group)
+        return plans is not None and bool(plans.of)
 
     def items(self, group: Group) -> list[Item]:
         """All of a group."""
@@ -106,16 +154,14 @@ class TouchSchedule(Generic[Item, Group]):
     def begin(self, group: Group, now: float, most: int) -> list[tuple[Item, bool]]:
         """Those of a group that are to be touched now, up to `most`, and whether the TTR of each is to be asked for.
 
+        They come in the order in which they are due, up to the first that is not nearly due.
         The group is not due again until :meth:`end` or :meth:`postpone`.
         """
         plans = self._groups.get(group)
         if plans is None:
             return []
         plans.busy = True
-        found = [(item, plan) for item, plan in plans.of.items() if plan.early_at <= now]
-        if len(found) > most:
-            found = sorted(found, key=lambda entry: entry[1].due_at)[:most]
-        return [(item, not plan.interval) for item, plan in found]
+        return [(item, not plan.interval) for item, plan in plans.take(now, most)]
 
     def end(
         self,
@@ -140,11 +186,10 @@ class TouchSchedule(Generic[Item, Group]):
             if plan is not None:
                 if ttr is not None:
                     plan.interval = ttr / 3
-                plan.due_at = at + (plan.interval or YOUNG)
+                plans.plan(item, at + (plan.interval or YOUNG))
         for item in untouched:
-            plan = plans.of.get(item)
-            if plan is not None:
-                plan.due_at = at + YOUNG
+            if item in plans.of:
+                plans.plan(item, at + YOUNG)
         self.postpone(group, not_before)
 
     def postpone(self, group: Group, not_before: float) -> None:
@@ -154,6 +199,6 @@ class TouchSchedule(Generic[Item, Group]):
             return
         plans.busy = False
         plans.not_before = not_before
-        plans.find_first()
+        plans.put_back()
         if not plans.of:
             del self._groups[group]

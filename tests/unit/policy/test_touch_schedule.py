@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ class TestOneGroup:
         jobs = schedule(a=10.0, b=10.05, c=10.5)
         assert [item for item, _ in jobs.begin("g", 10.0, 9)] == ["a", "b"]
         jobs.end("g", {"a": 30.0, "b": 3.0}, [], 10.0, 10.0)
-        assert [item for item, _ in jobs.begin("g", 10.5, 9)] == ["b", "c"]
+        assert [item for item, _ in jobs.begin("g", 10.5, 9)] == ["c", "b"]
         jobs.end("g", {"b": None, "c": 30.0}, [], 10.5, 10.5)
         assert jobs.next_at == 11.5
 
@@ -59,6 +60,16 @@ class TestOneGroup:
         jobs.end("g", {"b": 3.0, "c": 3.0}, [], 10.0, 10.0)
         assert jobs.due(10.0) == ["g"]
         assert jobs.begin("g", 10.0, 2) == [("a", True)]
+
+    def test_those_that_could_not_be_touched_are_due_as_before(self) -> None:
+        jobs = schedule(a=10.0, b=10.05, c=20.0)
+        jobs.begin("g", 10.0, 9)
+        jobs.add("b", "g", 30.0)
+        jobs.postpone("g", 10.2)
+        assert (jobs.due(10.1), jobs.next_at) == ([], 10.2)
+        assert jobs.begin("g", 10.2, 9) == [("a", True)]
+        jobs.end("g", {"a": 90.0}, [], 10.2, 10.2)
+        assert jobs.next_at == 20.0
 
     def test_what_was_not_touched_is_tried_again_soon(self) -> None:
         jobs = schedule(a=10.0)
@@ -74,7 +85,9 @@ class TestOneGroup:
         jobs.drop("nobody")
         jobs.end("g", {"a": 3.0, "b": 3.0}, ["a"], 12.0, 12.0)
         assert ("a" in jobs, len(jobs), jobs.items("g"), jobs.next_at) == (False, 1, ["b"], 13.0)
+        assert jobs.has("g")
         jobs.drop("b")
+        assert not jobs.has("g")
         assert (len(jobs), jobs.items("g"), jobs.due(99.0), jobs.begin("g", 99.0, 9)) == (0, [], [], [])
         jobs.end("g", {"b": 3.0}, [], 99.0, 99.0)
         jobs.postpone("g", 99.0)
@@ -84,6 +97,31 @@ class TestOneGroup:
         jobs = schedule(a=10.0)
         jobs.add("a", "h", 20.0)
         assert (jobs.due(99.0), jobs.items("g"), jobs.items("h")) == (["h"], [], ["a"])
+
+
+def test_a_round_costs_what_is_touched_and_not_what_is_kept() -> None:
+    jobs = TouchSchedule[int, str]()
+    for number in range(5000):
+        jobs.add(number, "g", 1000.0 + number)
+    for number in range(10):
+        jobs.add(number, "g", 10.0)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        assert jobs.due(jobs.next_at) == ["g"]
+        found = jobs.begin("g", 10.0, 256)
+        jobs.end("g", {item: 6.0 for item, _ in found}, [], 10.0, 10.0)
+    finally:
+        sys.setprofile(before)
+    assert [item for item, _ in found] == list(range(10))
+    assert jobs.next_at == 12.0
+    assert calls < 1000
 
 
 @settings(max_examples=100, deadline=None)

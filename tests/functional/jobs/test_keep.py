@@ -152,16 +152,28 @@ class TestWhichAndHowLong:
             assert third is not None
             assert fourth is not None
             assert fifth is not None
-            with pool.keep([first, third.id, fifth], until=time.monotonic() + 60) as kept:
-                kept.add(second, until=time.monotonic() + 0.5)
+
+            def wait_for_more() -> None:
+                """Until those that are kept have been touched twice more: by then the others would have been, too."""
+                seen = len(fake.touches)
+                wait_until(
+                    lambda: all(fake.touches[seen:].count(number) >= 2 for number in (1, 4)), "touches of what is kept"
+                )
+
+            with pool.keep([first, second, third.id, fifth], until=time.monotonic() + 60) as kept:
                 kept.add(fourth.id)
+                assert len(kept._kept.jobs) == 5
+                wait_until(lambda: set(fake.touches) == {1, 2, 3, 4, 5}, "a touch of each")
+                end = time.monotonic() + 0.3
+                kept.add(second, until=end)
                 kept.discard(third)
-                assert len(kept._kept.jobs) == 4
                 fifth.delete()
-                wait_until(lambda: fake.touches.count(4) == 4, "touches of one that was added")
-            assert set(fake.touches) == {1, 2, 4}
-            assert fake.touches.count(1) >= 3
-            assert fake.touches.count(2) == 1
+                wait_until(lambda: time.monotonic() > end, "the end of one of them")
+                # What was under way by then.
+                wait_for_more()
+                seen = len(fake.touches)
+                wait_for_more()
+                assert set(fake.touches[seen:]) == {1, 4}
             with pool.keep(first), pool.keep(first):
                 pass
             seen = len(fake.touches)

@@ -130,7 +130,7 @@ def put_once(
     :param until: when others are to have a turn (monotonic seconds), if the server is silent; one that is known to be
         far away has its time for each round trip that it takes.
     :param deadline: when that ends, too (monotonic seconds).
-    :param wait: whether to wait for a connection where all are in use.
+    :param wait: whether to wait for a connection where all are in use, and not only for a reserve to give way.
     :raises PoolTimeout: if there was none.
     :raises BeanpoolError: :func:`beanpool.policy.put_outcome.may_be_stored` tells what became of the job.
     """

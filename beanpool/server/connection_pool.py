@@ -113,8 +113,9 @@ class ConnectionPool:
 
     @property
     def is_full(self) -> bool:
-        """Whether a command would have to wait for a connection."""
-        return not self.places.idle and not self.places.has_room()
+        """Whether a command would have to wait for others: a reserve that only waits for jobs gives way to it."""
+        places = self.places
+        return not (places.idle or places.has_room() or places.would_give_way())
 
     def wait_ahead(self, turn: float) -> float:
         """How long a command may have to wait for a connection, where each use takes so long (seconds)."""
@@ -159,7 +160,7 @@ class ConnectionPool:
         It is for commands: who reserves a job on it and keeps that takes what others need to finish theirs.
 
         :param longest: a later deadline, for a new connection to a server that is known to be far away.
-        :param wait: whether to wait where all are in use.
+        :param wait: whether to wait where all are in use, and not only for a reserve to give way.
         :raises PoolTimeout: if none became free before `deadline` (monotonic seconds).
         :raises PoolClosed: if the pool is closed.
         :raises ConnectionFailed: if a new one was needed and could not be made, or the server was removed.
@@ -185,7 +186,7 @@ class ConnectionPool:
         while True:
             if connection is None:
                 connection = self._check_out(tube)
-            if connection is None and wait:
+            if connection is None and (wait or not self.is_full):
                 connection = self.queue.wait(deadline)
             if connection is None:
                 raise self.queue.exhausted()

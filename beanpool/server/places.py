@@ -102,6 +102,19 @@ class Places:
             limit = max(limit + min(spare, jobs), min(jobs, self._former_limit) + spare)
         return len(connections) - limit
 
+    def waiting_and_calls(self) -> tuple[list[PooledConnection], int]:
+        """The connections on which reserves wait, and how many there are for calls: that no unfinished job holds."""
+        connections = self.connections()
+        waiting = [connection for connection in connections if connection.evict is not None]
+        return waiting, sum(not (connection.jobs or connection.lent) for connection in connections) - len(waiting)
+
+    def would_give_way(self) -> bool:
+        """Whether a reserve that waits is cancelled for the next command that finds no connection free."""
+        if any(not ticket.for_jobs for ticket in list(self.queue)):
+            return False
+        waiting, calls = self.waiting_and_calls()
+        return calls < len(waiting)
+
     def others_come_first(self) -> bool:
         """Whether somebody waits who could be served."""
         queue = self.queue

@@ -114,7 +114,7 @@ class Reservations:
             return False
         if not self._pool.queue.contended:
             return True
-        waiting, calls = self._waiting_and_calls()
+        waiting, calls = self._pool.places.waiting_and_calls()
         return len(waiting) + 1 < calls
 
     def evict(self, spared: float = 0.0, *, for_jobs: bool = False) -> float:
@@ -126,7 +126,7 @@ class Reservations:
         :param for_jobs: whether the caller is a reserve, too, and so cannot have any connection.
         :returns: when it is worth another try (seconds from now); infinite if it is not.
         """
-        waiting, calls = self._waiting_and_calls()
+        waiting, calls = self._pool.places.waiting_and_calls()
         if not waiting or (calls >= len(waiting) and not (for_jobs and not self._pool.places.may_hold_more_jobs())):
             return math.inf
         longest = min(waiting, key=lambda connection: connection.waits_since)
@@ -137,12 +137,6 @@ class Reservations:
         if evict is not None:
             evict()
         return math.inf
-
-    def _waiting_and_calls(self) -> tuple[list[PooledConnection], int]:
-        """The connections on which reserves wait, and how many there are for calls: that no unfinished job holds."""
-        connections = self._pool.places.connections()
-        waiting = [connection for connection in connections if connection.evict is not None]
-        return waiting, sum(not (connection.jobs or connection.lent) for connection in connections) - len(waiting)
 
     # Questions about leases that may hold their connection in vain, while callers want one.
 

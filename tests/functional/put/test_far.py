@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,12 +16,13 @@ from support.servers import BeanstalkdServer
 from support.threads import background, run_together
 from support.waiting import wait_until, within
 
-from beanpool import NoServerForPut, PoolManager, Put
+from beanpool import JobId, NoServerForPut, PoolManager, Put
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine
 
 FAR = 0.15
+LONG = 30.0
 
 
 @pytest.fixture
@@ -35,6 +36,28 @@ def all_in_use(pool: PoolManager, server: int) -> Iterator[None]:
     """Within the block other calls have all connections of a pool that may have one to each server."""
     with inside(pool).connections_of(server).lend(time.monotonic() + 5):
         yield
+
+
+def test_reserves_that_wait_take_no_server_from_puts(cluster: StartCluster) -> None:
+    """They give way, so their connections are not in use: what has no key goes to each server in its turn."""
+    servers = cluster(4)
+    with pool_of(*servers, max_connections=1) as pool:
+        pool.wait(4)
+        puts: list[Callable[[], list[JobId]]] = [
+            lambda: [pool.put("x") for _ in servers],
+            lambda: stored_in(pool.put_many(["x"] * len(servers))),
+        ]
+        for put in puts:
+            waiter = background(lambda: pool.reserve(LONG, tubes=["others"]))
+            for number in range(4):
+                places = inside(pool).connections_of(number).places
+                wait_until(lambda: places.waiting_and_calls()[0], "it to wait on all")  # noqa: B023  # Not called later.
+            assert {jid.server for jid in put()} == {server.address for server in servers}
+            pool.put("x", tube="others")
+            job = waiter.result(10)
+            assert job is not None
+            job.delete()
+        assert pool.get_stats()["put_attempts_failed"] == 0
 
 
 class TestBatch:

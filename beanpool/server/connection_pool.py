@@ -106,6 +106,11 @@ class ConnectionPool:
         """Whether all connections that a reserve may have are held by unfinished jobs."""
         return self.places.held_by_jobs() >= self.places.limit
 
+    def stands(self) -> bool:
+        """Whether there is a connection to the server, as far as is known."""
+        generation = self.places.generation
+        return any(c.instance and not c.closed and c.generation == generation for c in self.places.connections())
+
     @property
     def max_connections(self) -> int:
         """How many there may be; while jobs hold some of them, a few more."""

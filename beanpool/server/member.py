@@ -47,6 +47,10 @@ def classify(error: BaseException) -> Failure | None:
     return Failure.VIOLATED
 
 
+def _is_unresolved(error: BeanpoolError) -> bool:
+    return isinstance(error, ConnectionFailed) and error.phase is Phase.RESOLVING
+
+
 class MemberOwner(Protocol):
     """Who a member belongs to."""
 
@@ -143,7 +147,8 @@ class Member:
     def report(self, error: BeanpoolError, generation: int, began: float) -> None:
         """A connection of this generation failed, in what began then (monotonic seconds)."""
         failure = classify(error)
-        if failure is None:
+        if failure is None or (self.up and _is_unresolved(error) and self.pool.stands()):
+            # That its name is not found now says nothing of a server that is in use.
             return
         if isinstance(error, CommandTimeout) and error.waited is not None and error.waited < self.patience:
             # Its caller had no time for a round trip. Whether there is more to it is found out by who has.

@@ -8,12 +8,14 @@ import random
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from support.ledger import Ledger
 from support.threads import background
 from support.waiting import wait_until
 
 from beanpool import PoolManager
+from beanpool.events import Event, PutRerouted
 
 Owners = dict[str, str]
 """Which server each key belongs to."""
@@ -23,6 +25,22 @@ def owners_of(addresses: Sequence[str], keys: Sequence[str]) -> Owners:
     """Where a pool with just these servers puts each key."""
     pool = PoolManager(addresses)
     return {key: pool.route(key)[0] for key in keys}
+
+
+class Placed(NamedTuple):
+    """A put that a server has taken."""
+
+    began: int
+    """The step in which it began."""
+    ended: int
+    key: str
+    server: str
+    rerouted: PutRerouted | None
+    """What the pool said of it, if another server was tried before."""
+
+    def homes(self, owners: Sequence[Owners]) -> set[str]:
+        """The servers that were its key's meanwhile, given those of each phase."""
+        return {owners[phase][self.key] for phase in range(self.began // 2, (self.ended + 1) // 2 + 1)}
 
 
 class KeyedLoad:
@@ -37,8 +55,10 @@ class KeyedLoad:
         self._pool = pool
         self._ledger = ledger
         self._keys = keys
-        self.placed: deque[tuple[int, int, str, str]] = deque()
-        """The step in which a put began, that in which it ended, its key, and its server."""
+        self.placed: deque[Placed] = deque()
+        # By the thread that puts, which is the one that is told.
+        self._rerouted: dict[int, PutRerouted] = {}
+        pool.add_listener(self._note)
         # An even one is a phase, an odd one the change to the next.
         self._step = 0
         self._stop, self._stop_working = threading.Event(), threading.Event()
@@ -71,16 +91,16 @@ class KeyedLoad:
         enough = len(self.placed) + count
         wait_until(lambda: len(self.placed) >= enough, "some puts", 60)
 
-    def astray(self, owners: Sequence[Owners]) -> list[tuple[int, int, str, str]]:
+    def astray(self, owners: Sequence[Owners]) -> list[Placed]:
         """The puts that went to a server which was their key's in none of the phases meanwhile.
 
         :param owners: those of each phase.
         """
-        return [
-            (began, ended, key, server)
-            for began, ended, key, server in self.placed
-            if server not in {owners[phase][key] for phase in range(began // 2, (ended + 1) // 2 + 1)}
-        ]
+        return [placed for placed in self.placed if placed.server not in placed.homes(owners)]
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, PutRerouted):
+            self._rerouted[threading.get_ident()] = event
 
     def _produce(self) -> None:
         for key in itertools.cycle(random.sample(self._keys, len(self._keys))):
@@ -89,7 +109,8 @@ class KeyedLoad:
             body, began = self._ledger.token(), self._step
             jid = self._pool.put(body, key=key)
             self._ledger.acked(body, jid.server, jid, jid.maybe_duplicate)
-            self.placed.append((began, self._step, key, jid.server))
+            rerouted = self._rerouted.pop(threading.get_ident(), None)
+            self.placed.append(Placed(began, self._step, key, jid.server, rerouted))
 
     def _work(self) -> None:
         while not self._stop_working.is_set():

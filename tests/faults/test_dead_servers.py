@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support.delay_line import DelayLine
 from support.processes import thread_names
+from support.putting import key_of
 from support.scripted import ScriptedServer, answering, stats_reply, with_data
 from support.server_pools import all_in_use
 from support.servers import BeanstalkdServer
@@ -267,6 +268,34 @@ def test_a_name_server_that_is_silent_holds_nobody_up(beanstalkd: BeanstalkdServ
         assert thread_names("beanpool-lookup") == ["beanpool-lookup-slow.test"]
         with within(0.5):
             pool.close(0.5)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_name_that_is_not_found_takes_no_server_from_the_connections_to_it(
+    cluster: Callable[..., list[BeanstalkdServer]], names: Names, silent: bool
+) -> None:
+    """What needs one more goes elsewhere meanwhile; all else stays where it is."""
+    home, other = cluster(2)
+    names.places["queue.test"] = (home.host, home.port)
+    if not silent:
+        names.released.set()
+    with PoolManager(
+        [f"queue.test:{home.port}", other.address], timeout=1, connect_timeout=0.5, health_interval=60
+    ) as pool:
+        pool.wait(2)
+        key = key_of(pool, f"queue.test:{home.port}")
+        instance = pool.put("x", key=key).instance
+        names.silent.add("queue.test")
+        with pool.connection(f"queue.test:{home.port}"):
+            for _ in range(2):
+                assert pool.put("x", key=key).server == other.address
+        assert pool.get_stats()["puts_rerouted"] == 2
+        assert states(pool)[f"queue.test:{home.port}"] == "up"
+        assert [pool.put("x", key=key).instance for _ in range(20)] == [instance] * 20
+        # No connection is left now: what is not found is down.
+        home.kill()
+        wait_until(lambda: pool.put("x", key=key).server == other.address, "the death to be noticed")
+        wait_until(lambda: states(pool)[f"queue.test:{home.port}"] == "down", "the name to be given up")
 
 
 def test_a_name_that_moves_is_followed(cluster: Callable[..., list[BeanstalkdServer]], names: Names) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from typing import TYPE_CHECKING
 
-from faults.changing_servers import KeyedLoad, owners_of
+from faults.changing_servers import KeyedLoad, Owners, Placed, owners_of
 from support.ledger import Ledger
 from support.name_server import Zone
 from support.waiting import wait_until
@@ -14,6 +15,8 @@ from support.waiting import wait_until
 from beanpool import PoolManager
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from conftest import StartCluster
 
 # More by hand.
@@ -59,13 +62,25 @@ def test_nothing_is_lost_and_no_key_goes_by_way_of_a_third_server(
         f"keys moved: {moved} of {len(KEYS)}; puts astray: {len(astray)} of {len(load.placed)}; "
         f"rerouted: {rerouted}; seen after {', '.join(f'{seconds:.2f}' for seconds in seen_after)} s; {report}"
     )
-    # Where a server's name is not found in time for a connect, as on a busy machine, another server takes the put.
-    assert len(astray) <= rerouted
+    assert not [put for put in astray if not lacked_a_name(put, owners)]
     # All that moved went to the one that joined, and came from the one that left.
     joined, left = zone.address(c), zone.address(a)
     assert {owners[1][key] for key in KEYS if owners[0][key] != owners[1][key]} == {joined}
     assert {owners[1][key] for key in KEYS if owners[1][key] != owners[2][key]} == {left}
     assert moved[2] == 0
+
+
+def lacked_a_name(put: Placed, owners: Sequence[Owners]) -> bool:
+    """Whether a put needed a new connection to its key's own server, and the name of that was not found in time.
+
+    On a busy machine that happens while the name server is silent.
+    """
+    rerouted = put.rerouted
+    return (
+        rerouted is not None
+        and rerouted.instead_of in put.homes(owners)
+        and re.search("the name server did not answer|no address for the host name", rerouted.reason) is not None
+    )
 
 
 def staying(pool: PoolManager) -> set[str]:

@@ -90,9 +90,11 @@ class Recovery:
                     raise
             else:
                 recovered.end(connection)
-        [outcome] = recovered.outcomes
-        if outcome is not None:
-            raise outcome
+        # An error with a name here would be in a circle with this frame.
+        outcomes = [outcome for outcome in recovered.outcomes if outcome is not None]
+        recovered.outcomes.clear()
+        if outcomes:
+            raise outcomes.pop()
 
     def deletes_of(self, jobs: Sequence[tuple[Job, bool]]) -> RecoveredDeletes:
         """The deletes of those of `jobs` that are still the same and nobody else has.

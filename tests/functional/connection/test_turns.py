@@ -119,10 +119,10 @@ class TestTime:
         self, beanstalkd: BeanstalkdServer, command: Callable[[Job], object]
     ) -> None:
         fill(beanstalkd, 2)
-        with pool_with_jobs_in_hand(beanstalkd, timeout=0.2) as pool:
+        with pool_with_jobs_in_hand(beanstalkd, timeout=0.5) as pool:
             job, _ = jobs = pool.reserve_many(2, 1)
             # A batch on a slow server has it for as long as it comes on.
-            with connection_of(job).guard, within(0.2), pytest.raises(CommandTimeout, match="nothing was sent"):
+            with connection_of(job).guard, within(0.5), pytest.raises(CommandTimeout, match="nothing was sent"):
                 command(job)
             assert job.reserved
             assert not job.lost
@@ -249,12 +249,12 @@ class TestEndings:
 
     def test_a_lost_job_refuses_what_waited(self, beanstalkd: BeanstalkdServer) -> None:
         fill(beanstalkd, 2)
-        with unprobed(beanstalkd, timeout=0.3) as pool:
+        with unprobed(beanstalkd) as pool:
             first, second = pool.reserve_many(2, 1)
             beanstalkd.freeze()
-            touching = background(first.touch)
+            touching = background(lambda: first.touch(timeout=0.5))
             wait_until(connection_of(first).guard.locked, "the touch to be under way")
-            with within(0.3), pytest.raises(JobLost):
-                second.touch()
+            with within(0.5), pytest.raises(JobLost):
+                second.touch(timeout=10)
             assert isinstance(touching.error(), JobLost)
             beanstalkd.thaw()

@@ -12,7 +12,7 @@ from typing import Generic
 
 from beanpool.cluster import Topology
 from beanpool.connection import JobId, new_job_id
-from beanpool.errors import BeanpoolError, CommandFailed, CommandTimeout, ConnectionFailed, without_frames
+from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, without_frames
 from beanpool.net import drive, give_up_late
 from beanpool.policy import StallBudget, is_duplicate
 from beanpool.protocol import PUT, PUT_BURIED, Reply
@@ -30,8 +30,9 @@ from beanpool.put.failover import (
 )
 from beanpool.put.item import EncodedPut
 from beanpool.put.lane import CHUNK, Item, Lane, Retry, Stage, Token, as_retry
+from beanpool.put.lanes import Lanes
 from beanpool.put.observing import AttemptTally
-from beanpool.server import Member, Ticket
+from beanpool.server import Member
 
 Outcome = JobId | Exception
 """What became of one item: the stored job's id, or the error of this item alone."""
@@ -43,9 +44,6 @@ _GATHERING = 0.002
 _SHORTEST_REPLY = len(b"BURIED 1\r\n")
 # How many items may wait for a server to come back before the batch waits with them.
 _MOST_DEFERRED = 256
-# How many connections it uses at most at a time, and for how many more tubes of servers puts may be collected.
-_MOST_LANES = 64
-_MOST_COLLECTING = 1024
 # How many round trips a connection takes: to connect, and to learn who the server is and tell it the tube.
 _TO_OPEN = 2
 # How often to look what has come where no bell can be heard (seconds).
@@ -80,11 +78,7 @@ class PutMany(Generic[Token]):
         self._resend = resend
         self._on_outcomes = on_outcomes
         self._stall = StallBudget(timeout)
-        self._lanes: dict[tuple[Member, str], Lane[Token]] = {}
-        # Those of them that have no connection yet, in the order in which they came.
-        self._connect_soon: collections.deque[Lane[Token]] = collections.deque()
-        # Servers for whose connections one of them queues.
-        self._queueing: set[Member] = set()
+        self._lanes: Lanes[Token] = Lanes(topology)
         # Whether more may be collected than should be.
         self._crowded = False
         self._bell: Bell | None = None
@@ -111,13 +105,7 @@ class PutMany(Generic[Token]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended = True
-        lanes, self._lanes = list(self._lanes.values()), {}
-        for lane in lanes:
-            if lane.stage is not Stage.UNCONNECTED:
-                lane.member.pool.discard(lane.connection, "a batch was interrupted")
-            elif lane.ticket is not None:
-                lane.member.pool.queue.leave(lane.ticket)
-        for lane in lanes:
+        for lane in self._lanes.drop_all("a batch was interrupted"):
             self._abandon(lane)
         waiting, self._again = [*self._again, *self._deferred], collections.deque()
         self._deferred = []
@@ -149,9 +137,9 @@ class PutMany(Generic[Token]):
 
     def finish(self) -> None:
         """Wait for all outcomes."""
-        while self.busy:
+        while self._lanes.busy:
             self._wait()
-        self._give_back_idle()
+        self._lanes.give_back_idle()
         if self._deferred:
             self._retry_deferred()
         self._attempts.tell()
@@ -159,12 +147,12 @@ class PutMany(Generic[Token]):
     @property
     def busy(self) -> bool:
         """Whether anything is under way."""
-        return any(lane.pending or lane.unsent for lane in self._lanes.values())
+        return self._lanes.busy
 
     @property
     def silent_since(self) -> float:
         """Since when the server has not answered that is waited for longest (monotonic seconds); infinite for none."""
-        return min((lane.silent_since for lane in self._lanes.values() if lane.pending), default=math.inf)
+        return self._lanes.silent_since
 
     def wait(self, until: float = math.inf) -> None:
         """Wait until something has come, the bell is rung, or it is so late (monotonic seconds); go on with all."""
@@ -184,15 +172,15 @@ class PutMany(Generic[Token]):
         """
         if self._ended:
             return False
-        pending = [lane for lane in self._lanes.values() if lane.pending]
+        pending = self._lanes.pending()
         for lane in pending:
             self._receive(lane)
         give_up_late(pending, self._receive, self._give_up_lane)
         self._advance()
-        self._give_back_idle()
-        if not self._lanes:
+        self._lanes.give_back_idle()
+        if not self._lanes.by_key:
             self._attempts.tell()
-        return bool(self._lanes)
+        return bool(self._lanes.by_key)
 
     def rested(self, seconds: float) -> None:
         """The next item has let itself be waited for so long (seconds)."""
@@ -210,12 +198,12 @@ class PutMany(Generic[Token]):
             if member is None:
                 self._defer(item)
                 return
-        lane = self._lanes.get((member, tube))
+        lane = self._lanes.by_key.get((member, tube))
         if lane is None:
             if key is None and member.pool.is_full:
                 # It can go to any: not where it would have to wait for others.
                 member = self._with_room(item) or member
-                lane = self._lanes.get((member, tube))
+                lane = self._lanes.by_key.get((member, tube))
             lane = lane or self._new_lane(member, tube, item)
             if lane is None:
                 return
@@ -233,7 +221,8 @@ class PutMany(Generic[Token]):
         """A lane has collected so much that something is to be done."""
         if not lane.send_at:
             lane.send_at = CHUNK
-            self._connect_if_possible(lane)
+            if self._lanes.may_connect(lane):
+                self._connect(lane)
             return
         self._send(lane)
         if lane.unsent_bytes >= lane.send_at:
@@ -248,7 +237,7 @@ class PutMany(Generic[Token]):
                 member.accepting
                 and member.up
                 and (not isinstance(item, Retry) or self._may_ask(item, member))
-                and ((member, item[1].tube) in self._lanes or not member.pool.is_full)
+                and ((member, item[1].tube) in self._lanes.by_key or not member.pool.is_full)
             ):
                 return member
         return None
@@ -297,8 +286,8 @@ class PutMany(Generic[Token]):
             return None
         unproven = not member.up or (isinstance(item, Retry) and has_tried(item.attempts, member))
         lane: Lane[Token] = Lane(member, tube, unproven)
-        self._lanes[member, tube] = lane
-        self._crowded = self._crowded or len(self._lanes) > _MOST_COLLECTING
+        self._lanes.by_key[member, tube] = lane
+        self._crowded = self._crowded or self._lanes.too_many
         return lane
 
     def _patience(self, member: Member, round_trips: int = 1) -> float:
@@ -309,45 +298,14 @@ class PutMany(Generic[Token]):
         fresh = self._failed.get(member) != self._putter.comebacks
         return self._stall.patience(share, fresh, member.fair_time(round_trips) if member.up else 0.0)
 
-    def _connect_lanes(self) -> None:
-        """Get connections for those that have none, as far as there are any."""
-        waiting, self._connect_soon = self._connect_soon, collections.deque()
-        # Those that were given up meanwhile are forgotten here.
-        waiting = collections.deque(lane for lane in waiting if self._lanes.get((lane.member, lane.tube)) is lane)
-        while waiting:
-            lane = waiting.popleft()
-            if lane.ticket is not None and lane.ticket.settled:
-                self._connect(lane)
-            elif lane.ticket is not None:
-                self._connect_soon.append(lane)
-            else:
-                self._connect_if_possible(lane, len(waiting))
-
-    def _connect_if_possible(self, lane: Lane[Token], others: int = 0) -> None:
-        if lane.member in self._queueing or len(self._lanes) - len(self._connect_soon) - others > _MOST_LANES:
-            # One place in the queue for all tubes: else others would wait for as many turns of this batch.
-            self._connect_soon.append(lane)
-        else:
-            self._connect(lane)
-
     def _connect(self, lane: Lane[Token]) -> None:
-        pool = lane.member.pool
         try:
-            ticket, lane.ticket = lane.ticket, None
-            if ticket is not None:
-                self._queueing.discard(lane.member)
-            connection = None if ticket is None else pool.collect(ticket)
-            connection = connection or pool.try_acquire_for_command(lane.tube)
+            connection = self._lanes.acquire(lane)
+            until = time.monotonic() + self._patience(lane.member, _TO_OPEN)
             if connection is None:
-                lane.ticket = Ticket(self.bell.ring)
-                lane.ticket.for_jobs = False
-                lane.until = time.monotonic() + self._patience(lane.member, _TO_OPEN)
-                self._connect_soon.append(lane)
-                self._queueing.add(lane.member)
-                pool.queue_up(lane.ticket)
+                self._lanes.queue_up(lane, self.bell.ring, until)
                 return
-            patience = self._patience(lane.member, _TO_OPEN)
-            lane.begin(connection, time.monotonic() + patience)
+            lane.begin(connection, until)
         except BeanpoolError as error:
             self._lose(lane, error)
             return
@@ -369,39 +327,15 @@ class PutMany(Generic[Token]):
                     lane.unsent_bytes += len(item[1].request)
         self._send(lane)
 
-    def _give_back_idle(self) -> None:
-        for key, lane in list(self._lanes.items()):
-            if lane.idle:
-                self._give_back(key, lane)
-
-    def _give_back(self, key: tuple[Member, str], lane: Lane[Token]) -> None:
-        # First out of the batch: an interrupt in between must not close what another caller has by then.
-        del self._lanes[key]
-        lane.member.pool.checkin(lane.connection)
-
-    def _spare_others(self) -> None:
-        """Give back what is idle where somebody waits for connections: other callers, or lanes of this batch."""
-        idle = [(key, lane) for key, lane in self._lanes.items() if lane.idle]
-        if not idle:
-            return
-        everything = len(self._lanes) > len(self._topology().members) and not self._connect_soon
-        wanted: set[Member] = set()
-        for waiting in self._connect_soon:
-            everything = everything or waiting.member not in self._queueing
-            wanted.add(waiting.member)
-        for key, lane in idle:
-            if everything or lane.member in wanted or lane.member.pool.queue.contended:
-                self._give_back(key, lane)
-
     # Sending and receiving.
 
     def _advance(self) -> None:
         """Do all that is possible without waiting: connect, send what was collected, and what failed on the way."""
         while True:
-            self._spare_others()
-            if self._connect_soon:
-                self._connect_lanes()
-            for lane in list(self._lanes.values()):
+            self._lanes.spare_others()
+            for lane in self._lanes.to_connect():
+                self._connect(lane)
+            for lane in list(self._lanes.by_key.values()):
                 if lane.unsent:
                     self._send(lane)
             if not self._again:
@@ -436,8 +370,8 @@ class PutMany(Generic[Token]):
     def _make_room(self) -> None:
         """Wait while servers do not take what is collected: whoever feeds must not fill the memory."""
         most = CHUNK * max(1, len(self._topology().members))
-        while sum(lane.unsent_bytes for lane in self._lanes.values()) > most or len(self._lanes) > _MOST_COLLECTING:
-            if not self.busy:
+        while self._lanes.unsent_bytes > most or self._lanes.too_many:
+            if not self._lanes.busy:
                 break
             self._wait()
         self._crowded = False
@@ -445,13 +379,13 @@ class PutMany(Generic[Token]):
     def _work_off(self) -> None:
         """Wait until nothing is under way; what is deferred then waits for a server."""
         self._advance()
-        while self.busy:
+        while self._lanes.busy:
             self._wait()
-        self._give_back_idle()
+        self._lanes.give_back_idle()
 
     def _wait(self, until: float = math.inf) -> None:
         """Wait for what is under way, until something has come or a server has been silent for too long."""
-        lanes = [lane for lane in self._lanes.values() if lane.pending]
+        lanes = self._lanes.pending()
         unconnected = [lane for lane in lanes if lane.stage is Stage.UNCONNECTED]
         asked: list[Lane[Token] | Bell] = [lane for lane in lanes if lane.stage is not Stage.UNCONNECTED]
         due = [lane for lane in lanes if lane.due]
@@ -485,9 +419,8 @@ class PutMany(Generic[Token]):
             return
         if lane.stage is Stage.UNCONNECTED:
             self._full.add(lane.member)
-            for other in [other for other in self._lanes.values() if other.member is lane.member]:
-                if other.stage is Stage.UNCONNECTED:
-                    self._lose(other, other.member.pool.queue.exhausted())
+            for other in self._lanes.unconnected(lane.member):
+                self._lose(other, other.member.pool.queue.exhausted())
         elif lane.stage is Stage.OPEN:
             self._lose(lane, lane.late(PUT))
         elif not lane.connection.connecting:
@@ -578,23 +511,14 @@ class PutMany(Generic[Token]):
 
     def _lose(self, lane: Lane[Token], error: BeanpoolError) -> None:
         """The lane's connection is gone, or was not to be had: what was sent may be stored, what was not is not."""
-        self._lanes = {key: known for key, known in self._lanes.items() if known is not lane}
+        self._lanes.remove(lane)
         self._failed[lane.member] = self._putter.comebacks
         failures = lane.split(error)
         if isinstance(error, CommandTimeout) and lane.stage is Stage.OPENING:
             error.waited = time.monotonic() - lane.since
-        self._let_go(lane, error)
+        self._lanes.let_go(lane, error)
         for item, failure in failures:
             self._fail(item, lane.member, failure)
-
-    def _let_go(self, lane: Lane[Token], error: BeanpoolError) -> None:
-        pool = lane.member.pool
-        if lane.stage is not Stage.UNCONNECTED:
-            pool.checkin(lane.connection, broken=None if isinstance(error, CommandFailed) else error)
-        elif lane.ticket is not None:
-            ticket, lane.ticket = lane.ticket, None
-            self._queueing.discard(lane.member)
-            pool.queue.leave(ticket)
 
     def _abandon(self, lane: Lane[Token]) -> None:
         """The same at the end of a batch that was interrupted: nothing is put any more."""

@@ -17,6 +17,7 @@ from beanpool.net import drive, give_up_late
 from beanpool.policy import StallBudget, is_duplicate
 from beanpool.protocol import PUT, PUT_BURIED, Reply
 from beanpool.put.bell import Bell
+from beanpool.put.candidates import Candidates
 from beanpool.put.failover import (
     AnotherRound,
     NotStored,
@@ -25,7 +26,6 @@ from beanpool.put.failover import (
     attempt_outcome,
     has_tried,
     named,
-    refused_for_size,
     too_big,
 )
 from beanpool.put.item import EncodedPut
@@ -78,6 +78,7 @@ class PutMany(Generic[Token]):
         self._resend = resend
         self._on_outcomes = on_outcomes
         self._stall = StallBudget(timeout)
+        self._candidates: Candidates[Token] = Candidates(topology, putter, self._stall, resend)
         self._lanes: Lanes[Token] = Lanes(topology)
         # Whether more may be collected than should be.
         self._crowded = False
@@ -86,12 +87,6 @@ class PutMany(Generic[Token]):
         self._again: collections.deque[Item[Token]] = collections.deque()
         # No server is there that could be asked.
         self._deferred: list[Retry[Token]] = []
-        # Servers that have failed since a put was last stored, and how many comebacks there had been by then.
-        self._failed: dict[Member, int] = {}
-        # Servers that had no connection free when it was waited for.
-        self._full: set[Member] = set()
-        # Servers that may be asked once more by those whom they have failed, in this round.
-        self._permitted: dict[Member, bool] = {}
         # How often replies have come, and since when nobody has been asked.
         self._replies = 0
         self._pausing_since = 0.0
@@ -194,7 +189,7 @@ class PutMany(Generic[Token]):
         member = topology.single or (topology.next_taker() if key is None else topology.owner(key))
         retried = len(item) > 2
         if retried or member is None or not member.accepting:
-            member = self._next_member(item)
+            member = self._candidates.next(item)
             if member is None:
                 self._defer(item)
                 return
@@ -202,7 +197,7 @@ class PutMany(Generic[Token]):
         if lane is None:
             if key is None and member.pool.is_full:
                 # It can go to any: not where it would have to wait for others.
-                member = self._with_room(item) or member
+                member = self._candidates.with_room(item, self._lanes.by_key) or member
                 lane = self._lanes.by_key.get((member, tube))
             lane = lane or self._new_lane(member, tube, item)
             if lane is None:
@@ -230,36 +225,6 @@ class PutMany(Generic[Token]):
             lane.send_at = lane.unsent_bytes + CHUNK
             self._crowded = True
 
-    def _with_room(self, item: Item[Token]) -> Member | None:
-        """One that takes puts, need not be passed over, and has a connection to spare."""
-        for member in self._topology().order(None):
-            if (
-                member.accepting
-                and member.up
-                and (not isinstance(item, Retry) or self._may_ask(item, member))
-                and ((member, item[1].tube) in self._lanes.by_key or not member.pool.is_full)
-            ):
-                return member
-        return None
-
-    def _next_member(self, item: Item[Token]) -> Member | None:
-        """The first of its order that takes puts and need not be passed over."""
-        for member in self._topology().order(item[1].key):
-            if member.accepting and (not isinstance(item, Retry) or self._may_ask(item, member)):
-                return member
-        return None
-
-    def _may_ask(self, item: Retry[Token], member: Member) -> bool:
-        if member in item.asked:
-            return False
-        if not has_tried(item.attempts, member):
-            return True
-        if member in refused_for_size(item.attempts):
-            return False
-        if member not in self._permitted:
-            self._permitted[member] = self._putter.may_repeat(time.monotonic() + self._stall.left)
-        return self._permitted[member]
-
     def _route_again(self) -> None:
         while self._again:
             self._route(self._again.popleft())
@@ -274,14 +239,10 @@ class PutMany(Generic[Token]):
     # Connections.
 
     def _new_lane(self, member: Member, tube: str, item: Item[Token]) -> Lane[Token] | None:
-        if member in self._full:
-            if member.pool.is_full:
-                # The batch has waited for it before.
-                self._fail(item, member, member.pool.queue.exhausted())
-                return None
-            self._full.discard(member)
-            self._failed.pop(member, None)
-        if not self._patience(member, _TO_OPEN):
+        if self._candidates.is_exhausted(member):
+            self._fail(item, member, member.pool.queue.exhausted())
+            return None
+        if not self._candidates.patience(member, _TO_OPEN):
             self._defer(item)
             return None
         unproven = not member.up or (isinstance(item, Retry) and has_tried(item.attempts, member))
@@ -290,18 +251,10 @@ class PutMany(Generic[Token]):
         self._crowded = self._crowded or self._lanes.too_many
         return lane
 
-    def _patience(self, member: Member, round_trips: int = 1) -> float:
-        # A server that is silent must leave time for another one; but where nothing may be put twice, one that has been
-        # sent a put has all of it.
-        alone = self._topology().single is not None or (round_trips == 1 and not self._resend)
-        share = 1.0 if alone else 1 / 2 if member.up else 1 / 3
-        fresh = self._failed.get(member) != self._putter.comebacks
-        return self._stall.patience(share, fresh, member.fair_time(round_trips) if member.up else 0.0)
-
     def _connect(self, lane: Lane[Token]) -> None:
         try:
             connection = self._lanes.acquire(lane)
-            until = time.monotonic() + self._patience(lane.member, _TO_OPEN)
+            until = time.monotonic() + self._candidates.patience(lane.member, _TO_OPEN)
             if connection is None:
                 self._lanes.queue_up(lane, self.bell.ring, until)
                 return
@@ -353,7 +306,7 @@ class PutMany(Generic[Token]):
             if lane.due and (lane.unproven or in_flight + min(lane.unsent_bytes, CHUNK) > _WINDOW):
                 return
             if not lane.due:
-                patience = self._patience(lane.member)
+                patience = self._candidates.patience(lane.member)
                 if not patience:
                     for item in lane.take_unsent():
                         self._defer(item)
@@ -418,7 +371,7 @@ class PutMany(Generic[Token]):
         if isinstance(lane, Bell):
             return
         if lane.stage is Stage.UNCONNECTED:
-            self._full.add(lane.member)
+            self._candidates.was_full(lane.member)
             for other in self._lanes.unconnected(lane.member):
                 self._lose(other, other.member.pool.queue.exhausted())
         elif lane.stage is Stage.OPEN:
@@ -453,7 +406,7 @@ class PutMany(Generic[Token]):
                     if lane.has_retries:
                         self._declare(lane.member, run, stored)
                     self._on_outcomes(stored)
-                    self._proved(lane)
+                    self._candidates.proved(lane)
                     self._attempts.add(lane.member, "stored", run)
                     continue
                 item = run[0][0]
@@ -462,7 +415,7 @@ class PutMany(Generic[Token]):
                     buried = [(item[0], JobId(reply.number, *origin, buried=True))]
                     self._declare(lane.member, run, buried)
                     self._on_outcomes(buried)
-                    self._proved(lane)
+                    self._candidates.proved(lane)
                     self._attempts.add(lane.member, "buried", run)
                 else:
                     refused = lane.connection.refuse(PUT, reply, size=item[1].size, limit=lane.connection.largest_body)
@@ -472,7 +425,7 @@ class PutMany(Generic[Token]):
             return
         if lane.answered != answered:
             self._replies += 1
-            lane.patience = self._patience(lane.member)
+            lane.patience = self._candidates.patience(lane.member)
 
     def _declare(
         self, member: Member, run: Sequence[tuple[Item[Token], bytes]], stored: Sequence[tuple[Token, JobId]]
@@ -482,16 +435,6 @@ class PutMany(Generic[Token]):
             if isinstance(item, Retry) and item.attempts:
                 jid.maybe_duplicate = is_duplicate(named(item.attempts))
                 self._putter.report_rerouted(member, item.attempts)
-
-    def _proved(self, lane: Lane[Token]) -> None:
-        """The server has stored a put."""
-        self._stall.renew()
-        self._failed.clear()
-        if lane.unproven:
-            lane.unproven = False
-            lane.member.works(lane.progress_at)
-            if self._permitted.get(lane.member):
-                self._putter.budget.repay()
 
     # What goes wrong.
 
@@ -512,7 +455,7 @@ class PutMany(Generic[Token]):
     def _lose(self, lane: Lane[Token], error: BeanpoolError) -> None:
         """The lane's connection is gone, or was not to be had: what was sent may be stored, what was not is not."""
         self._lanes.remove(lane)
-        self._failed[lane.member] = self._putter.comebacks
+        self._candidates.failed(lane.member)
         failures = lane.split(error)
         if isinstance(error, CommandTimeout) and lane.stage is Stage.OPENING:
             error.waited = time.monotonic() - lane.since
@@ -566,7 +509,7 @@ class PutMany(Generic[Token]):
 
     def _another_round(self) -> None:
         self._stall.spend(time.monotonic() - self._pausing_since)
-        self._permitted.clear()
+        self._candidates.begin_round()
         for retry in self._deferred:
             retry.asked.clear()
         self._again.extend(self._deferred)

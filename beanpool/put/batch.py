@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Generic
 
 from beanpool.cluster import Topology
 from beanpool.connection import JobId, new_job_id
-from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed, without_frames
+from beanpool.errors import BeanpoolError, CommandTimeout, ConnectionFailed
 from beanpool.net import drive, give_up_late
-from beanpool.policy import StallBudget, is_duplicate
+from beanpool.policy import StallBudget
 from beanpool.protocol import PUT, PUT_BURIED, Reply
 from beanpool.put.bell import Bell
 from beanpool.put.candidates import Candidates
-from beanpool.put.failover import (
-    AnotherRound,
-    NotStored,
-    PutRequest,
-    Putter,
-    attempt_outcome,
-    has_tried,
-    named,
-    too_big,
-)
+from beanpool.put.deferred import Deferred
+from beanpool.put.failover import Putter, has_tried, too_big
 from beanpool.put.item import EncodedPut
 from beanpool.put.lane import CHUNK, Item, Lane, Retry, Stage, Token, as_retry
 from beanpool.put.lanes import Lanes
-from beanpool.put.observing import AttemptTally
+from beanpool.put.outcomes import OnOutcomes, Outcomes
 from beanpool.server import Member
-
-Outcome = JobId | Exception
-"""What became of one item: the stored job's id, or the error of this item alone."""
 
 # How much may be on its way to one server (bytes), but for a single body that is larger.
 _WINDOW = 64 * 1024
@@ -48,9 +36,6 @@ _MOST_DEFERRED = 256
 _TO_OPEN = 2
 # How often to look what has come where no bell can be heard (seconds).
 _LOOKS = 0.02
-
-OnOutcomes = Callable[[Sequence[tuple[Token, Outcome]]], None]
-"""Is given outcomes, each with the token that was given with its put."""
 
 
 class PutMany(Generic[Token]):
@@ -74,24 +59,19 @@ class PutMany(Generic[Token]):
         on_outcomes: OnOutcomes[Token],
     ) -> None:
         self._topology = topology
-        self._putter = putter
-        self._resend = resend
-        self._on_outcomes = on_outcomes
         self._stall = StallBudget(timeout)
         self._candidates: Candidates[Token] = Candidates(topology, putter, self._stall, resend)
         self._lanes: Lanes[Token] = Lanes(topology)
+        self._outcomes: Outcomes[Token] = Outcomes(putter, resend, on_outcomes)
+        self._deferred: Deferred[Token] = Deferred(putter, self._stall, resend, self._candidates, self._outcomes)
         # Whether more may be collected than should be.
         self._crowded = False
         self._bell: Bell | None = None
         # Not sent, and on its way to another server.
         self._again: collections.deque[Item[Token]] = collections.deque()
-        # No server is there that could be asked.
-        self._deferred: list[Retry[Token]] = []
-        # How often replies have come, and since when nobody has been asked.
+        # How often replies have come.
         self._replies = 0
-        self._pausing_since = 0.0
         self._ended = False
-        self._attempts: AttemptTally[Token] = AttemptTally(putter.reporter.observers)
 
     def __enter__(self) -> PutMany[Token]:
         return self
@@ -102,13 +82,12 @@ class PutMany(Generic[Token]):
         self._ended = True
         for lane in self._lanes.drop_all("a batch was interrupted"):
             self._abandon(lane)
-        waiting, self._again = [*self._again, *self._deferred], collections.deque()
-        self._deferred = []
+        waiting, self._again = [*self._again, *self._deferred.take_all()], collections.deque()
         for item in waiting:
-            self._give_up(as_retry(item))
+            self._outcomes.give_up(as_retry(item))
         if self._bell is not None:
             self._bell.close()
-        self._attempts.tell()
+        self._outcomes.tell_observers()
 
     def feed(self, items: Iterable[tuple[Token, EncodedPut]], *, hold_back: bool = True) -> bool:
         """Send these, each with its token, without waiting for the last outcomes.
@@ -124,20 +103,20 @@ class PutMany(Generic[Token]):
                 continue
             if self._crowded:
                 self._make_room()
-            if len(self._deferred) >= _MOST_DEFERRED:
+            if len(self._deferred.puts) >= _MOST_DEFERRED:
                 self.finish()
         self._advance()
         # What is deferred must not wait.
-        return not self._deferred
+        return not self._deferred.puts
 
     def finish(self) -> None:
         """Wait for all outcomes."""
         while self._lanes.busy:
             self._wait()
         self._lanes.give_back_idle()
-        if self._deferred:
-            self._retry_deferred()
-        self._attempts.tell()
+        if self._deferred.puts:
+            self._deferred.retry(self._put_again)
+        self._outcomes.tell_observers()
 
     @property
     def busy(self) -> bool:
@@ -174,7 +153,7 @@ class PutMany(Generic[Token]):
         self._advance()
         self._lanes.give_back_idle()
         if not self._lanes.by_key:
-            self._attempts.tell()
+            self._outcomes.tell_observers()
         return bool(self._lanes.by_key)
 
     def rested(self, seconds: float) -> None:
@@ -191,7 +170,7 @@ class PutMany(Generic[Token]):
         if retried or member is None or not member.accepting:
             member = self._candidates.next(item)
             if member is None:
-                self._defer(item)
+                self._deferred.add(item)
                 return
         lane = self._lanes.by_key.get((member, tube))
         if lane is None:
@@ -229,13 +208,6 @@ class PutMany(Generic[Token]):
         while self._again:
             self._route(self._again.popleft())
 
-    def _defer(self, item: Item[Token]) -> None:
-        retry = as_retry(item)
-        if self._putter.is_too_big_for_all(retry.attempts, retry.put.size):
-            self._give_up(retry)
-        else:
-            self._deferred.append(retry)
-
     # Connections.
 
     def _new_lane(self, member: Member, tube: str, item: Item[Token]) -> Lane[Token] | None:
@@ -243,7 +215,7 @@ class PutMany(Generic[Token]):
             self._fail(item, member, member.pool.queue.exhausted())
             return None
         if not self._candidates.patience(member, _TO_OPEN):
-            self._defer(item)
+            self._deferred.add(item)
             return None
         unproven = not member.up or (isinstance(item, Retry) and has_tried(item.attempts, member))
         lane: Lane[Token] = Lane(member, tube, unproven)
@@ -309,7 +281,7 @@ class PutMany(Generic[Token]):
                 patience = self._candidates.patience(lane.member)
                 if not patience:
                     for item in lane.take_unsent():
-                        self._defer(item)
+                        self._deferred.add(item)
                     return
                 lane.patience = patience
             try:
@@ -329,8 +301,12 @@ class PutMany(Generic[Token]):
             self._wait()
         self._crowded = False
 
-    def _work_off(self) -> None:
-        """Wait until nothing is under way; what is deferred then waits for a server."""
+    def _put_again(self) -> None:
+        """Try those that were deferred, and wait until nothing is under way."""
+        # In this order: an interrupt in between must not lose them.
+        self._again.extend(self._deferred.puts)
+        self._deferred.puts = []
+        self._route_again()
         self._advance()
         while self._lanes.busy:
             self._wait()
@@ -403,20 +379,15 @@ class PutMany(Generic[Token]):
                 lane.in_flight -= sum([len(request) for _, request in run])
                 if not isinstance(reply, Reply):
                     stored = [(item[0], name(number, origin)) for (item, _), number in zip(run, reply, strict=True)]
-                    if lane.has_retries:
-                        self._declare(lane.member, run, stored)
-                    self._on_outcomes(stored)
+                    self._outcomes.stored(lane, run, stored)
                     self._candidates.proved(lane)
-                    self._attempts.add(lane.member, "stored", run)
                     continue
                 item = run[0][0]
                 if reply.status == "BURIED":
                     lane.connection.tally[PUT_BURIED] += 1
                     buried = [(item[0], JobId(reply.number, *origin, buried=True))]
-                    self._declare(lane.member, run, buried)
-                    self._on_outcomes(buried)
+                    self._outcomes.stored(lane, run, buried, "buried")
                     self._candidates.proved(lane)
-                    self._attempts.add(lane.member, "buried", run)
                 else:
                     refused = lane.connection.refuse(PUT, reply, size=item[1].size, limit=lane.connection.largest_body)
                     self._fail(item, lane.member, refused)
@@ -427,30 +398,16 @@ class PutMany(Generic[Token]):
             self._replies += 1
             lane.patience = self._candidates.patience(lane.member)
 
-    def _declare(
-        self, member: Member, run: Sequence[tuple[Item[Token], bytes]], stored: Sequence[tuple[Token, JobId]]
-    ) -> None:
-        """Say of those that were tried before what their attempts have left behind."""
-        for (item, _), (_, jid) in zip(run, stored, strict=True):
-            if isinstance(item, Retry) and item.attempts:
-                jid.maybe_duplicate = is_duplicate(named(item.attempts))
-                self._putter.report_rerouted(member, item.attempts)
-
     # What goes wrong.
 
     def _fail(self, item: Item[Token], member: Member, error: BeanpoolError) -> None:
         """An attempt has failed: the put goes to another server, or that was the end of it."""
         retry = as_retry(item)
         retry.asked.add(member)
-        if self._note(retry, member, error):
-            self._give_up(retry)
+        if self._outcomes.note(retry, member, error):
+            self._outcomes.give_up(retry)
         else:
             self._again.append(retry)
-
-    def _note(self, retry: Retry[Token], member: Member, error: BeanpoolError) -> bool:
-        """Add an attempt to those of its put; returns whether the put ends with it."""
-        self._attempts.add(member, attempt_outcome(error), [(retry, b"")])
-        return self._putter.note(retry.attempts, member, error, retry.put.key, self._resend)
 
     def _lose(self, lane: Lane[Token], error: BeanpoolError) -> None:
         """The lane's connection is gone, or was not to be had: what was sent may be stored, what was not is not."""
@@ -469,53 +426,5 @@ class PutMany(Generic[Token]):
         interrupted = ConnectionFailed(f"{address}: the batch of the put was interrupted", server=address)
         for item, failure in lane.split(interrupted):
             retry = as_retry(item)
-            self._note(retry, lane.member, failure)
-            self._give_up(retry)
-
-    def _give_up(self, retry: Retry[Token]) -> None:
-        self._putter.reporter.put_failed()
-        self._on_outcomes([(retry.token, self._putter.failure(retry.attempts, retry.put.key, retry.put.size))])
-
-    def _retry_deferred(self) -> None:
-        """Wait for servers with those that no server took, and try again; what is deferred then is given up."""
-        if self._putter.all_drain():
-            self._ask_who_drains()
-        self._pausing_since = time.monotonic()
-        with contextlib.suppress(NotStored):
-            self._putter.rounds(self._another_round, self._pausing_since + self._stall.left)
-        if self._deferred:
-            self._stall.spend(time.monotonic() - self._pausing_since)
-        waiting, self._deferred = self._deferred, []
-        for retry in waiting:
-            self._give_up(retry)
-
-    def _ask_who_drains(self) -> None:
-        """Only another process takes a put then: one put finds out whether there is one, and speaks for all."""
-        retry = self._deferred.pop(0)
-        started = time.monotonic()
-        request = PutRequest(*retry.put, started + self._stall.left, self._resend)
-        request.attempts = retry.attempts
-        outcome: Outcome
-        try:
-            outcome = self._putter.go_on(request, None, None)
-        except BeanpoolError as error:
-            outcome = without_frames(error)
-            self._stall.spend(time.monotonic() - started)
-        self._on_outcomes([(retry.token, outcome)])
-        if self._putter.all_drain():
-            drained, self._deferred = self._deferred, []
-            for left in drained:
-                self._give_up(left)
-
-    def _another_round(self) -> None:
-        self._stall.spend(time.monotonic() - self._pausing_since)
-        self._candidates.begin_round()
-        for retry in self._deferred:
-            retry.asked.clear()
-        self._again.extend(self._deferred)
-        self._deferred = []
-        self._route_again()
-        self._work_off()
-        self._pausing_since = time.monotonic()
-        if self._deferred:
-            raise AnotherRound
+            self._outcomes.note(retry, lane.member, failure)
+            self._outcomes.give_up(retry)

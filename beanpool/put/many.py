@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from beanpool.connection import JobId
 from beanpool.errors import PutAmbiguous
-from beanpool.put.batch import OnOutcomes, Outcome, PutMany
+from beanpool.put.batch import PutMany
 from beanpool.put.item import EncodedPut
+from beanpool.put.outcomes import OnOutcomes, Outcome
 from beanpool.put.slow_source import SlowSource
 
 Given = TypeVar("Given")

@@ -16,17 +16,13 @@ import time
 from collections.abc import Callable
 
 from beanpool.connection import JobId
-from beanpool.errors import (
-    BeanpoolError,
-    PoolTimeoutForPut,
-    PutAmbiguous,
-    PutFailed,
-)
-from beanpool.put.batch import OnOutcomes, Outcome, PutMany
+from beanpool.errors import BeanpoolError, PoolTimeoutForPut, PutAmbiguous, PutFailed
+from beanpool.put.batch import PutMany
 from beanpool.put.bell import Bell
 from beanpool.put.future import LazyFuture
 from beanpool.put.item import EncodedPut
 from beanpool.put.losses import Losses
+from beanpool.put.outcomes import OnOutcomes, Outcome
 from beanpool.put.senders import AtExit, enlist
 from beanpool.runtime import Lock
 

@@ -82,12 +82,13 @@ class PutMany(Generic[Token]):
         self._ended = True
         for lane in self._lanes.drop_all("a batch was interrupted"):
             self._abandon(lane)
-        waiting, self._again = [*self._again, *self._deferred.take_all()], collections.deque()
+        waiting, self._again = [*self._again, *self._deferred.puts], collections.deque()
+        self._deferred.puts = []
         for item in waiting:
             self._outcomes.give_up(as_retry(item))
         if self._bell is not None:
             self._bell.close()
-        self._outcomes.tell_observers()
+        self._outcomes.attempts.tell()
 
     def feed(self, items: Iterable[tuple[Token, EncodedPut]], *, hold_back: bool = True) -> bool:
         """Send these, each with its token, without waiting for the last outcomes.
@@ -116,7 +117,7 @@ class PutMany(Generic[Token]):
         self._lanes.give_back_idle()
         if self._deferred.puts:
             self._deferred.retry(self._put_again)
-        self._outcomes.tell_observers()
+        self._outcomes.attempts.tell()
 
     @property
     def busy(self) -> bool:
@@ -153,7 +154,7 @@ class PutMany(Generic[Token]):
         self._advance()
         self._lanes.give_back_idle()
         if not self._lanes.by_key:
-            self._outcomes.tell_observers()
+            self._outcomes.attempts.tell()
         return bool(self._lanes.by_key)
 
     def rested(self, seconds: float) -> None:
@@ -258,8 +259,9 @@ class PutMany(Generic[Token]):
         """Do all that is possible without waiting: connect, send what was collected, and what failed on the way."""
         while True:
             self._lanes.spare_others()
-            for lane in self._lanes.to_connect():
-                self._connect(lane)
+            if self._lanes.connect_soon:
+                for lane in self._lanes.to_connect():
+                    self._connect(lane)
             for lane in list(self._lanes.by_key.values()):
                 if lane.unsent:
                     self._send(lane)

@@ -27,8 +27,8 @@ class Lanes(Generic[Token]):
         self._topology = topology
         self.by_key: dict[tuple[Member, str], Lane[Token]] = {}
         """All of them, by server and tube."""
-        # Those of them that have no connection yet, in the order in which they came.
-        self._connect_soon: collections.deque[Lane[Token]] = collections.deque()
+        self.connect_soon: collections.deque[Lane[Token]] = collections.deque()
+        """Those of them that have no connection yet, in the order in which they came."""
         # Servers for whose connections one of them queues.
         self._queueing: set[Member] = set()
 
@@ -65,9 +65,7 @@ class Lanes(Generic[Token]):
 
     def to_connect(self) -> Iterator[Lane[Token]]:
         """Those without a connection that can have one, as far as there are any."""
-        if not self._connect_soon:
-            return
-        waiting, self._connect_soon = self._connect_soon, collections.deque()
+        waiting, self.connect_soon = self.connect_soon, collections.deque()
         # Those that were given up meanwhile are forgotten here.
         waiting = collections.deque(lane for lane in waiting if self.by_key.get((lane.member, lane.tube)) is lane)
         while waiting:
@@ -75,7 +73,7 @@ class Lanes(Generic[Token]):
             if lane.ticket is not None and lane.ticket.settled:
                 yield lane
             elif lane.ticket is not None:
-                self._connect_soon.append(lane)
+                self.connect_soon.append(lane)
             elif self.may_connect(lane, len(waiting)):
                 yield lane
 
@@ -84,9 +82,9 @@ class Lanes(Generic[Token]):
 
         :param others: how many more have no connection yet.
         """
-        if lane.member in self._queueing or len(self.by_key) - len(self._connect_soon) - others > _MOST_LANES:
+        if lane.member in self._queueing or len(self.by_key) - len(self.connect_soon) - others > _MOST_LANES:
             # One place in the queue for all tubes: else others would wait for as many turns of this batch.
-            self._connect_soon.append(lane)
+            self.connect_soon.append(lane)
             return False
         return True
 
@@ -111,7 +109,7 @@ class Lanes(Generic[Token]):
         lane.ticket = Ticket(ring)
         lane.ticket.for_jobs = False
         lane.until = until
-        self._connect_soon.append(lane)
+        self.connect_soon.append(lane)
         self._queueing.add(lane.member)
         lane.member.pool.queue_up(lane.ticket)
 
@@ -133,9 +131,9 @@ class Lanes(Generic[Token]):
         idle = [(key, lane) for key, lane in self.by_key.items() if lane.idle]
         if not idle:
             return
-        everything = len(self.by_key) > len(self._topology().members) and not self._connect_soon
+        everything = len(self.by_key) > len(self._topology().members) and not self.connect_soon
         wanted: set[Member] = set()
-        for waiting in self._connect_soon:
+        for waiting in self.connect_soon:
             everything = everything or waiting.member not in self._queueing
             wanted.add(waiting.member)
         for key, lane in idle:

@@ -32,7 +32,8 @@ class Outcomes(Generic[Token]):
         self._resend = resend
         self.say: OnOutcomes[Token] = on_outcomes
         """Gives outcomes to whoever has begun the batch."""
-        self._attempts: AttemptTally[Token] = AttemptTally(putter.reporter.observers)
+        self.attempts: AttemptTally[Token] = AttemptTally(putter.reporter.observers)
+        """Those that have ended."""
 
     def stored(
         self,
@@ -45,7 +46,7 @@ class Outcomes(Generic[Token]):
         if lane.has_retries:
             self._declare(lane.member, run, stored)
         self.say(stored)
-        self._attempts.add(lane.member, outcome, run)
+        self.attempts.add(lane.member, outcome, run)
 
     def _declare(self, member: Member, run: Run[Token], stored: Sequence[tuple[Token, JobId]]) -> None:
         """Say of those that were tried before what their attempts have left behind."""
@@ -56,14 +57,10 @@ class Outcomes(Generic[Token]):
 
     def note(self, retry: Retry[Token], member: Member, error: BeanpoolError) -> bool:
         """Add an attempt to those of its put; returns whether the put ends with it."""
-        self._attempts.add(member, attempt_outcome(error), [(retry, b"")])
+        self.attempts.add(member, attempt_outcome(error), [(retry, b"")])
         return self._putter.note(retry.attempts, member, error, retry.put.key, self._resend)
 
     def give_up(self, retry: Retry[Token]) -> None:
         """A put has failed for good."""
         self._putter.reporter.put_failed()
         self.say([(retry.token, self._putter.failure(retry.attempts, retry.put.key, retry.put.size))])
-
-    def tell_observers(self) -> None:
-        """Tell them of the attempts since the last time."""
-        self._attempts.tell()

@@ -86,7 +86,13 @@ def put_many(stage: Stage, stream: Stream, k: int) -> str:
 
 def _take_out(stage: Stage) -> list[StoredJob]:
     """Work off what is there, so that the next round begins with empty tubes; returns what the sick server had."""
-    taken = {server: server.control.drain_jobs(stage.tube) for server in (stage.sick, stage.healthy)}
+    servers = (stage.sick, stage.healthy)
+    # One that came while a connection still waited, for nobody, goes back after the grace.
+    wait_until(
+        lambda: not any(server.control.counter("current-jobs-reserved", stage.tube) for server in servers),
+        "all jobs to be free",
+    )
+    taken = {server: server.control.drain_jobs(stage.tube) for server in servers}
     for server, jobs in taken.items():
         for job in jobs:
             stage.ledger.delivered(job.body, server.address, job.id)

@@ -14,9 +14,9 @@ from beanpool.connection import Job, reserved_job
 from beanpool.errors import CommandFailed, JobLost, PoolClosed, job_lost, no_server
 from beanpool.protocol import RESERVE_JOB, encode_job
 from beanpool.reserve.batch import Take
+from beanpool.reserve.many_tubes import ManyTubes
 from beanpool.reserve.server_waiter import Begun, Delivery
 from beanpool.reserve.sweep import Sweeper
-from beanpool.reserve.tube_names import name_tubes
 from beanpool.reserve.tube_order import Demand
 from beanpool.reserve.wait import LONGEST_GRACE, Reaper, Retired, SharedWait
 from beanpool.reserve.waiters import WaiterSet
@@ -26,10 +26,6 @@ from beanpool.server import Member, why_another
 from beanpool.telemetry import Observers
 
 _KEPT_WAITS = 256
-# How many of very many tubes are asked by themselves, where they take turns, before all are at once.
-_MOST_LOOKS = 8
-# How long a server may take to say which tubes its jobs are from (seconds).
-_NAMED_WITHIN = 1.0
 _monotonic = time.monotonic
 
 
@@ -62,6 +58,7 @@ class Reserver:
         self._stop = Waker()
         self._stopped = False
         self._sweeper = Sweeper(topology, reaper, self._stop)
+        self._many_tubes = ManyTubes(self._sweeper, timeout)
 
     def reserve(
         self, demand: tuple[str, ...] | Demand, timeout: float | None, waker: Waker | None = None
@@ -88,7 +85,9 @@ class Reserver:
                 delivery = self._sweeper.run(shared, 0, until, timeout == 0, begun, errors, missed, interruption)
             elif not shared.is_plain and shared.crowded:
                 waited = self._shared_wait(shared.all_at_once)
-                delivery = self._crowded(shared, waited, until, timeout == 0, begun, errors, missed, interruption)
+                delivery = self._many_tubes.run(
+                    shared, waited, until, timeout == 0, begun, errors, missed, interruption
+                )
             elif kept is None or not self._need_not_sweep(kept, shared, missed, timeout == 0):
                 delivery = self._in_order(shared, until, timeout == 0, begun, errors, missed, interruption)
             else:
@@ -111,7 +110,7 @@ class Reserver:
             watched = delivery[1].watched
             job = self._job(delivery, watched[0] if len(watched) == 1 else None)
             if waited is not shared and job.tube is None:
-                self._name_tubes([job], shared)
+                self._many_tubes.name_tubes([job], shared)
             if began is not None:
                 self._observers.reserved(job.server, job.tube, 1, _monotonic() - began)
             return job
@@ -152,7 +151,7 @@ class Reserver:
             if not shared.is_plain and shared.crowded:
                 waited = self._shared_wait(shared.all_at_once)
                 take.add(waited.held(take.free))
-                spared = self._known_to_be_empty(waited, wait_for_all)
+                spared = self._many_tubes.known_to_be_empty(waited, wait_for_all)
             ranking = shared.order.ranking()
             for hears in (False, True) if wait_for_all and len(ranking) > 1 else (True,):
                 # What a mere look has to wait for comes last, as in _in_order.
@@ -179,7 +178,7 @@ class Reserver:
             self._sweeper.dismiss(begun)
             raise
         if waited is not shared:
-            self._name_tubes(jobs, shared)
+            self._many_tubes.name_tubes(jobs, shared)
         if not jobs and interruption.came:
             return []
         if not jobs:
@@ -215,7 +214,7 @@ class Reserver:
                 take.add(shared.held(take.free, among))
             self._take_of_group(take, shared, number, until, begun, interruption, spared, wait_for_all, hears)
             if waited is not shared:
-                left = self._leave_slow_ones(begun)
+                left = self._many_tubes.leave_slow_ones(begun)
                 spared |= left
                 slow |= left
                 if _monotonic() >= until:
@@ -372,73 +371,6 @@ class Reserver:
                 break
             spared = {member for member in shared.members() if member not in slow}
         return None
-
-    def _crowded(
-        self,
-        shared: SharedWait,
-        waited: SharedWait,
-        until: float,
-        wait_for_all: bool,
-        begun: Begun,
-        errors: dict[str, BaseException],
-        missed: list[Member],
-        interruption: Interruption | None,
-    ) -> Delivery | None:
-        """Sweep for one of very many tubes after the other, over few connections: one will wait for all of them.
-
-        Where they take turns, some are enough: the next call goes on with others, and no tube is left out for ever.
-        """
-        for held in waited.held():
-            return held
-        spared = self._known_to_be_empty(waited, wait_for_all)
-        ranking = shared.order.ranking()
-        looks = ranking[:_MOST_LOOKS] if shared.order.is_fair else ranking
-        slow: set[Member] = set()
-        for hears in (False, True) if wait_for_all and len(looks) == len(ranking) else (False,):
-            for number in looks:
-                delivery = self._sweeper.run(
-                    shared, number, until, wait_for_all, begun, errors, missed, interruption, spared, hears=hears
-                )
-                shared.order.served(number)
-                if delivery is not None:
-                    return delivery
-                left = self._leave_slow_ones(begun)
-                slow |= left
-                spared |= left
-                if _monotonic() >= until or (interruption is not None and interruption.came):
-                    return None
-            slow.update(missed)
-            if not slow:
-                break
-            spared = {member for member in waited.members() if member not in slow}
-        missed[:] = dict.fromkeys(missed)
-        if len(looks) < len(ranking):
-            return self._sweeper.run(waited, 0, until, wait_for_all, begun, errors, missed, interruption)
-        if wait_for_all:
-            # A job may have been on its way when its server was asked over another connection.
-            for held in waited.held():
-                return held
-        return None
-
-    def _leave_slow_ones(self, begun: Begun) -> set[Member]:
-        """Let go of what was begun for one of very many tubes; returns the servers that have not answered.
-
-        They are asked for all tubes at once: it would take them too long one by one.
-        """
-        slow = {member for member, connection, _ in begun if connection.waiting}
-        self._sweeper.dismiss(begun)
-        return slow
-
-    def _known_to_be_empty(self, waited: SharedWait, wait_for_all: bool) -> set[Member]:
-        """The servers where a connection waits for all tubes; a mere look wants somebody to get what comes in."""
-        if wait_for_all and waited.kept is not None:
-            return set()
-        return {member for member in waited.members() if waited.waits_on((member, 0), for_sure=True)}
-
-    def _name_tubes(self, jobs: Sequence[Job[Any]], shared: SharedWait) -> None:
-        name_tubes(jobs, shared.members(), _monotonic() + min(self._timeout, _NAMED_WITHIN))
-        if jobs and jobs[-1].tube is not None:
-            shared.order.served(shared.order.number((jobs[-1].tube,)))
 
     def _job(self, delivery: Delivery, tube: str | None) -> Job[Any]:
         member, connection, reply = delivery

@@ -258,7 +258,7 @@ class TestMoreTubesThanConnections:
     def test_whose_server_does_not_say_the_tube_in_time_comes_all_the_same(
         self, beanstalkd: BeanstalkdServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("beanpool.reserve.reserver.name_tubes", lambda *_: None)
+        monkeypatch.setattr("beanpool.reserve.many_tubes.name_tubes", lambda *_: None)
         with pool_of(beanstalkd, max_connections=2) as pool:
             many = functools.partial(pool.reserve_many, 1, tubes=self.TUBES, order="fair")
             put(beanstalkd, "t12")

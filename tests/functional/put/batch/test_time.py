@@ -1,23 +1,19 @@
-"""How long a batch takes where servers are silent, gone or out of connections: a few timeouts, whatever its length."""
+"""How long a batch takes where servers are silent, or gone: a few timeouts, whatever its length."""
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from support.batches import stored_in
-from support.inside import inside
-from support.pools import pool_of, pool_with_jobs_in_hand
-from support.putting import key_of, state_of
+from support.pools import pool_of
+from support.putting import state_of
 from support.scripted import ScriptedConnection, answering, stats_reply
 from support.servers import BeanstalkdServer
-from support.threads import run_together
 from support.waiting import wait_until, within
 
-from beanpool import JobId, NoServerForPut, PoolManager, PoolTimeoutForPut, Put, PutAmbiguous
+from beanpool import JobId, NoServerForPut, PoolManager, Put, PutAmbiguous
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine, StartScripted
@@ -68,47 +64,6 @@ def test_many_tubes_of_a_server_that_is_far(beanstalkd: BeanstalkdServer, delay_
     with PoolManager([line.address], timeout=0.6, max_connections=20) as pool:
         stored = stored_in(pool.put_many(Put("x", tube=f"tube-{number}") for number in range(10)))
     assert len(stored) == 10
-
-
-@contextlib.contextmanager
-def in_use(pool: PoolManager, server: int) -> Iterator[None]:
-    """Within the block a call has a connection of this server's pool."""
-    with inside(pool).connections_of(server).lend(time.monotonic() + 5):
-        yield
-
-
-class TestConnections:
-    def test_a_full_pool_is_waited_for_once(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_with_jobs_in_hand(beanstalkd, max_connections=1, timeout=0.4) as pool:
-            with in_use(pool, 0), within(0.4, "the batch"):
-                outcomes = pool.put_many(["x"] * 600)
-            assert {type(outcome) for outcome in outcomes} == {PoolTimeoutForPut}
-            stored_in(pool.put_many(["x"] * 10))
-
-    def test_a_full_pool_beside_one_that_is_not(self, cluster: StartCluster) -> None:
-        servers = cluster(2)
-        with pool_with_jobs_in_hand(*servers, max_connections=1, timeout=1) as pool:
-            keys = [key_of(pool, server.address) for server in servers]
-            with in_use(pool, 0), within(1, "the batch"):
-                stored = stored_in(pool.put_many(Put("x", key=keys[number % 2]) for number in range(200)))
-            assert {jid.server for jid in stored} == {servers[1].address}
-
-    def test_it_does_not_wait_for_its_own(self, beanstalkd: BeanstalkdServer) -> None:
-        with pool_with_jobs_in_hand(beanstalkd, max_connections=2, timeout=10) as pool, within(3, "the batch"):
-            stored_in(pool.put_many(Put("x", tube=f"tube-{number % 5}") for number in range(200)))
-
-    def test_batches_do_not_wait_for_each_other_for_ever(self, cluster: StartCluster) -> None:
-        servers = cluster(2)
-        with pool_with_jobs_in_hand(*servers, max_connections=1, timeout=20) as pool, within(15, "all batches"):
-            run_together(
-                *[
-                    lambda: stored_in(
-                        pool.put_many(Put("x", key=f"{number}", tube=f"tube-{number % 2}") for number in range(100))
-                    )
-                ]
-                * 3,
-                timeout=20,
-            )
 
 
 def test_a_source_that_takes_its_time_leaves_the_batch_all_of_its_own(cluster: StartCluster) -> None:

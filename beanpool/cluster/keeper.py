@@ -27,6 +27,7 @@ from beanpool.server import Lease, PooledConnection, TouchRound
 from beanpool.telemetry import ErrorLog, Observers
 
 # How many touches may be under way on one connection: the commands of others wait for them.
+# More in a round are no quicker: they wait for the server, which looks through all jobs of a connection for each touch.
 _AT_ONCE = 256
 # How long others have the connection for themselves before the next (seconds).
 _PAUSE = 0.002

@@ -17,6 +17,9 @@ from support.waiting import wait_until
 from beanpool import PoolManager
 from beanpool.events import Event, PutRerouted
 
+# Longer than a name server is silent for, or started anew, on a busy machine (seconds).
+_PATIENCE = 5.0
+
 Owners = dict[str, str]
 """Which server each key belongs to."""
 
@@ -107,7 +110,7 @@ class KeyedLoad:
             if self._stop.is_set():
                 return
             body, began = self._ledger.token(), self._step
-            jid = self._pool.put(body, key=key)
+            jid = self._pool.put(body, key=key, timeout=_PATIENCE)
             self._ledger.acked(body, jid.server, jid, jid.maybe_duplicate)
             rerouted = self._rerouted.pop(threading.get_ident(), None)
             self.placed.append(Placed(began, self._step, key, jid.server, rerouted))

@@ -303,7 +303,8 @@ class CommandTimeout(ConnectionFailed, TimeoutError):
     """
 
     waited: float | None = None
-    """How long it was silent (seconds), where that is known. Of a short silence a pool concludes nothing."""
+    """How long it was silent within the time allowed (seconds), where that is known. Of a short one a pool concludes
+    nothing."""
 
 
 class PutAmbiguous(PutFailed):

@@ -66,7 +66,7 @@ class Channel(Stream):
             self._check_usable(command)
         remaining = deadline - now
         if remaining <= 0:
-            raise self._too_late(command, Phase.SENDING)
+            raise self._too_late(command, Phase.SENDING, deadline)
         self.used_at = now
         self.state = _IN_COMMAND
         try:

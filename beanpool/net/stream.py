@@ -176,7 +176,7 @@ class Stream:
         while rest:
             remaining = deadline - time.monotonic()
             if remaining <= 0 or not self._await_room(remaining):
-                raise self._too_late(command, Phase.SENDING)
+                raise self._too_late(command, Phase.SENDING, deadline)
             try:
                 sent = self._socket.send(rest)
             except OSError as error:
@@ -223,7 +223,7 @@ class Stream:
             return
         remaining = deadline - time.monotonic()
         if remaining <= 0 or not wait_for(self._socket, write=True, seconds=remaining):
-            raise self._too_late(command, phase)
+            raise self._too_late(command, phase, deadline)
         try:
             data = self._socket.recv(LARGE_READ_SIZE)
         except BlockingIOError:
@@ -240,7 +240,7 @@ class Stream:
         """Let the next receive wait until the deadline, but not for longer."""
         remaining = deadline - time.monotonic()
         if remaining <= 0:
-            raise self._too_late(command, phase)
+            raise self._too_late(command, phase, deadline)
         try:
             self._be_patient(remaining)
         except OSError as error:
@@ -274,15 +274,18 @@ class Stream:
             may_have_taken_effect=True,
         )
 
-    def _too_late(self, command: Command, phase: Phase) -> CommandTimeout:
+    def _too_late(self, command: Command, phase: Phase, deadline: float) -> CommandTimeout:
         waiting = phase is Phase.WAITING
-        return CommandTimeout(
+        error = CommandTimeout(
             f"{self.server}: the time for {command.name} ran out while {phase.value}; "
             + ("whether it took effect is not known" if waiting else "it was not executed"),
             server=self.server,
             phase=phase,
             may_have_taken_effect=waiting,
         )
+        # Not how late this thread was woken: that says something of this machine.
+        error.waited = max(0.0, deadline - self.used_at)
+        return error
 
     def _fail(self, error: BaseException) -> None:
         self.close(str(error) if isinstance(error, BeanpoolError) else f"{type(error).__name__} in mid-command")

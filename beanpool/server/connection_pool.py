@@ -329,10 +329,11 @@ class ConnectionPool:
     def _make_ready(self, connection: PooledConnection, deadline: float, longest: float) -> bool:
         if connection.channel_state is None:
             started = time.monotonic()
+            until = max(deadline, min(longest, started + self._owner.fair_time(_TO_OPEN)))
             try:
-                connection.open(max(deadline, min(longest, started + self._owner.fair_time(_TO_OPEN))))
+                connection.open(until)
             except CommandTimeout as error:
-                error.waited = time.monotonic() - started
+                error.waited = max(0.0, min(until, time.monotonic()) - started)
                 raise
             return True
         self.discard(connection)

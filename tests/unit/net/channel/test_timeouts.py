@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.scripted import expect, reset, send, send_bytewise, stall
@@ -11,6 +12,7 @@ from support.servers import BeanstalkdServer
 from support.waiting import within
 
 from beanpool.errors import CommandTimeout, ConnectionFailed, Phase
+from beanpool.net.channel import Channel
 from beanpool.protocol.commands import DELETE, PUT, RESERVE_WITH_TIMEOUT, encode_put
 from beanpool.protocol.replies import Reply
 
@@ -29,7 +31,25 @@ from support.channels import (
 )
 
 
+class WokenLate(socket.socket):
+    """A socket whose thread is left alone by the system for a while."""
+
+    def send(self, *args: Any) -> int:
+        sent = super().send(*args)
+        time.sleep(0.3)
+        return sent
+
+
 class TestTimeouts:
+    def test_what_comes_of_a_busy_machine_is_no_silence_of_the_server(self, scripted_server: StartScripted) -> None:
+        server = scripted_server([expect(PUT_REQUEST), stall()])
+        with WokenLate() as sock:
+            sock.connect((server.host, server.port))
+            with pytest.raises(CommandTimeout) as caught:
+                put(Channel(sock, server.address), 0.01)
+        assert caught.value.waited is not None
+        assert caught.value.waited < 0.1
+
     def test_silence(self, scripted_server: StartScripted, connect: Connect) -> None:
         server = scripted_server([expect(PUT_REQUEST), stall()])
         channel = connect(server)

@@ -167,9 +167,8 @@ MUTANTS = (
             ),
             Edit(
                 "server/connection_pool.py",
-                "                connection.open(max(deadline, min(longest, started",
-                "                with _CONNECTING:\n"
-                "                    connection.open(max(deadline, min(longest, started",
+                "                connection.open(until)\n",
+                "                with _CONNECTING:\n                    connection.open(until)\n",
             ),
         ),
         (_SCENARIOS + "test_a_silent_server_delays_no_connection_to_another",),

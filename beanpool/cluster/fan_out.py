@@ -253,7 +253,7 @@ class _FanOut:
 
     def _fail(self, asked: _Asked, error: BeanpoolError) -> None:
         if isinstance(error, CommandTimeout) and error.waited is None:
-            error.waited = time.monotonic() - self._began
+            error.waited = min(self._deadline, time.monotonic()) - self._began
         error = without_frames(error)
         answers = self._read(asked, 0.0)
         self._settle(

@@ -108,7 +108,7 @@ class Exchange(Generic[Token]):
             phase=Phase.WAITING,
             may_have_taken_effect=True,
         )
-        error.waited = time.monotonic() - self.progress_at
+        error.waited = min(self.patience, time.monotonic() - self.progress_at)
         return error
 
     def fail(self, error: BeanpoolError) -> list[tuple[Token, Failure]]:

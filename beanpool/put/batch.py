@@ -417,7 +417,7 @@ class PutMany(Generic[Token]):
         self._candidates.failed(lane.member)
         failures = lane.split(error)
         if isinstance(error, CommandTimeout) and lane.stage is Stage.OPENING:
-            error.waited = time.monotonic() - lane.since
+            error.waited = min(lane.until, time.monotonic()) - lane.since
         self._lanes.let_go(lane, error)
         for item, failure in failures:
             self._fail(item, lane.member, failure)

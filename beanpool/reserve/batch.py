@@ -309,7 +309,7 @@ class Take:
         error = lane.connection.late()
         if isinstance(error, CommandTimeout):
             # Not since the first request: replies have come since.
-            error.waited = time.monotonic() - lane.progress_at
+            error.waited = min(lane.patience, time.monotonic() - lane.progress_at)
         self._lose(lane, error)
 
     def _leave_at(self, lanes: list[_Lane], wait_for_all: bool) -> float:

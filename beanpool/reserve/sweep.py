@@ -22,7 +22,6 @@ from beanpool.server import Member, PooledConnection, Ticket
 # How long a sweep looks at one server before it asks others, unless that is known to be farther away; the reply is
 # picked up later (seconds).
 _PATIENCE = 0.25
-_MORE_THAN_A_ROUND_TRIP = 1.5
 # How long a sweep asks one server after another; then those that are left are asked at once (seconds). Near servers are
 # done by then. Of far ones, many must not take longer than one; what they bring too much goes back.
 _ONE_BY_ONE = 0.02
@@ -239,7 +238,8 @@ class Sweeper:
                         return delivery
                 now = _monotonic()
                 if not begun:
-                    if queue and not come.event.wait(max(0.0, until - now)):
+                    # One that came before the event was cleared is not waited for.
+                    if interruption.came or (queue and not come.event.wait(max(0.0, until - now))):
                         break
                     continue
                 delivery = self._await_some(begun, min(until, now + _INTERRUPTED_WITHIN), errors)
@@ -357,7 +357,7 @@ class _Come:
 
 def _patience(member: Member) -> float:
     """How long a sweep waits for this server (seconds)."""
-    return min(member.patience, max(_PATIENCE, _MORE_THAN_A_ROUND_TRIP * member.health.usual))
+    return min(member.patience, max(_PATIENCE, member.reply_time))
 
 
 def _check_empty(member: Member, connection: PooledConnection, reply: Reply) -> None:

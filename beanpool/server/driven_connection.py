@@ -395,7 +395,7 @@ class DrivenConnection:
         )
         # Less than all of it, if its caller has no patience.
         allowed = self._allowed_seconds if self._is_identified else self.connect_timeout
-        error.waited = max(0.0, now - (self.give_up_at - allowed))
+        error.waited = max(0.0, min(now, self.give_up_at) - (self.give_up_at - allowed))
         self.drop(str(error))
         return error
 

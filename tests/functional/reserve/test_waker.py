@@ -19,6 +19,7 @@ from support.threads import background, run_together
 from support.waiting import wait_until, within
 
 from beanpool import PoolManager, Waker
+from beanpool.reserve import sweep
 from beanpool.reserve.batch import Take
 from beanpool.reserve.sweep import Sweeper
 
@@ -276,3 +277,23 @@ class TestStopReserving:
             thread = background(strike)
             assert pool.reserve() is None
             thread.result()
+
+
+@both
+def test_one_that_comes_as_a_look_begins_to_queue_is_not_missed(
+    beanstalkd: BeanstalkdServer, call: Reserve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waker = Waker()
+
+    class Event(sweep.ReentrantEvent):
+        def clear(self) -> None:
+            waker.set()
+            super().clear()
+
+    monkeypatch.setattr(sweep, "ReentrantEvent", Event)
+    with pool_of(beanstalkd, max_connections=1, timeout=30, health_interval=60) as pool:
+        connections = inside(pool).connections_of(0)
+        held = connections.acquire(time.monotonic() + 10)
+        with within(0):
+            assert call(pool, 0, waker=waker) is None
+        connections.checkin(held)

@@ -181,3 +181,12 @@ class TestTheEnd:
 def failures(deletes: Deletes) -> list[tuple[str, ConnectionFailed]]:
     assert all(isinstance(error, ConnectionFailed) for error in deletes.errors.values())
     return [(token, error) for token, error in deletes.errors.items() if isinstance(error, ConnectionFailed)]
+
+
+def test_what_comes_of_a_busy_machine_is_no_silence_of_the_server(line: Line) -> None:
+    deletes = Deletes(line, patience=0.01)
+    deletes.delete("a")
+    # The thread is woken that late.
+    deletes.progress_at -= FOREVER
+    error = deletes.late(DELETE)
+    assert error.waited == deletes.patience

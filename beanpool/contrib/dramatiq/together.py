@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from beanpool.connection import Job
+from beanpool.errors import without_frames
 
 
 class _Asked:
@@ -84,7 +85,7 @@ class FinishedTogether:
                 self._one(together[0].job)
                 outcomes = [None]
         except Exception as error:
-            outcomes = [error.with_traceback(None)] * len(together)
+            outcomes = [without_frames(error)] * len(together)
         finally:
             with self._lock:
                 if outcomes is None:

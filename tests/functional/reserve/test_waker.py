@@ -22,6 +22,7 @@ from beanpool import PoolManager, Waker
 from beanpool.reserve import sweep
 from beanpool.reserve.batch import Take
 from beanpool.reserve.sweep import Sweeper
+from beanpool.runtime import ReentrantEvent
 
 if TYPE_CHECKING:
     from conftest import StartCluster, StartDelayLine
@@ -285,7 +286,7 @@ def test_one_that_comes_as_a_look_begins_to_queue_is_not_missed(
 ) -> None:
     waker = Waker()
 
-    class Event(sweep.ReentrantEvent):
+    class Event(ReentrantEvent):
         def clear(self) -> None:
             waker.set()
             super().clear()

@@ -285,6 +285,7 @@ class TestLeadership:
         servers = cluster(2)
         with pool_of(*servers) as pool:
             leader = start_waiting(pool, pool.reserve)
+            wait_until(lambda: waiters(servers) == [1, 1], "a waiter on each server")
             with interrupted_when(lambda: threads_waiting(pool) == 2):
                 pool.reserve()
             assert threads_waiting(pool) == 1
